@@ -1,0 +1,153 @@
+"""
+Every exception this package raises on purpose.
+
+::
+
+    AzStackError
+    ├── ConfigurationError       the user must change something               never retried
+    │   ├── InvalidName          a name, id or path failed validation
+    │   └── UnsupportedStack     an api-version or capability is missing
+    ├── AccessDenied             401/403 that renewal did not cure            never retried
+    ├── SourceError
+    │   ├── SourceGone           VM, disk or snapshot no longer exists
+    │   ├── SourceChanged        size, unique id or ETag differs from the manifest
+    │   └── SourceBusy           another export is active                     retried
+    ├── TransientError           retried by Airflow, after our own retries
+    │   ├── Throttled            carries retry_after_seconds
+    │   ├── Unreachable
+    │   └── SessionLost          we were fenced; nothing was committed
+    ├── StoreError
+    │   ├── ObjectNotFound
+    │   ├── ObjectExists         put-if-absent lost the race
+    │   ├── StoreFull            never retried; says how much is needed
+    │   └── ShortRead
+    ├── IntegrityError           bytes are not what they must be              one re-read, then fatal
+    │   ├── WrongKey
+    │   ├── Tampered
+    │   └── MissingBlock         names image, offset, pack
+    ├── IncompatibleRepository   format or feature newer than we are          never retried
+    ├── Refused                  we could have destroyed something, and did not   never retried
+    └── IncompleteJob            a compound job ended without every VM        never retried
+
+Each message says what, where and what to do next, in one line, and holds no URL query string.
+"""
+
+
+class AzStackError(Exception):
+    """Base of everything raised on purpose; ``never_retry`` tells Airflow's retries to stop."""
+
+    never_retry = False
+
+
+class ConfigurationError(AzStackError):
+    """The user must change something before another try can succeed."""
+
+    never_retry = True
+
+
+class InvalidName(ConfigurationError):
+    """A name, id or path failed validation."""
+
+
+class UnsupportedStack(ConfigurationError):
+    """The stack lacks an api-version or a capability."""
+
+
+class AccessDenied(AzStackError):
+    """The stack or the store said 401 or 403, and renewal did not cure it."""
+
+    never_retry = True
+
+
+class SourceError(AzStackError):
+    """What should be read is not as the manifest says."""
+
+
+class SourceGone(SourceError):
+    """A VM, disk or snapshot no longer exists."""
+
+
+class SourceChanged(SourceError):
+    """Size, unique id or ETag differs from what the manifest recorded."""
+
+
+class SourceBusy(SourceError):
+    """Another export of the disk is active; a later try may succeed."""
+
+
+class TransientError(AzStackError):
+    """Our own retries are used up; Airflow's may still succeed."""
+
+
+class Throttled(TransientError):
+    """The stack asked for patience for longer than the budget allows."""
+
+    def __init__(self, message: str, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Unreachable(TransientError):
+    """No connection, no answer in time, or only 5xx answers until the budget was used up."""
+
+
+class SessionLost(TransientError):
+    """Our session was fenced; nothing was committed under it."""
+
+
+class StoreError(AzStackError):
+    """An object store or directory failed."""
+
+
+class ObjectNotFound(StoreError):
+    """No object has that name."""
+
+
+class ObjectExists(StoreError):
+    """Put-if-absent lost: an object of that name is already there."""
+
+
+class StoreFull(StoreError):
+    """The store has no room; the message says how many bytes were needed."""
+
+    never_retry = True
+
+
+class ShortRead(StoreError):
+    """A read returned fewer bytes than the object has."""
+
+
+class IntegrityError(AzStackError):
+    """Bytes are not what they must be."""
+
+
+class WrongKey(IntegrityError):
+    """No key of the repository opens with that passphrase."""
+
+    never_retry = True
+
+
+class Tampered(IntegrityError):
+    """Authentication failed: the object was altered, swapped or damaged."""
+
+
+class MissingBlock(IntegrityError):
+    """A block that an image refers to is in no pack."""
+
+
+class IncompatibleRepository(AzStackError):
+    """The repository's format or a mandatory feature is newer than this version."""
+
+    never_retry = True
+
+
+class Refused(AzStackError):
+    """Going on could have destroyed something."""
+
+    never_retry = True
+
+
+class IncompleteJob(AzStackError):
+    """A compound job ended without a restore point for every VM of its manifests."""
+
+    never_retry = True

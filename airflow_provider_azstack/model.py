@@ -1,0 +1,266 @@
+"""
+The records that cross layers, each with its strict JSON form.
+
+Owns their shape and bounds; knows neither where they come from nor where they are kept.
+Invariant: a record that exists is valid. Unknown fields, wrong types and values out of bounds are
+refused where text becomes a record, so nobody checks again further in. No record holds a secret.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from airflow_provider_azstack.errors import ConfigurationError
+
+Size = Annotated[int, Meta(ge=0, le=2**50)]
+Text = Annotated[str, Meta(max_length=2048)]
+Slug = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,127}\Z")]
+VmKey = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
+DiskKey = Annotated[str, Meta(pattern=r"\A(os|data-[0-9]{1,3})\Z")]
+Moment = Annotated[datetime, Meta(tz=True)]
+
+DiskKind = Literal["managed", "unmanaged"]
+Mode = Literal["incremental", "full"]
+Consistency = Literal["crash", "stopped", "required_stopped"]
+# How a disk's changes were known, best first: the page-range difference against the reference
+# snapshot, the allocated page ranges with blocks compared by id, or reading everything.
+ChangesKnown = Literal["difference", "allocated", "everything"]
+VmStatus = Literal["done", "failed", "skipped"]
+JobStatus = Literal["done", "partial", "failed"]
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all records: immutable, by keyword only, no unknown field."""
+
+
+class Disk(Record):
+    """One disk of a VM, as discovery saw it."""
+
+    key: DiskKey
+    name: Text
+    kind: DiskKind
+    source: Text  # ARM id of a managed disk, or the blob's URL without a query
+    size_bytes: Size  # without the VHD footer
+    unique_id: Text  # changes when another disk takes the same name or LUN
+    lun: int | None = None  # None for the OS disk
+    caching: str = "None"
+    sku: str = ""
+    storage_account: str = ""  # of an unmanaged disk
+
+
+class VirtualMachine(Record):
+    """A VM with everything that is needed to create it again."""
+
+    id: Text  # ARM id
+    key: VmKey  # vmId: the identity; names may be used again by another VM
+    name: Text
+    subscription_id: Text
+    resource_group: Text
+    location: Text
+    size: Text
+    os_type: Text
+    power_state: Text  # "running", "deallocated", ...
+    disks: tuple[Disk, ...]
+    tags: dict[str, str] = {}
+    resources: dict[str, Any] = {}  # ARM id -> body: VM, NICs, addresses, disks, extensions, ...
+
+
+class Unprotected(Record):
+    """A VM that the policy selects and that cannot be backed up, and why."""
+
+    id: Text
+    name: Text
+    reason: Text
+
+
+class Job(Record):
+    """What every task of one compound job knows about it."""
+
+    run: Slug
+    session: Slug
+    policy: Text
+    stack: Text  # the ARM endpoint's host name
+    mode: Mode = "incremental"
+    consistency: Consistency = "crash"
+    snapshot_group: Text = ""  # resource group of our managed snapshots; "" is the VM's own
+
+
+class WorkloadDisk(Record):
+    """One disk to stream. A stream refuses a disk whose size or unique id differs from this."""
+
+    key: DiskKey
+    kind: DiskKind
+    source: Text
+    size_bytes: Size
+    unique_id: Text
+    expected_bytes: Size  # to move: changed if an earlier job tells, else allocated, else size
+
+
+class WorkloadVm(Record):
+    """One VM to stream: ids and sizes only."""
+
+    id: Text
+    key: VmKey
+    name: Text
+    disks: tuple[WorkloadDisk, ...]
+
+
+class Workload(Record):
+    """What one mapped task-group instance streams: a big VM, or a batch of small ones."""
+
+    job: Job
+    host: Slug
+    number: int
+    label: Text  # what the grid shows: "host / vm" or "host / 12 VMs"
+    expected_bytes: Size
+    vms: tuple[WorkloadVm, ...] = ()
+    manifest: Text = ""  # object name of the manifest that holds the VMs, when they were spilled
+
+
+class Manifest(Record):
+    """What one backup host has to stream in one compound job."""
+
+    version: Literal[1] = 1
+    job: Job
+    host: Slug
+    workloads: tuple[Workload, ...]
+
+
+class DiskSnapshot(Record):
+    """The temporary snapshot of one disk."""
+
+    disk_key: DiskKey
+    kind: DiskKind
+    id: Text  # ARM id of a managed snapshot, or the blob's URL without a query
+    blob_snapshot: Text = ""  # the blob snapshot's time stamp; "" for a managed one
+    size_bytes: Size  # without the VHD footer
+    unique_id: Text  # of the disk it was taken from
+    taken_at: Moment
+
+
+class SnapshotSet(Record):
+    """The snapshots of all disks of one VM, taken together, with the VM as it was then."""
+
+    id: Slug
+    run: Slug
+    vm: VirtualMachine
+    consistency: Consistency
+    snapshots: tuple[DiskSnapshot, ...]
+
+
+class Image(Record):
+    """One disk's content: for every region of the disk the id of its group of runs."""
+
+    name: Text  # its object name: images/<run>/<vm>.<disk>/<try>
+    run: Slug
+    vm_key: VmKey
+    set_id: Slug
+    snapshot: DiskSnapshot
+    size_bytes: Size
+    region_bytes: Size
+    regions: tuple[bytes | None, ...]  # block id of the region's runs; None: the region is zero
+    footer: Annotated[bytes, Meta(max_length=512)] = b""  # the VHD footer as it was read
+    changes_known: ChangesKnown
+    based_on: Text = ""  # the image that unchanged runs were taken from
+    changed_bytes: Size  # said to be changed, or allocated
+    read_bytes: Size
+    stored_bytes: Size  # new in the repository because of this image
+    seconds: float
+
+
+class PointImage(Record):
+    """One disk of a restore point."""
+
+    image: Text  # object name
+    disk_key: DiskKey
+    snapshot: DiskSnapshot
+    size_bytes: Size
+    changes_known: ChangesKnown
+    changed_bytes: Size
+    read_bytes: Size
+    stored_bytes: Size
+    seconds: float
+
+
+class RestorePoint(Record):
+    """The published record of one VM at one time. Complete by itself."""
+
+    id: Slug
+    run: Slug
+    session: Slug
+    policy: Text
+    stack: Text
+    set_id: Slug
+    consistency: Consistency
+    taken_at: Moment  # the stack's time of the set's first snapshot
+    published_at: Moment
+    vm: VirtualMachine
+    images: tuple[PointImage, ...]
+    previous: Text = ""  # id of the VM's point before this one
+
+
+class JobVm(Record):
+    """How one VM fared in a compound job."""
+
+    key: VmKey
+    name: Text
+    host: Slug
+    status: VmStatus
+    reason: Text = ""
+    point: Text = ""
+    disk_bytes: Size = 0
+    changed_bytes: Size = 0
+    read_bytes: Size = 0
+    stored_bytes: Size = 0
+    seconds: float = 0.0
+
+
+class JobRecord(Record):
+    """The record of one compound job."""
+
+    job: Job
+    status: JobStatus
+    started_at: Moment
+    ended_at: Moment
+    vms: tuple[JobVm, ...]
+    unprotected: tuple[Unprotected, ...] = ()
+
+
+R = TypeVar("R")
+
+
+def to_json(record: Record) -> bytes:
+    """Return the record's JSON, the same bytes for the same record."""
+    return msgspec.json.encode(record, order="deterministic")
+
+
+def from_json(kind: type[R], data: bytes | bytearray | memoryview, what: str) -> R:
+    """
+    Parse ``data`` into a record.
+
+    :param what: names the text in the error, for example ``"points/... of the repository"``.
+    :raises ConfigurationError: it is not exactly such a record.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{what} is not a valid {kind.__name__}: {error}") from None
+
+
+def to_plain(record: Record) -> dict[str, Any]:
+    """Return the record as plain JSON values, fit for XCom."""
+    return msgspec.to_builtins(record, order="deterministic")  # type: ignore[no-any-return]
+
+
+def from_plain(kind: type[R], value: object, what: str) -> R:
+    """
+    Turn plain JSON values back into a record.
+
+    :raises ConfigurationError: they are not exactly such a record.
+    """
+    try:
+        return msgspec.convert(value, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ConfigurationError(f"{what} is not a valid {kind.__name__}: {error}") from None

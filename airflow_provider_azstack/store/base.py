@@ -1,0 +1,116 @@
+"""
+The contract of a store: names and bytes, nothing else.
+
+A store keeps immutable objects. It knows no blocks, no VMs and no Airflow.
+Invariant: an object that ``put`` acknowledged is durable, complete, and never replaced; what a
+listing returns has passed the same name check as what is written.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from airflow_provider_azstack.errors import InvalidName, ObjectNotFound
+
+Buffer = bytes | bytearray | memoryview
+
+_PART = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+MAX_DEPTH = 6
+
+
+class ObjectInfo(NamedTuple):
+    """What a listing tells of an object. No times: nothing here may depend on a clock."""
+
+    name: str
+    size_bytes: int
+
+
+class Store(ABC):
+    """
+    Immutable objects by name.
+
+    All methods raise ``Unreachable`` or ``Throttled`` when a later try may succeed,
+    ``AccessDenied`` when it will not, and ``StoreError`` for the rest. A name that fails
+    ``validate_name`` raises ``InvalidName`` before anything is touched.
+    """
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where this store is, without credentials."""
+
+    @abstractmethod
+    def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
+        """
+        Create an object, durably, or not at all.
+
+        :raises ObjectExists: the name is taken; what is there is untouched.
+        :raises StoreFull: there is no room; nothing is left behind.
+        """
+
+    @abstractmethod
+    def get(self, name: str) -> bytes:
+        """
+        Return a whole object.
+
+        :raises ObjectNotFound: there is none.
+        """
+
+    @abstractmethod
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """
+        Return exactly ``length`` bytes from ``offset``.
+
+        :raises ObjectNotFound: there is no such object.
+        :raises ShortRead: the object ends before ``offset + length``.
+        """
+
+    @abstractmethod
+    def info(self, name: str) -> ObjectInfo:
+        """
+        Return name and size.
+
+        :raises ObjectNotFound: there is no such object.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """
+        Yield every object under ``prefix`` (``""`` or a folder path ending in ``/``), complete.
+
+        Order is not promised. Names that we could not have written are passed over.
+        """
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """
+        Remove an object.
+
+        :raises ObjectNotFound: there was none.
+        """
+
+    def exists(self, name: str) -> bool:
+        """Tell whether an object of that name is there."""
+        try:
+            self.info(name)
+        except ObjectNotFound:
+            return False
+        return True
+
+
+def is_valid_name(name: str) -> bool:
+    """Tell whether ``name`` is one that this package could have written."""
+    parts = name.split("/")
+    return len(parts) <= MAX_DEPTH and all(_PART.fullmatch(p) and ".." not in p for p in parts)
+
+
+def validate_name(name: str) -> str:
+    """
+    Return ``name`` when it is lower-case ``[a-z0-9._-]`` parts joined by ``/``.
+
+    :raises InvalidName: it is anything else; the message shows at most its beginning.
+    """
+    if not is_valid_name(name):
+        raise InvalidName(f"object name {name[:80]!r} is not [a-z0-9._-] parts joined by '/'")
+    return name
