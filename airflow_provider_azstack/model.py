@@ -31,11 +31,11 @@ VmStatus = Literal["done", "failed", "skipped"]
 JobStatus = Literal["done", "partial", "failed"]
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all records: immutable, by keyword only, no unknown field."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all records: immutable, no unknown field. ``kw_only`` is not inherited: repeat it."""
 
 
-class Disk(Record):
+class Disk(Record, kw_only=True):
     """One disk of a VM, as discovery saw it."""
 
     key: DiskKey
@@ -50,7 +50,7 @@ class Disk(Record):
     storage_account: str = ""  # of an unmanaged disk
 
 
-class VirtualMachine(Record):
+class VirtualMachine(Record, kw_only=True):
     """A VM with everything that is needed to create it again."""
 
     id: Text  # ARM id
@@ -67,7 +67,7 @@ class VirtualMachine(Record):
     resources: dict[str, Any] = {}  # ARM id -> body: VM, NICs, addresses, disks, extensions, ...
 
 
-class Unprotected(Record):
+class Unprotected(Record, kw_only=True):
     """A VM that the policy selects and that cannot be backed up, and why."""
 
     id: Text
@@ -75,7 +75,7 @@ class Unprotected(Record):
     reason: Text
 
 
-class Job(Record):
+class Job(Record, kw_only=True):
     """What every task of one compound job knows about it."""
 
     run: Slug
@@ -87,7 +87,7 @@ class Job(Record):
     snapshot_group: Text = ""  # resource group of our managed snapshots; "" is the VM's own
 
 
-class WorkloadDisk(Record):
+class WorkloadDisk(Record, kw_only=True):
     """One disk to stream. A stream refuses a disk whose size or unique id differs from this."""
 
     key: DiskKey
@@ -98,7 +98,7 @@ class WorkloadDisk(Record):
     expected_bytes: Size  # to move: changed if an earlier job tells, else allocated, else size
 
 
-class WorkloadVm(Record):
+class WorkloadVm(Record, kw_only=True):
     """One VM to stream: ids and sizes only."""
 
     id: Text
@@ -107,7 +107,7 @@ class WorkloadVm(Record):
     disks: tuple[WorkloadDisk, ...]
 
 
-class Workload(Record):
+class Workload(Record, kw_only=True):
     """What one mapped task-group instance streams: a big VM, or a batch of small ones."""
 
     job: Job
@@ -119,7 +119,7 @@ class Workload(Record):
     manifest: Text = ""  # object name of the manifest that holds the VMs, when they were spilled
 
 
-class Manifest(Record):
+class Manifest(Record, kw_only=True):
     """What one backup host has to stream in one compound job."""
 
     version: Literal[1] = 1
@@ -128,7 +128,7 @@ class Manifest(Record):
     workloads: tuple[Workload, ...]
 
 
-class DiskSnapshot(Record):
+class DiskSnapshot(Record, kw_only=True):
     """The temporary snapshot of one disk."""
 
     disk_key: DiskKey
@@ -140,7 +140,7 @@ class DiskSnapshot(Record):
     taken_at: Moment
 
 
-class SnapshotSet(Record):
+class SnapshotSet(Record, kw_only=True):
     """The snapshots of all disks of one VM, taken together, with the VM as it was then."""
 
     id: Slug
@@ -150,7 +150,7 @@ class SnapshotSet(Record):
     snapshots: tuple[DiskSnapshot, ...]
 
 
-class Image(Record):
+class Image(Record, kw_only=True):
     """One disk's content: for every region of the disk the id of its group of runs."""
 
     name: Text  # its object name: images/<run>/<vm>.<disk>/<try>
@@ -170,7 +170,7 @@ class Image(Record):
     seconds: float
 
 
-class PointImage(Record):
+class PointImage(Record, kw_only=True):
     """One disk of a restore point."""
 
     image: Text  # object name
@@ -184,7 +184,7 @@ class PointImage(Record):
     seconds: float
 
 
-class RestorePoint(Record):
+class RestorePoint(Record, kw_only=True):
     """The published record of one VM at one time. Complete by itself."""
 
     id: Slug
@@ -201,7 +201,7 @@ class RestorePoint(Record):
     previous: Text = ""  # id of the VM's point before this one
 
 
-class JobVm(Record):
+class JobVm(Record, kw_only=True):
     """How one VM fared in a compound job."""
 
     key: VmKey
@@ -217,7 +217,7 @@ class JobVm(Record):
     seconds: float = 0.0
 
 
-class JobRecord(Record):
+class JobRecord(Record, kw_only=True):
     """The record of one compound job."""
 
     job: Job
