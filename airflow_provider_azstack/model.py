@@ -7,7 +7,7 @@ refused where text becomes a record, so nobody checks again further in. No recor
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -33,6 +33,14 @@ JobStatus = Literal["done", "partial", "failed"]
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all records: immutable, no unknown field. ``kw_only`` is not inherited: repeat it."""
+
+
+class Extent(NamedTuple):
+    """A stretch of a disk. ``zero`` says that it holds zeros now and need not be read."""
+
+    offset: int
+    length: int
+    zero: bool = False
 
 
 class Disk(Record, kw_only=True):
