@@ -11,7 +11,8 @@ Every exception this package raises on purpose.
     ├── SourceError
     │   ├── SourceGone           VM, disk or snapshot no longer exists
     │   ├── SourceChanged        size, unique id or ETag differs from the manifest
-    │   └── SourceBusy           another export is active                     retried
+    │   ├── SourceBusy           another export is active                     retried
+    │   └── ChangesUnknown       no difference, or no page list, to be had    falls back
     ├── TransientError           retried by Airflow, after our own retries
     │   ├── Throttled            carries retry_after_seconds
     │   ├── Unreachable
@@ -24,10 +25,12 @@ Every exception this package raises on purpose.
     ├── IntegrityError           bytes are not what they must be              one re-read, then fatal
     │   ├── WrongKey
     │   ├── Tampered
-    │   └── MissingBlock         names image, offset, pack
+    │   ├── MissingBlock         names image, offset, pack
+    │   └── ChangesLied          said unchanged, but it changed               next run reads everything
     ├── IncompatibleRepository   format or feature newer than we are          never retried
     ├── Refused                  we could have destroyed something, and did not   never retried
-    └── IncompleteJob            a compound job ended without every VM        never retried
+    ├── IncompleteJob            a compound job ended without every VM        never retried
+    └── Cancelled                we were told to stop, and did
 
 Each message says what, where and what to do next, in one line, and holds no URL query string.
 """
@@ -73,6 +76,10 @@ class SourceChanged(SourceError):
 
 class SourceBusy(SourceError):
     """Another export of the disk is active; a later try may succeed."""
+
+
+class ChangesUnknown(SourceError):
+    """The source cannot tell what changed, or what is allocated; something coarser can be read."""
 
 
 class TransientError(AzStackError):
@@ -135,6 +142,18 @@ class MissingBlock(IntegrityError):
     """A block that an image refers to is in no pack."""
 
 
+class ChangesLied(IntegrityError):
+    """
+    A range that the source said was unchanged had changed.
+
+    Earlier images built on its word may be wrong as well: read everything next time.
+    """
+
+    def __init__(self, message: str, offsets: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.offsets = offsets
+
+
 class IncompatibleRepository(AzStackError):
     """The repository's format or a mandatory feature is newer than this version."""
 
@@ -151,3 +170,7 @@ class IncompleteJob(AzStackError):
     """A compound job ended without a restore point for every VM of its manifests."""
 
     never_retry = True
+
+
+class Cancelled(AzStackError):
+    """We were told to stop; what was begun is undone or harmless."""
