@@ -26,7 +26,7 @@ Every exception this package raises on purpose.
     │   ├── WrongKey
     │   ├── Tampered
     │   ├── MissingBlock         names image, offset, pack
-    │   └── ChangesLied          said unchanged, but it changed               next run reads everything
+    │   └── ChangesLied          said unchanged, but it changed               next run reads all
     ├── IncompatibleRepository   format or feature newer than we are          never retried
     ├── Refused                  we could have destroyed something, and did not   never retried
     ├── IncompleteJob            a compound job ended without every VM        never retried
