@@ -1,0 +1,171 @@
+"""
+The four layer rules of docs/architecture.md, held by walking every import and every call.
+
+What is read is the source, so a rule holds for imports inside functions as well.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import airflow_provider_azstack
+
+pytestmark = pytest.mark.tier1
+
+PACKAGE = "airflow_provider_azstack"
+ROOT = Path(airflow_provider_azstack.__file__).parent
+
+BASE = {"", "errors", "model", "secret"}
+# Part -> parts it may import; "" is the package itself, for its version.
+MAY_IMPORT = {
+    "": set[str](),
+    "errors": set[str](),
+    "secret": {"errors"},
+    "model": {"errors", "secret"},
+    "config": BASE,
+    "store": BASE,
+    "repo": BASE | {"store"},
+    "arm": BASE,
+    "engine": BASE | {"config", "store", "repo", "arm"},
+    "hooks": BASE | {"config", "store", "repo", "arm", "engine"},
+    "links": BASE | {"config"},
+    "operators": BASE | {"config", "engine", "hooks", "links", "repo", "store", "arm"},
+    "triggers": BASE | {"hooks"},
+    "dag_factory": BASE | {"config", "links", "operators", "triggers", "engine"},
+    "plugin": BASE | {"hooks", "links"},
+    "commands": BASE | {"config", "store", "repo", "arm", "engine", "hooks", "emulator"},
+    "cli": BASE | {"commands", "config", "store", "repo", "arm", "engine", "emulator"},
+    "emulator": BASE,
+}
+IMPORT_AIRFLOW = {"hooks", "links", "operators", "triggers", "dag_factory", "plugin", "commands"}
+# What the DAG processor imports all day, and what must not come with it.
+LIGHT = ("dag_factory", "operators", "hooks", "links", "config", "model", "errors", "secret", "")
+HEAVY = {"azure", "msal", "cryptography", "zstandard", "obstore", "blake3", "urllib3", "requests"}
+# The outside world: passed in as arguments with these as defaults, never called where it is needed.
+OUTSIDE = {
+    "time": {"time", "time_ns", "monotonic", "monotonic_ns", "sleep"},
+    "datetime": {"now", "utcnow", "today"},
+    "random": None,  # all of it
+    "os": {"urandom", "getrandom"},
+    "secrets": None,
+    "uuid": {"uuid1", "uuid4"},
+}
+PURE = {"store", "repo", "arm", "engine", "config", "model", "secret"}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Return every module of the package: dotted name below it -> syntax tree."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(), str(path))
+    return found
+
+
+MODULES = modules()
+
+
+def part_of(name: str) -> str:
+    return name.split(".", maxsplit=1)[0]
+
+
+def within(name: str, parts: set[str] | tuple[str, ...]) -> bool:
+    return part_of(name) in parts
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted names that a tree imports, ``from a import b`` as ``a.b``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import of {node.module}: write the full name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def at_import(tree: ast.Module) -> Iterator[str]:
+    """Yield what is imported when the module is: no function bodies, no TYPE_CHECKING blocks."""
+    todo: list[ast.AST] = list(tree.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imported(node)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            todo.extend(ast.iter_child_nodes(node))
+
+
+def ours(names: Iterator[str]) -> Iterator[str]:
+    """Yield those of our modules that imported names stand for, below the package."""
+    for name in names:
+        if name == PACKAGE or name.startswith(PACKAGE + "."):
+            below = name.removeprefix(PACKAGE).removeprefix(".")
+            yield below if below in MODULES else below.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_the_parts_below_it(name: str) -> None:
+    """Store and repo know no stack, arm knows no repository, only the CLI knows the emulator."""
+    part = part_of(name)
+    assert part in MAY_IMPORT, f"{name}: add the new part to the layers, in the documentation too"
+    wrong = {n for n in ours(imported(MODULES[name])) if not within(n, MAY_IMPORT[part] | {part})}
+    assert not wrong, f"{name} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not within(name, IMPORT_AIRFLOW)])
+def test_no_airflow_below_the_hooks(name: str) -> None:
+    """When the stack is down Airflow may be down as well, and a restore must still work."""
+    assert "airflow" not in {part_of(n) for n in imported(MODULES[name])}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(name, {"store", "repo"})])
+def test_store_and_repo_import_no_azure(name: str) -> None:
+    assert "azure" not in {part_of(n) for n in imported(MODULES[name])}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(name, LIGHT)])
+def test_what_the_dag_processor_imports_is_light(name: str) -> None:
+    """Followed through our own modules: nothing heavy is imported when a DAG file is."""
+    seen: dict[str, str] = {name: name}
+    todo = [name]
+    while todo:
+        current = todo.pop()
+        names = list(at_import(MODULES[current]))
+        heavy = {part_of(n) for n in names} & HEAVY
+        assert not heavy, f"{seen[current]} imports {sorted(heavy)}"
+        for below in ours(iter(names)):
+            # Importing a.b runs a as well.
+            for module in (below, below.rpartition(".")[0]):
+                if module in MODULES and module not in seen:
+                    seen[module] = f"{seen[current]} -> {module}"
+                    todo.append(module)
+
+
+def is_outside(call: ast.Call) -> bool:
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    owner = ast.unparse(call.func.value).rpartition(".")[2]
+    return owner in OUTSIDE and (OUTSIDE[owner] is None or call.func.attr in (OUTSIDE[owner] or ()))
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(name, PURE)])
+def test_clock_and_chance_are_arguments(name: str) -> None:
+    """A test can run fourteen days with clock jumps only if nothing asks the clock by itself."""
+    calls = [node for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)]
+    asked = {f"line {call.lineno}: {ast.unparse(call)}" for call in calls if is_outside(call)}
+    assert not asked, f"{name}: {sorted(asked)}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(name, PURE)])
+def test_clock_and_chance_are_named_where_they_are_used(name: str) -> None:
+    """``from time import sleep`` would hide a call from the test above."""
+    names = set(imported(MODULES[name]))
+    hidden = {
+        f"{owner}.{n}" for owner, some in OUTSIDE.items() for n in some or () if owner != "datetime"
+    }
+    hidden |= {n for n in names if n.startswith(("random.", "secrets."))}
+    assert not names & hidden

@@ -1,0 +1,102 @@
+"""What is shipped: the wheel's files, its metadata, and pins that fit what it asks for."""
+
+import configparser
+import email
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import airflow_provider_azstack
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ["airflow_provider_azstack", "setup.cfg", "pyproject.toml", "MANIFEST.in", "LICENSE"]
+SHIPPED += ["README.md", "CHANGELOG.md"]
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def requirements() -> list[Requirement]:
+    """Return what the package and all its extras ask for."""
+    parser = setup_cfg()
+    texts = [parser["options"]["install_requires"], *parser["options.extras_require"].values()]
+    lines = [line for text in texts for line in text.splitlines() if line.strip()]
+    found = [Requirement(line) for line in lines]
+    return [r for r in found if canonicalize_name(r.name) != "airflow-provider-azstack"]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_every_requirement_is_pinned_to_a_version_that_fits(requirement: Requirement) -> None:
+    """What CI and the demo install is one known set of versions: `make constraints` renews it."""
+    version = pins().get(canonicalize_name(requirement.name))
+    assert version, f"{requirement.name} has no pin"
+    assert requirement.specifier.contains(version)
+
+
+@pytest.mark.tier1
+def test_the_changelog_knows_this_version() -> None:
+    assert f"## [{airflow_provider_azstack.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Build the wheel from a copy of what it is made of, offline, and open it."""
+    source = tmp_path_factory.mktemp("source")
+    for name in SHIPPED:
+        whole = ROOT / name
+        if whole.is_dir():
+            shutil.copytree(whole, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(whole, source / name)
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(source / "dist")]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, timeout=200
+    )
+    (built,) = (source / "dist").iterdir()
+    return zipfile.ZipFile(built)
+
+
+@pytest.mark.tier2
+def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    package = ROOT / "airflow_provider_azstack"
+    there = {
+        str(path.relative_to(ROOT))
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert held == there
+    assert "airflow_provider_azstack/py.typed" in held
+
+
+@pytest.mark.tier2
+def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
+    """Licence, readme and the entry point by which Airflow finds a provider are in its metadata."""
+    info = f"airflow_provider_azstack-{airflow_provider_azstack.__version__}.dist-info"
+    names = wheel.namelist()
+    assert any(name.startswith(info) and name.endswith("/LICENSE") for name in names)
+    metadata = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+    assert metadata["Name"] == "airflow-provider-azstack"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert "# " in str(metadata.get_payload())
+    entry_points = configparser.ConfigParser()
+    entry_points.read_string(wheel.read(f"{info}/entry_points.txt").decode())
+    assert entry_points["apache_airflow_provider"]["provider_info"] == (
+        "airflow_provider_azstack:get_provider_info"
+    )
