@@ -25,23 +25,35 @@ MAY_IMPORT = {
     "secret": {"errors"},
     "model": {"errors", "secret"},
     "config": BASE,
+    "policy": BASE,
     "store": BASE,
     "repo": BASE | {"store"},
     "arm": BASE,
-    "engine": BASE | {"config", "store", "repo", "arm"},
-    "hooks": BASE | {"config", "store", "repo", "arm", "engine"},
+    "engine": BASE | {"config", "policy", "store", "repo", "arm"},
+    "hooks": BASE | {"config", "policy", "store", "repo", "arm", "engine"},
     "links": BASE | {"config"},
-    "operators": BASE | {"config", "engine", "hooks", "links", "repo", "store", "arm"},
+    "operators": BASE | {"config", "policy", "engine", "hooks", "links", "repo", "store", "arm"},
     "triggers": BASE | {"hooks"},
-    "dag_factory": BASE | {"config", "links", "operators", "triggers", "engine"},
+    "dag_factory": BASE | {"config", "policy", "links", "operators", "triggers", "engine"},
     "plugin": BASE | {"hooks", "links"},
-    "commands": BASE | {"config", "store", "repo", "arm", "engine", "hooks", "emulator"},
+    "commands": BASE | {"config", "policy", "store", "repo", "arm", "engine", "hooks", "emulator"},
     "cli": BASE | {"commands", "config", "store", "repo", "arm", "engine", "emulator"},
     "emulator": BASE,
 }
 IMPORT_AIRFLOW = {"hooks", "links", "operators", "triggers", "dag_factory", "plugin", "commands"}
 # What the DAG processor imports all day, and what must not come with it.
-LIGHT = ("dag_factory", "operators", "hooks", "links", "config", "model", "errors", "secret", "")
+LIGHT = (
+    "dag_factory",
+    "operators",
+    "hooks",
+    "links",
+    "config",
+    "policy",
+    "model",
+    "errors",
+    "secret",
+    "",
+)
 HEAVY = {"azure", "msal", "cryptography", "zstandard", "obstore", "blake3", "urllib3", "requests"}
 # The outside world: passed in as arguments with these as defaults, never called where it is needed.
 OUTSIDE = {
@@ -50,9 +62,8 @@ OUTSIDE = {
     "random": None,  # all of it
     "os": {"urandom", "getrandom"},
     "secrets": None,
-    "uuid": {"uuid1", "uuid4"},
 }
-PURE = {"store", "repo", "arm", "engine", "config", "model", "secret"}
+PURE = {"store", "repo", "arm", "engine", "config", "policy", "model", "secret"}
 
 
 def modules() -> dict[str, ast.Module]:
