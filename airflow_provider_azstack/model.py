@@ -32,7 +32,11 @@ JobStatus = Literal["done", "partial", "failed"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all records: immutable, no unknown field. ``kw_only`` is not inherited: repeat it."""
+    """
+    Base of all records: immutable, no unknown field.
+
+    ``kw_only`` is not inherited, and type checkers do not see that ``frozen`` is: repeat both.
+    """
 
 
 class Extent(NamedTuple):
@@ -43,7 +47,7 @@ class Extent(NamedTuple):
     zero: bool = False
 
 
-class Disk(Record, kw_only=True):
+class Disk(Record, frozen=True, kw_only=True):
     """One disk of a VM, as discovery saw it."""
 
     key: DiskKey
@@ -58,7 +62,7 @@ class Disk(Record, kw_only=True):
     storage_account: str = ""  # of an unmanaged disk
 
 
-class VirtualMachine(Record, kw_only=True):
+class VirtualMachine(Record, frozen=True, kw_only=True):
     """A VM with everything that is needed to create it again."""
 
     id: Text  # ARM id
@@ -71,11 +75,12 @@ class VirtualMachine(Record, kw_only=True):
     os_type: Text
     power_state: Text  # "running", "deallocated", ...
     disks: tuple[Disk, ...]
+    excluded: tuple[Disk, ...] = ()  # left out by the policy
     tags: dict[str, str] = {}
     resources: dict[str, Any] = {}  # ARM id -> body: VM, NICs, addresses, disks, extensions, ...
 
 
-class Unprotected(Record, kw_only=True):
+class Unprotected(Record, frozen=True, kw_only=True):
     """A VM that the policy selects and that cannot be backed up, and why."""
 
     id: Text
@@ -83,7 +88,7 @@ class Unprotected(Record, kw_only=True):
     reason: Text
 
 
-class Job(Record, kw_only=True):
+class Job(Record, frozen=True, kw_only=True):
     """What every task of one compound job knows about it."""
 
     run: Slug
@@ -95,7 +100,7 @@ class Job(Record, kw_only=True):
     snapshot_group: Text = ""  # resource group of our managed snapshots; "" is the VM's own
 
 
-class WorkloadDisk(Record, kw_only=True):
+class WorkloadDisk(Record, frozen=True, kw_only=True):
     """One disk to stream. A stream refuses a disk whose size or unique id differs from this."""
 
     key: DiskKey
@@ -106,16 +111,17 @@ class WorkloadDisk(Record, kw_only=True):
     expected_bytes: Size  # to move: changed if an earlier job tells, else allocated, else size
 
 
-class WorkloadVm(Record, kw_only=True):
+class WorkloadVm(Record, frozen=True, kw_only=True):
     """One VM to stream: ids and sizes only."""
 
     id: Text
     key: VmKey
     name: Text
     disks: tuple[WorkloadDisk, ...]
+    excluded: tuple[Text, ...] = ()  # unique ids of the disks that the policy leaves out
 
 
-class Workload(Record, kw_only=True):
+class Workload(Record, frozen=True, kw_only=True):
     """What one mapped task-group instance streams: a big VM, or a batch of small ones."""
 
     job: Job
@@ -127,7 +133,7 @@ class Workload(Record, kw_only=True):
     manifest: Text = ""  # object name of the manifest that holds the VMs, when they were spilled
 
 
-class Manifest(Record, kw_only=True):
+class Manifest(Record, frozen=True, kw_only=True):
     """What one backup host has to stream in one compound job."""
 
     version: Literal[1] = 1
@@ -136,7 +142,7 @@ class Manifest(Record, kw_only=True):
     workloads: tuple[Workload, ...]
 
 
-class DiskSnapshot(Record, kw_only=True):
+class DiskSnapshot(Record, frozen=True, kw_only=True):
     """The temporary snapshot of one disk."""
 
     disk_key: DiskKey
@@ -148,7 +154,7 @@ class DiskSnapshot(Record, kw_only=True):
     taken_at: Moment
 
 
-class SnapshotSet(Record, kw_only=True):
+class SnapshotSet(Record, frozen=True, kw_only=True):
     """The snapshots of all disks of one VM, taken together, with the VM as it was then."""
 
     id: Slug
@@ -158,7 +164,7 @@ class SnapshotSet(Record, kw_only=True):
     snapshots: tuple[DiskSnapshot, ...]
 
 
-class Image(Record, kw_only=True):
+class Image(Record, frozen=True, kw_only=True):
     """One disk's content: for every region of the disk the id of its group of runs."""
 
     name: Text  # its object name: images/<run>/<vm>.<disk>/<try>
@@ -178,7 +184,7 @@ class Image(Record, kw_only=True):
     seconds: float
 
 
-class PointImage(Record, kw_only=True):
+class PointImage(Record, frozen=True, kw_only=True):
     """One disk of a restore point."""
 
     image: Text  # object name
@@ -192,7 +198,7 @@ class PointImage(Record, kw_only=True):
     seconds: float
 
 
-class RestorePoint(Record, kw_only=True):
+class RestorePoint(Record, frozen=True, kw_only=True):
     """The published record of one VM at one time. Complete by itself."""
 
     id: Slug
@@ -209,7 +215,7 @@ class RestorePoint(Record, kw_only=True):
     previous: Text = ""  # id of the VM's point before this one
 
 
-class JobVm(Record, kw_only=True):
+class JobVm(Record, frozen=True, kw_only=True):
     """How one VM fared in a compound job."""
 
     key: VmKey
@@ -225,7 +231,7 @@ class JobVm(Record, kw_only=True):
     seconds: float = 0.0
 
 
-class JobRecord(Record, kw_only=True):
+class JobRecord(Record, frozen=True, kw_only=True):
     """The record of one compound job."""
 
     job: Job
