@@ -85,7 +85,7 @@ class Store(ABC):
     @abstractmethod
     def delete(self, name: str) -> None:
         """
-        Remove an object.
+        Remove an object, durably.
 
         :raises ObjectNotFound: there was none.
         """
@@ -97,6 +97,16 @@ class Store(ABC):
         except ObjectNotFound:
             return False
         return True
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}>"
+
+
+def as_views(data: Buffer | Sequence[Buffer]) -> Sequence[memoryview]:
+    """Return ``data`` as flat byte views, nothing copied, empty ones left out."""
+    buffers = [data] if isinstance(data, bytes | bytearray | memoryview) else data
+    views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+    return [view for view in views if view.nbytes]
 
 
 def is_valid_name(name: str) -> bool:
@@ -114,3 +124,16 @@ def validate_name(name: str) -> str:
     if not is_valid_name(name):
         raise InvalidName(f"object name {name[:80]!r} is not [a-z0-9._-] parts joined by '/'")
     return name
+
+
+def validate_prefix(prefix: str) -> str:
+    """
+    Return ``prefix`` when it is ``""`` or a valid name followed by ``/``.
+
+    :raises InvalidName: it is anything else: a prefix that cuts a name in two works on no folder.
+    """
+    if prefix and not (prefix.endswith("/") and is_valid_name(prefix[:-1])):
+        raise InvalidName(
+            f"listing prefix {prefix[:80]!r} is neither empty nor a folder path + '/'"
+        )
+    return prefix
