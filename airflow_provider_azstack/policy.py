@@ -1,0 +1,263 @@
+"""
+Policies (what to back up, and how) and trigger configs (what of it, this time).
+
+Owns their shape, their matching rules and the schema fragments of the trigger form; knows neither
+ARM nor Airflow. Invariant: a trigger config only ever narrows a policy, and nothing in either that
+is not plain ASCII names and patterns gets past here.
+"""
+
+import re
+from collections.abc import Mapping
+from fnmatch import translate
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from airflow_provider_azstack.config import ConnectionId, HostName, one_line, read_text
+from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.model import Consistency, Mode, Record
+
+GIB = 1 << 30
+R = TypeVar("R", bound=Record)
+
+# Names of the stack are letters, digits and a little punctuation. Look-alikes from other alphabets,
+# paths, templates and options are refused rather than looked up. `$(?!\n)`: see `config`.
+PolicyName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$(?!\n)")]
+SubscriptionId = Annotated[
+    str, Meta(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$(?!\n)")
+]
+GroupName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_(][A-Za-z0-9_().-]{0,89}$(?!\n)")]
+VmPattern = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_*?][A-Za-z0-9_.*?-]{0,79}$(?!\n)")]
+DiskPattern = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_*?][A-Za-z0-9_.*?-]{0,79}/[A-Za-z0-9_*?][A-Za-z0-9_.*?-]{0,79}$(?!\n)"
+    ),
+]
+TagName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9 _.:@+=()-]{0,127}$(?!\n)")]
+TagPattern = Annotated[
+    str, Meta(pattern=r"^([A-Za-z0-9_*?@+(][A-Za-z0-9 _.:@+=()*?,-]{0,255})?$(?!\n)")
+]
+Within = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,3}[hdwmy])+$(?!\n)")]
+Keep = Annotated[int, Meta(ge=0, le=10_000)]
+MAX_NAMES = 1000
+
+
+class Selection(Record, frozen=True, kw_only=True):
+    """Which VMs: all conditions hold, each by any one of its names. Nothing named is everything."""
+
+    subscriptions: Annotated[tuple[SubscriptionId, ...], Meta(max_length=100)] = ()
+    resource_groups: Annotated[tuple[GroupName, ...], Meta(max_length=MAX_NAMES)] = ()
+    vms: Annotated[tuple[VmPattern, ...], Meta(max_length=MAX_NAMES)] = ()
+    tags: Annotated[dict[TagName, TagPattern], Meta(max_length=50)] = {}  # noqa: RUF012 - msgspec copies it
+
+    def matches(self, *, name: str, resource_group: str, tags: Mapping[str, str]) -> bool:
+        """Tell whether a VM of these names and tags is meant. Case does not count, as in ARM."""
+        groups = {group.lower() for group in self.resource_groups}
+        return (
+            (not groups or resource_group.lower() in groups)
+            and (not self.vms or any(is_like(name, pattern) for pattern in self.vms))
+            and has_tags(tags, self.tags)
+        )
+
+
+class Exclude(Record, frozen=True, kw_only=True):
+    """What is left out of the selection: whole VMs, or single disks as ``vm/disk``."""
+
+    vms: Annotated[tuple[VmPattern, ...], Meta(max_length=MAX_NAMES)] = ()
+    disks: Annotated[tuple[DiskPattern, ...], Meta(max_length=MAX_NAMES)] = ()
+
+    def leaves_out_vm(self, name: str) -> bool:
+        """Tell whether the VM of this name is left out."""
+        return any(is_like(name, pattern) for pattern in self.vms)
+
+    def leaves_out_disk(self, vm_name: str, disk_key: str, disk_name: str) -> bool:
+        """Tell whether a disk is left out, called by its key (``data-3``) or by its name."""
+        for pattern in self.disks:
+            vm, _, disk = pattern.partition("/")
+            if is_like(vm_name, vm) and (is_like(disk_key, disk) or is_like(disk_name, disk)):
+                return True
+        return False
+
+
+class Retention(Record, frozen=True, kw_only=True):
+    """Which restore points are kept. The newest good point of a VM always is."""
+
+    keep_within: Within | None = None
+    keep_last: Keep | None = None
+    keep_daily: Keep | None = None
+    keep_weekly: Keep | None = None
+    keep_monthly: Keep | None = None
+    keep_yearly: Keep | None = None
+
+
+class Policy(Record, frozen=True, kw_only=True):
+    """What to back up, and how."""
+
+    name: PolicyName
+    stack_conn_id: ConnectionId | None = None
+    repository_conn_id: ConnectionId | None = None
+    selection: Selection = Selection()
+    exclude: Exclude = Exclude()
+    consistency: Consistency = "crash"
+    mode: Mode = "incremental"
+    hosts: Annotated[tuple[HostName, ...], Meta(max_length=200)] = ()
+    snapshot_resource_group: GroupName | None = None
+    batch_gib: Annotated[int, Meta(ge=1, le=65536)] = 64
+    retention: Retention = Retention()
+    # For policies by tag whose VMs come and go: finding none is then nothing to do, not an error.
+    may_be_empty: bool = False
+
+    @property
+    def batch_bytes(self) -> int:
+        """How much several small VMs may come to before they make two workloads."""
+        return self.batch_gib * GIB
+
+
+class TriggerConf(Record, frozen=True, kw_only=True):
+    """What a trigger asks for: a part of the policy, this time."""
+
+    vms: Annotated[
+        tuple[VmPattern, ...],
+        Meta(
+            max_length=MAX_NAMES,
+            title="Virtual machines",
+            description="Names or patterns (`web-*`), one a line. None: every VM of the policy.",
+        ),
+    ] = ()
+    resource_groups: Annotated[
+        tuple[GroupName, ...],
+        Meta(
+            max_length=MAX_NAMES,
+            title="Resource groups",
+            description="Names, one a line. None: every resource group of the policy.",
+        ),
+    ] = ()
+    tags: Annotated[
+        dict[TagName, TagPattern],
+        Meta(
+            max_length=50,
+            title="Tags",
+            description='Only VMs that carry all of these, such as `{"tier": "gold"}`.',
+        ),
+    ] = {}  # noqa: RUF012 - msgspec copies it
+    mode: Annotated[
+        Mode | None,
+        Meta(
+            title="Mode",
+            description="`incremental` reads what changed, `full` reads every allocated range. "
+            "None: as the policy says.",
+        ),
+    ] = None
+    hosts: Annotated[
+        tuple[HostName, ...],
+        Meta(
+            max_length=200,
+            title="Backup hosts",
+            description="A part of the policy's hosts, one a line. None: all of them.",
+        ),
+    ] = ()
+
+    @property
+    def narrows(self) -> bool:
+        """Tell whether fewer VMs are asked for than the policy selects."""
+        return bool(self.vms or self.resource_groups or self.tags)
+
+    def matches(self, *, name: str, resource_group: str, tags: Mapping[str, str]) -> bool:
+        """Tell whether a VM that the policy selects is asked for."""
+        asked = Selection(vms=self.vms, resource_groups=self.resource_groups, tags=self.tags)
+        return asked.matches(name=name, resource_group=resource_group, tags=tags)
+
+
+def load_policy(source: str | Path | Mapping[str, Any]) -> Policy:
+    """
+    Read a policy from a YAML file or from a mapping in a DAG file.
+
+    :raises ConfigurationError: it is not a policy; the message names the file and the key.
+    """
+    if isinstance(source, Mapping):
+        return _convert(dict(source), Policy, "policy")
+    file = Path(source)
+    text = read_text(file, "give the path of a policy file")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not readable"
+        raise ConfigurationError(f"{file}: not YAML{place}: {problem}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{file}: nested too deeply") from None
+    return _convert(value, Policy, str(file))
+
+
+def read_trigger(conf: object) -> TriggerConf:
+    """
+    Read a trigger's config; keys that are there with ``None`` count as absent.
+
+    :raises ConfigurationError: a key is unknown or a value is not what it must be, by name.
+    """
+    if conf is None:
+        return TriggerConf()
+    if not isinstance(conf, Mapping):
+        raise ConfigurationError("the trigger's config must be a JSON object, {...}")
+    given = {key: value for key, value in conf.items() if value is not None}
+    return _convert(given, TriggerConf, "the trigger's config")
+
+
+def trigger_params() -> dict[str, dict[str, Any]]:
+    """Return, for every key of a trigger config, its JSON schema with title, text and default."""
+    schema = msgspec.json.schema(TriggerConf)["$defs"]["TriggerConf"]["properties"]
+    return {key: _form_field(fragment) for key, fragment in schema.items()}
+
+
+def is_like(text: str, pattern: str) -> bool:
+    """Tell whether ``text`` fits ``pattern``: ``*`` is anything, ``?`` one character, no case."""
+    return _compiled(pattern.lower()).match(text.lower()) is not None
+
+
+def has_tags(tags: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Tell whether every wanted tag is there. Tag names have no case in ARM, values do."""
+    if not wanted:
+        return True
+    found = {name.lower(): value for name, value in tags.items()}
+    return all(
+        name.lower() in found and _compiled(pattern).match(found[name.lower()])
+        for name, pattern in wanted.items()
+    )
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(pattern))
+
+
+def _convert(value: object, kind: type[R], what: str) -> R:
+    """Make a record of ``value``; unknown keys are shown shortened: they may be anything."""
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{what}: must be keys and values")
+    known = kind.__struct_fields__
+    for key in value:
+        if key not in known:
+            raise ConfigurationError(
+                f"{what}: unknown key {str(key)[:60]!r}; known are {', '.join(known)}"
+            )
+    try:
+        return msgspec.convert(value, type=kind)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{what}: {one_line(error)}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{what}: nested too deeply") from None
+
+
+def _form_field(fragment: dict[str, Any]) -> dict[str, Any]:
+    """Put a schema fragment into the form that a trigger form draws best."""
+    if "anyOf" in fragment:  # an optional choice: a list of values, and none of them
+        choices = [value for part in fragment["anyOf"] for value in part.get("enum", [None])]
+        rest = {key: value for key, value in fragment.items() if key != "anyOf"}
+        return {**rest, "type": ["string", "null"], "enum": choices}
+    return fragment
