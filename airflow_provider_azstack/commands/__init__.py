@@ -1,0 +1,99 @@
+"""
+``airflow azstack ...``: the commands' names and arguments.
+
+Owns what the command line looks like; the work is in the sibling modules, loaded when called.
+Invariant: every ``airflow`` command loads this module, so it imports nothing but Airflow's own CLI.
+"""
+
+from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand, lazy_load_command
+
+_HERE = "airflow_provider_azstack.commands"
+
+_CONFIG = Arg(("--config",), help="azurestack.conf; default: $AZSTACK_CONFIG, then $AIRFLOW_HOME")
+_STACK = Arg(("--stack-conn-id",), help="connection of the stack; default: the configuration's")
+_REPOSITORY = Arg(
+    ("--repository-conn-id",), help="connection of the repository; default: the configuration's"
+)
+_OUTPUT = Arg(("-o", "--output"), choices=("table", "json"), default="table", help="default: table")
+
+
+def get_commands() -> list[CLICommand]:
+    """Return the command group; Airflow finds it through the provider's ``cli`` key."""
+    return [
+        GroupCommand(
+            name="azstack",
+            help="Backup of Azure Stack Hub virtual machines",
+            description="Exit states: 0 done, 1 partly done, above 1 failed.",
+            subcommands=_subcommands(),
+        )
+    ]
+
+
+def _subcommands() -> tuple[ActionCommand, ...]:
+    return (
+        _command(
+            "sync-pools",
+            "pools.sync_pools",
+            "Make Airflow's pools match the backup hosts",
+            _CONFIG,
+            _OUTPUT,
+            Arg(("--dry-run",), action="store_true", help="only show what would change"),
+            Arg(("--prune",), action="store_true", help="delete azstack_* pools of no host"),
+        ),
+        _command(
+            "doctor",
+            "doctor.doctor",
+            "Check endpoints, sign-in, permissions, versions, repository and pools",
+            _CONFIG,
+            _STACK,
+            _REPOSITORY,
+            _OUTPUT,
+        ),
+        _command(
+            "roles",
+            "roles.roles",
+            "Print the four role definitions as JSON",
+            Arg(("--subscription",), action="append", default=[], help="scope; may be repeated"),
+            Arg(("--name",), choices=("reader", "snapshots", "restore", "unmanaged"), default=None),
+        ),
+        _command(
+            "points",
+            "points.points",
+            "List restore points, oldest first",
+            _CONFIG,
+            _REPOSITORY,
+            _OUTPUT,
+            Arg(("--vm",), default="", help="only VMs of this name or id"),
+        ),
+        _command(
+            "import-credentials",
+            "credentials.import_credentials",
+            "Turn a credentials file of the predecessor into connections",
+            Arg(("file",), help="JSON with IdentityProvider, TenantId, ClientId, ClientSecret"),
+            Arg(("--endpoint",), required=True, help="Resource Manager endpoint of the stack"),
+            Arg(("--conn-id",), default="azure_stack_default", help="connection to create"),
+            Arg(("--ca-bundle",), default="", help="path of the CA bundle"),
+            Arg(("--replace",), action="store_true", help="replace a connection of that name"),
+        ),
+        _command(
+            "init-repository",
+            "repository.init_repository",
+            "Create the repository that a connection describes; prints its recovery key once",
+            _CONFIG,
+            _REPOSITORY,
+        ),
+        _command(
+            "emulator",
+            "emulator.run_emulator",
+            "Run a stack on this machine, for demos and rehearsals",
+            Arg(("--root",), required=True, help="directory for its disks"),
+            Arg(("--port",), type=int, default=0, help="default: a free one"),
+            Arg(("--demo",), action="store_true", help="with a few VMs"),
+        ),
+    )
+
+
+def _command(name: str, function: str, text: str, *args: Arg) -> ActionCommand:
+    return ActionCommand(
+        name=name, help=text, func=lazy_load_command(f"{_HERE}.{function}"), args=args
+    )

@@ -1,0 +1,90 @@
+"""
+``airflow azstack sync-pools``: one pool for each backup host, with one slot for each stream.
+
+Owns the pools whose names start with ``azstack_``; never touches another.
+Invariant: what a run checks before it starts streams is what was last written here, because tasks
+cannot read pools: their sizes go into a variable in the same transaction.
+"""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from airflow_provider_azstack.commands.console import command, say, show
+from airflow_provider_azstack.config import BackupHost, load_config
+from airflow_provider_azstack.hooks.pools import POOLS_VARIABLE
+
+_PREFIX = "azstack_"
+
+
+class Change(NamedTuple):
+    """What has to happen to one pool."""
+
+    pool: str
+    now: int | None
+    wanted: int | None
+
+    @property
+    def action(self) -> str:
+        """``create``, ``resize``, ``delete`` or ``keep``."""
+        if self.now == self.wanted:
+            return "keep"
+        if self.now is None:
+            return "create"
+        return "delete" if self.wanted is None else "resize"
+
+
+def plan(now: Mapping[str, int], hosts: Iterable[BackupHost]) -> list[Change]:
+    """Compare the pools there are with those that ``hosts`` need, by pool name."""
+    ours = {name: slots for name, slots in now.items() if name.startswith(_PREFIX)}
+    wanted = {host.pool: host.streams for host in hosts}
+    return [Change(name, ours.get(name), wanted.get(name)) for name in sorted({*ours, *wanted})]
+
+
+def read_pools() -> dict[str, int]:
+    """Return every pool of this Airflow and its slots."""
+    from airflow.models.pool import Pool  # noqa: PLC0415 - opens the metadata database
+
+    return {pool.pool: pool.slots for pool in Pool.get_pools()}
+
+
+@command
+def sync_pools(args: Namespace) -> None:
+    """Show the difference, and make it so unless --dry-run."""
+    changes = plan(read_pools(), load_config(args.config).backup_hosts())
+    rows = [{**change._asdict(), "action": change.action} for change in changes]
+    show(rows, args.output, ("pool", "now", "wanted", "action"))
+    stale = [change.pool for change in changes if change.action == "delete"]
+    if args.dry_run:
+        say("nothing was changed (--dry-run)")
+        return
+    if stale and not args.prune:
+        say(f"not deleted, since --prune was not given: {', '.join(stale)}")
+    _apply(changes, prune=args.prune)
+
+
+def _apply(changes: list[Change], *, prune: bool) -> None:
+    from airflow.models.pool import Pool  # noqa: PLC0415 - opens the metadata database
+    from airflow.models.variable import Variable  # noqa: PLC0415
+    from airflow.utils.session import create_session  # noqa: PLC0415
+
+    wanted = {change.pool: change.wanted for change in changes if change.wanted is not None}
+    with create_session() as session:
+        for pool, slots in wanted.items():
+            Pool.create_or_update_pool(
+                pool,
+                slots,
+                "Streams of one backup host; written by 'airflow azstack sync-pools'",
+                include_deferred=False,
+                session=session,
+            )
+        for change in changes:
+            if change.action == "delete" and prune:
+                Pool.delete_pool(change.pool, session=session)
+        Variable.set(
+            POOLS_VARIABLE,
+            json.dumps(wanted, sort_keys=True),
+            description="Sizes of the pools of the backup hosts",
+            session=session,
+        )

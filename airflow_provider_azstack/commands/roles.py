@@ -1,0 +1,97 @@
+"""
+``airflow azstack roles``: the least that each principal must be allowed.
+
+Owns the four role definitions; knows no stack.
+Invariant: only ``restore`` can change a VM, and no role can delete anything but our snapshots.
+"""
+
+import json
+from argparse import Namespace
+from typing import Any
+
+import rich
+
+_COMPUTE = "Microsoft.Compute"
+_NETWORK = "Microsoft.Network"
+
+ROLES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "reader": (
+        "Discover protected VMs and snapshot their disks. Assign on protected groups.",
+        (
+            "Microsoft.Resources/subscriptions/resourceGroups/read",
+            f"{_COMPUTE}/virtualMachines/read",
+            f"{_COMPUTE}/virtualMachines/instanceView/read",
+            f"{_COMPUTE}/virtualMachines/extensions/read",
+            f"{_COMPUTE}/availabilitySets/read",
+            f"{_COMPUTE}/disks/read",
+            f"{_COMPUTE}/disks/beginGetAccess/action",
+            f"{_NETWORK}/networkInterfaces/read",
+            f"{_NETWORK}/networkSecurityGroups/read",
+            f"{_NETWORK}/publicIPAddresses/read",
+            f"{_NETWORK}/virtualNetworks/read",
+            f"{_NETWORK}/virtualNetworks/subnets/read",
+        ),
+    ),
+    "snapshots": (
+        "Keep temporary snapshots. Assign on the one resource group for snapshots.",
+        (
+            f"{_COMPUTE}/snapshots/read",
+            f"{_COMPUTE}/snapshots/write",
+            f"{_COMPUTE}/snapshots/delete",
+            f"{_COMPUTE}/snapshots/beginGetAccess/action",
+            f"{_COMPUTE}/snapshots/endGetAccess/action",
+        ),
+    ),
+    "restore": (
+        "Create disks, NICs and VMs again. Assign on target groups, to a separate principal.",
+        (
+            f"{_COMPUTE}/disks/read",
+            f"{_COMPUTE}/disks/write",
+            f"{_COMPUTE}/disks/beginGetAccess/action",
+            f"{_COMPUTE}/disks/endGetAccess/action",
+            f"{_COMPUTE}/virtualMachines/read",
+            f"{_COMPUTE}/virtualMachines/write",
+            f"{_COMPUTE}/availabilitySets/read",
+            f"{_COMPUTE}/availabilitySets/vmSizes/read",
+            f"{_NETWORK}/networkInterfaces/read",
+            f"{_NETWORK}/networkInterfaces/write",
+            f"{_NETWORK}/networkInterfaces/join/action",
+            f"{_NETWORK}/virtualNetworks/subnets/read",
+            f"{_NETWORK}/virtualNetworks/subnets/join/action",
+            f"{_NETWORK}/networkSecurityGroups/join/action",
+            f"{_NETWORK}/publicIPAddresses/read",
+            f"{_NETWORK}/publicIPAddresses/write",
+            f"{_NETWORK}/publicIPAddresses/join/action",
+        ),
+    ),
+    "unmanaged": (
+        "Snapshot and read unmanaged disks. Assign on their storage accounts.",
+        (
+            "Microsoft.Storage/storageAccounts/read",
+            "Microsoft.Storage/storageAccounts/listKeys/action",
+        ),
+    ),
+}
+
+
+def role_definition(name: str, subscriptions: list[str]) -> dict[str, Any]:
+    """Return one role in the form that ``New-AzRoleDefinition -InputFile`` reads."""
+    description, actions = ROLES[name]
+    scopes = [
+        f"/subscriptions/{s}" for s in subscriptions or ["00000000-0000-0000-0000-000000000000"]
+    ]
+    return {
+        "Name": f"AzStack backup {name}",
+        "IsCustom": True,
+        "Description": description,
+        "Actions": list(actions),
+        "NotActions": [],
+        "AssignableScopes": scopes,
+    }
+
+
+def roles(args: Namespace) -> None:
+    """Print the definitions: one object with --name, else a list."""
+    names = [args.name] if args.name else list(ROLES)
+    definitions = [role_definition(name, args.subscription) for name in names]
+    rich.print_json(json.dumps(definitions[0] if args.name else definitions))

@@ -1,0 +1,300 @@
+"""
+The tasks of a compound backup, each a sentence over the engine.
+
+Owns what crosses from task to task; how things are done is the engine's business.
+Invariant: the first task refuses what it was not asked properly, before anything is touched; and
+no task of Airflow's own (marked, cleared or skipped by hand) makes a restore point: ``Complete``
+decides from the repository and the manifests.
+"""
+
+import socket
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from airflow.providers.common.compat.sdk import AirflowSkipException, Asset, AssetAlias, Context
+
+from airflow_provider_azstack.config import BackupHost, Caps
+from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob
+from airflow_provider_azstack.hooks.pools import check_pool
+from airflow_provider_azstack.links import PORTAL_KEY, PortalLink, portal_url
+from airflow_provider_azstack.model import (
+    Job,
+    JobRecord,
+    Manifest,
+    Unprotected,
+    Workload,
+    from_plain,
+    to_plain,
+)
+from airflow_provider_azstack.operators.base import (
+    AzStackOperator,
+    check_this_host,
+    run_name,
+    stops_retries,
+)
+from airflow_provider_azstack.policy import Policy, TriggerConf, read_trigger
+
+# Consumers schedule on this alias, or on azstack://<stack>/<resource group>/<vm>.
+RESTORE_POINTS = "azstack_restore_points"
+
+
+class OpenSession(AzStackOperator):
+    """Check what the trigger asks for, and claim the repository for this run."""
+
+    def __init__(self, *, policy: Policy, hosts: Sequence[BackupHost], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.policy = policy
+        self.hosts = tuple(hosts)
+
+    @stops_retries
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the job."""
+        run = context["dag_run"]
+        trigger = read_trigger(run.conf)
+        chosen_hosts(self.hosts, trigger)
+        with self.open_stack() as stack:
+            stack_name = stack.name
+        session = self.open_repository().open_session(
+            "backup", run=run_name(run.dag_id, run.run_id), host=socket.gethostname()
+        )
+        job = Job(
+            run=run_name(run.dag_id, run.run_id),
+            session=session.id,
+            policy=self.policy.name,
+            stack=stack_name,
+            mode=trigger.mode or self.policy.mode,
+            consistency=self.policy.consistency,
+            snapshot_group=self.policy.snapshot_resource_group or "",
+        )
+        self.log.info("run %s, session %s, mode %s", job.run, job.session, job.mode)
+        return to_plain(job)
+
+
+class Discover(AzStackOperator):
+    """Ask the stack what the policy selects, and write one manifest for each backup host."""
+
+    template_fields = ("job",)
+
+    def __init__(
+        self, *, job: Any, policy: Policy, hosts: Sequence[BackupHost], caps: Caps, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+        self.policy = policy
+        self.hosts = tuple(hosts)
+        self.caps = caps
+
+    @stops_retries
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Push ``manifest_<host>`` for each host; return what all later tasks need to know."""
+        # The engine loads azure and cryptography: not while DAG files are parsed.
+        from airflow_provider_azstack.engine import discover, distribute, manifests  # noqa: PLC0415
+
+        job = from_plain(Job, self.job, "the job from open_session")
+        run = context["dag_run"]
+        trigger = read_trigger(run.conf)
+        session = self.join(job)
+        with self.open_stack() as stack:
+            inventory = discover.discover(stack, self.policy, trigger)
+        for vm in inventory.unprotected:
+            self.log.warning("not protected: %s: %s", vm.name, vm.reason)
+        written = distribute.distribute(
+            job,
+            inventory.vms,
+            chosen_hosts(self.hosts, trigger),
+            history=distribute.history(session.repository.jobs(), job.mode),
+            batch_bytes=self.policy.batch_bytes,
+            account_cap=self.caps.storage_account,
+            stack_cap=self.caps.stack,
+        )
+        for manifest in written:
+            self.log.info(
+                "%s: %d workloads, %d expected bytes",
+                manifest.host,
+                len(manifest.workloads),
+                sum(workload.expected_bytes for workload in manifest.workloads),
+            )
+            light = manifests.spill(session, manifest)
+            context["ti"].xcom_push(key=_manifest_key(manifest.host), value=to_plain(light))
+        return {
+            "job": to_plain(job),
+            "hosts": [manifest.host for manifest in written],
+            "unprotected": [to_plain(vm) for vm in inventory.unprotected],
+            "started_at": run.start_date.isoformat(),
+        }
+
+
+class AcceptManifest(AzStackOperator):
+    """On a backup host: check that it can work at all, then hand out its workloads."""
+
+    template_fields = ("discovered",)
+
+    def __init__(self, *, host: BackupHost, discovered: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.host = host
+        self.discovered = discovered
+
+    @stops_retries
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Return the host's workloads; the streams are mapped over them."""
+        if self.host.name not in (self.discovered or {}).get("hosts", ()):
+            raise AirflowSkipException(f"backup host {self.host.name!r} has no part in this run")
+        manifest = _manifest(context, self.host.name)
+        if not manifest.workloads:
+            self.log.info("nothing to stream on backup host %s", self.host.name)
+            return []
+        check_this_host(self.host.name)
+        check_pool(self.host)
+        self.join(manifest.job).check()
+        with self.open_stack() as stack:
+            next(iter(stack.subscriptions()), None)
+        return [to_plain(workload) for workload in manifest.workloads]
+
+
+class _WorkloadOperator(AzStackOperator):
+    """Base of the mapped tasks, which work on one workload."""
+
+    template_fields = ("workload",)
+    operator_extra_links = (PortalLink(),)
+
+    def __init__(self, *, host: str, workload: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.host = host
+        self.workload = workload
+
+    def accept(self, context: Context) -> Workload:
+        """Return the workload, which must be this host's."""
+        workload = from_plain(Workload, self.workload, "the workload from accept_manifest")
+        if workload.host != self.host:
+            raise ConfigurationError(
+                f"a workload of backup host {workload.host!r} reached {self.host!r}: "
+                "trigger a new run"
+            )
+        check_this_host(self.host)
+        url = portal_url(workload.job.stack, workload.vms)
+        context["ti"].xcom_push(key=PORTAL_KEY, value=url)
+        return workload
+
+
+class Snapshot(_WorkloadOperator):
+    """Snapshot the disks of each VM of a workload together."""
+
+    @stops_retries
+    def execute(self, context: Context) -> None:
+        """Try each VM; fail at the end if one could not be snapshotted."""
+        from airflow_provider_azstack.engine import stream  # noqa: PLC0415 - loads cryptography
+
+        workload = self.accept(context)
+        session = self.join(workload.job)
+        with self.open_stack() as stack, self.stoppable():
+            stream.snapshot_workload(stack, session, workload)
+
+
+class Stream(_WorkloadOperator):
+    """Read the snapshots of a workload into the repository."""
+
+    @stops_retries
+    def execute(self, context: Context) -> None:
+        """Try each VM; fail at the end if one could not be read."""
+        from airflow_provider_azstack.engine import stream  # noqa: PLC0415 - loads cryptography
+
+        workload = self.accept(context)
+        session = self.join(workload.job)
+        with self.open_stack() as stack, self.stoppable() as cancel:
+            stream.stream_workload(stack, session, workload, progress=self.log.info, cancel=cancel)
+
+
+class Complete(AzStackOperator):
+    """Publish a restore point for each VM whose disks are all there; fail if one is missing."""
+
+    template_fields = ("discovered",)
+
+    def __init__(self, *, discovered: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("outlets", [AssetAlias(RESTORE_POINTS)])
+        super().__init__(**kwargs)
+        self.discovered = discovered
+
+    @stops_retries
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return how the job ended; details are in the job's record."""
+        from airflow_provider_azstack.engine import complete  # noqa: PLC0415 - loads cryptography
+
+        if not self.discovered:
+            raise IncompleteJob("discovery did not end well: nothing was backed up; see its log")
+        job = from_plain(Job, self.discovered["job"], "the job from discover")
+        record = complete.complete(
+            self.join(job),
+            job,
+            discovered_manifests(context, self.discovered),
+            [from_plain(Unprotected, vm, "discover") for vm in self.discovered["unprotected"]],
+            started_at=datetime.fromisoformat(self.discovered["started_at"]),
+        )
+        self._announce(context, record)
+        return {"run": job.run, "status": record.status, "vms": len(record.vms)}
+
+    def _announce(self, context: Context, record: JobRecord) -> None:
+        """Tell Airflow of each restore point; others' DAGs start on that."""
+        for vm in record.vms:
+            self.log.info("%s: %s %s", vm.name, vm.status, vm.reason or vm.point)
+            if vm.point:
+                uri = f"azstack://{record.job.stack}/{quote(vm.name, safe='')}"
+                context["outlet_events"][AssetAlias(RESTORE_POINTS)].add(
+                    Asset(uri), extra=to_plain(vm)
+                )
+
+
+class CleanUp(AzStackOperator):
+    """Revoke grants, delete snapshots that are not needed any more, and close the session."""
+
+    template_fields = ("job",)
+
+    def __init__(self, *, job: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+
+    @stops_retries
+    def execute(self, context: Context) -> None:
+        """Clean up after this run, whatever became of it."""
+        from airflow_provider_azstack.engine import clean_up  # noqa: PLC0415 - loads cryptography
+
+        job = from_plain(Job, self.job, "the job from open_session")
+        discovered = context["ti"].xcom_pull(task_ids="discover")
+        with self.open_stack() as stack:
+            clean_up.clean_up(
+                stack,
+                self.open_repository(),
+                run=job.run,
+                session_id=job.session,
+                manifests=discovered_manifests(context, discovered or {"hosts": []}),
+            )
+
+
+def chosen_hosts(hosts: Sequence[BackupHost], trigger: TriggerConf) -> tuple[BackupHost, ...]:
+    """
+    Return those of ``hosts`` that the trigger asks for.
+
+    :raises ConfigurationError: it asks for one that this DAG does not have.
+    """
+    known = {host.name for host in hosts}
+    if unknown := sorted(set(trigger.hosts) - known):
+        raise ConfigurationError(
+            f"the trigger's config: hosts: {unknown[0]!r} is not a backup host of this DAG "
+            f"({', '.join(sorted(known))})"
+        )
+    return tuple(host for host in hosts if not trigger.hosts or host.name in trigger.hosts)
+
+
+def discovered_manifests(context: Context, discovered: dict[str, Any]) -> list[Manifest]:
+    """Return what discovery gave each host, those that left the DAG since then included."""
+    return [_manifest(context, host) for host in discovered["hosts"]]
+
+
+def _manifest(context: Context, host: str) -> Manifest:
+    value = context["ti"].xcom_pull(task_ids="discover", key=_manifest_key(host))
+    return from_plain(Manifest, value, f"the manifest of backup host {host!r}")
+
+
+def _manifest_key(host: str) -> str:
+    return f"manifest_{host}"

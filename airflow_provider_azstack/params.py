@@ -1,0 +1,39 @@
+"""
+The form that Airflow shows when a backup is triggered by hand.
+
+Owns the form's sections and examples; titles, texts and rules are those of the trigger's config.
+Invariant: form and first task check by one source, and the first task checks again: keys that a
+form does not know pass Airflow unseen.
+"""
+
+from typing import Any
+
+from airflow.providers.common.compat.sdk import Param
+
+from airflow_provider_azstack.policy import trigger_params
+
+_SECTIONS = {
+    "vms": "Which virtual machines",
+    "resource_groups": "Which virtual machines",
+    "tags": "Which virtual machines",
+    "mode": "How",
+    "hosts": "How",
+}
+
+
+def trigger_form(hosts: tuple[str, ...]) -> dict[str, Param]:
+    """
+    Return the form's fields.
+
+    :param hosts: names to offer: those that the DAG was built for.
+    """
+    form = {}
+    for key, schema in trigger_params().items():
+        fields: dict[str, Any] = dict(schema)
+        default = fields.pop("default", None)
+        fields["description_md"] = fields.pop("description")
+        fields["section"] = _SECTIONS[key]
+        if key == "hosts":
+            fields["examples"] = list(hosts)
+        form[key] = Param(default, **fields)
+    return form
