@@ -1,0 +1,255 @@
+"""
+Share the work of a compound job out to its backup hosts: VMs into workloads, workloads into hosts.
+
+Pure: the same input gives the same manifests, whatever the order it comes in. Knows no requests.
+Invariants: every VM is in exactly one workload of one host; a host has at most ``MAX_WORKLOADS``
+workloads; the caps cannot be exceeded, because there are never more workloads than they allow.
+
+In order: VMs that share storage accounts are lumped until an account has no more lumps than its
+cap; small lumps are batched; the batches go to the hosts, longest first, each to the host that
+would be done with it first; a host that may run only so many at once has its batches merged.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from airflow_provider_azstack.config import BackupHost
+from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.model import (
+    Job,
+    JobRecord,
+    Manifest,
+    Mode,
+    VirtualMachine,
+    Workload,
+    WorkloadDisk,
+    WorkloadVm,
+)
+
+MAX_WORKLOADS = 1000  # Airflow's core.max_map_length is 1,024
+# What a disk costs besides its bytes (snapshot, grant, listing, clean-up), as bytes moved.
+DISK_COST_BYTES = 64 << 20
+# Enough workloads for each stream that the last ones to end are short.
+WORKLOADS_PER_STREAM = 4
+DEFAULT_BATCH_BYTES = 64 << 30
+
+T = TypeVar("T")
+
+
+class _Lump(NamedTuple):
+    """VMs that stay together, lightest decisions first: what they weigh, and who they are."""
+
+    weight: int
+    vms: tuple[WorkloadVm, ...]
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Heaviest first, then by the first VM: the same order for the same VMs."""
+        return (-self.weight, self.vms[0].key)
+
+
+def history(records: Iterable[JobRecord], mode: Mode) -> dict[str, int]:
+    """
+    Return by VM how many bytes the next job will move, as far as earlier jobs tell.
+
+    :param records: job records, oldest first.
+    :param mode: an incremental moves about what the last one did; a full about the most ever seen.
+    """
+    bytes_of: dict[str, int] = {}
+    for record in records:
+        for vm in record.vms:
+            if vm.status == "done":
+                known = bytes_of.get(vm.key, 0) if mode == "full" else 0
+                bytes_of[vm.key] = max(known, vm.changed_bytes)
+    return bytes_of
+
+
+def distribute(
+    job: Job,
+    vms: Iterable[VirtualMachine],
+    hosts: Sequence[BackupHost],
+    *,
+    history: Mapping[str, int] | None = None,
+    batch_bytes: int = DEFAULT_BATCH_BYTES,
+    account_cap: int | None = None,
+    stack_cap: int | None = None,
+) -> tuple[Manifest, ...]:
+    """
+    Return one manifest for each host, ordered by its name, also for hosts that get nothing.
+
+    :param history: expected bytes by VM, where earlier jobs tell; else the disks' sizes count.
+    :param batch_bytes: small VMs are gathered up to about this much.
+    :raises ConfigurationError: there is no host.
+    """
+    if not hosts:
+        raise ConfigurationError("no backup host is left to do the work: add one to the policy")
+    work = [_workload_vm(vm, (history or {}).get(vm.key)) for vm in vms]
+    lumps = _lumped_by_account(work, account_cap)
+    shares = _shares(hosts, stack_cap)
+    batches = _batched(lumps, _batch_target(lumps, batch_bytes, sum(shares.values())))
+    assigned = _assigned(batches, shares)
+    limits = {
+        h.name: MAX_WORKLOADS if shares[h.name] == h.streams else shares[h.name] for h in hosts
+    }
+    return tuple(
+        Manifest(
+            job=job,
+            host=name,
+            workloads=_workloads(job, name, _merged(assigned[name], limits[name])),
+        )
+        for name in sorted(assigned)
+    )
+
+
+def account_of(source: str) -> str:
+    """Return the storage account of an unmanaged disk: the first label of its URL's host."""
+    return (urlsplit(source).hostname or "").partition(".")[0]
+
+
+def _workload_vm(vm: VirtualMachine, expected_bytes: int | None) -> WorkloadVm:
+    """Strip a VM to ids and sizes; what is expected of it is spread over its disks by size."""
+    whole = sum(disk.size_bytes for disk in vm.disks) or 1
+    expected = whole if expected_bytes is None else min(expected_bytes, whole)
+    return WorkloadVm(
+        id=vm.id,
+        key=vm.key,
+        name=vm.name,
+        excluded=tuple(disk.unique_id for disk in vm.excluded),
+        disks=tuple(
+            WorkloadDisk(
+                key=disk.key,
+                kind=disk.kind,
+                source=disk.source,
+                size_bytes=disk.size_bytes,
+                unique_id=disk.unique_id,
+                expected_bytes=expected * disk.size_bytes // whole,
+            )
+            for disk in vm.disks
+        ),
+    )
+
+
+def _expected(vms: Iterable[WorkloadVm]) -> int:
+    return sum(disk.expected_bytes for vm in vms for disk in vm.disks)
+
+
+def _lump(vms: Iterable[WorkloadVm]) -> _Lump:
+    ordered = tuple(sorted(vms, key=lambda vm: vm.key))
+    cost = DISK_COST_BYTES * sum(len(vm.disks) for vm in ordered)
+    return _Lump(_expected(ordered) + cost, ordered)
+
+
+def _join(lumps: Iterable[_Lump]) -> _Lump:
+    return _lump(vm for lump in lumps for vm in lump.vms)
+
+
+def _lumped_by_account(vms: Sequence[WorkloadVm], cap: int | None) -> list[_Lump]:
+    """
+    Lump VMs together until no storage account has disks in more lumps than its cap.
+
+    Accounts that a VM connects count as one: that is never too many, and simple.
+    """
+    if cap is None:
+        return [_lump([vm]) for vm in vms]
+    by_account = _by_connected_accounts(vms)
+    free = [_lump([vm]) for vm in by_account.pop("", [])]
+    for group in by_account.values():
+        free += _merged([_lump([vm]) for vm in group], cap)
+    return free
+
+
+def _by_connected_accounts(vms: Sequence[WorkloadVm]) -> dict[str, list[WorkloadVm]]:
+    """Group VMs by the accounts that their unmanaged disks connect; ``""`` has those with none."""
+    parent: dict[str, str] = {}
+
+    def root(account: str) -> str:
+        while parent.setdefault(account, account) != account:
+            parent[account] = parent[parent[account]]
+            account = parent[account]
+        return account
+
+    accounts = [
+        sorted({account_of(d.source) for d in vm.disks if d.kind == "unmanaged"}) for vm in vms
+    ]
+    for first, *others in filter(None, accounts):
+        for other in others:
+            parent[root(other)] = root(first)
+    groups: dict[str, list[WorkloadVm]] = {}
+    for vm, names in zip(vms, accounts, strict=True):
+        groups.setdefault(root(names[0]) if names else "", []).append(vm)
+    return groups
+
+
+def _batch_target(lumps: Sequence[_Lump], batch_bytes: int, streams: int) -> int:
+    """Return how much a batch may weigh: less than asked where streams would have too few."""
+    whole = sum(lump.weight for lump in lumps)
+    return min(batch_bytes, whole // (streams * WORKLOADS_PER_STREAM))
+
+
+def _batched(lumps: Iterable[_Lump], target: int) -> list[_Lump]:
+    """Gather lumps, lightest first, while they fit ``target``; a heavier one stays alone."""
+    batches: list[_Lump] = []
+    gathered: list[_Lump] = []
+    weight = 0
+    for lump in sorted(lumps, key=lambda lump: (lump.weight, lump.vms[0].key)):
+        if gathered and weight + lump.weight > target:
+            batches.append(_join(gathered))
+            gathered, weight = [], 0
+        gathered.append(lump)
+        weight += lump.weight
+    return [*batches, _join(gathered)] if gathered else batches
+
+
+def _shares(hosts: Iterable[BackupHost], cap: int | None) -> dict[str, int]:
+    """Return how many streams each host may run: all of them, biggest host first, up to the cap."""
+    shares: dict[str, int] = {}
+    left = cap
+    for host in sorted(hosts, key=lambda host: (-host.streams, host.name)):
+        shares[host.name] = host.streams if left is None else min(host.streams, left)
+        left = None if left is None else left - shares[host.name]
+    return shares
+
+
+def _assigned(batches: Iterable[_Lump], shares: Mapping[str, int]) -> dict[str, list[_Lump]]:
+    """Give each batch, longest first, to the host that would have it done first."""
+    assigned: dict[str, list[_Lump]] = {name: [] for name in shares}
+    loads = dict.fromkeys((name for name in sorted(shares) if shares[name]), 0)
+
+    def done(lump: _Lump) -> Callable[[str], float]:
+        return lambda name: (loads[name] + lump.weight) / shares[name]
+
+    for lump in sorted(batches, key=lambda lump: lump.order):
+        name = min(loads, key=done(lump))
+        assigned[name].append(lump)
+        loads[name] += lump.weight
+    return assigned
+
+
+def _merged(lumps: Sequence[_Lump], limit: int) -> list[_Lump]:
+    """Merge lumps into at most ``limit``, longest first, each into the lightest so far."""
+    if len(lumps) <= limit:
+        return list(lumps)
+    bins: list[tuple[int, int]] = [(0, number) for number in range(limit)]
+    parts: list[list[_Lump]] = [[] for _ in range(limit)]
+    for lump in sorted(lumps, key=lambda lump: lump.order):
+        weight, number = heapq.heappop(bins)
+        parts[number].append(lump)
+        heapq.heappush(bins, (weight + lump.weight, number))
+    return [_join(part) for part in parts]
+
+
+def _workloads(job: Job, host: str, lumps: Iterable[_Lump]) -> tuple[Workload, ...]:
+    """Number a host's workloads, heaviest first: that is the order its streams take them in."""
+    return tuple(
+        Workload(
+            job=job,
+            host=host,
+            number=number,
+            label=f"{host} / {lump.vms[0].name if len(lump.vms) == 1 else f'{len(lump.vms)} VMs'}",
+            expected_bytes=_expected(lump.vms),
+            vms=lump.vms,
+        )
+        for number, lump in enumerate(sorted(lumps, key=lambda lump: lump.order))
+    )
