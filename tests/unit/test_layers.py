@@ -33,20 +33,31 @@ MAY_IMPORT = {
     "hooks": BASE | {"config", "policy", "store", "repo", "arm", "engine"},
     "links": BASE | {"config"},
     "operators": BASE | {"config", "policy", "engine", "hooks", "links", "repo", "store", "arm"},
+    "params": BASE | {"policy"},
     "triggers": BASE | {"hooks"},
-    "dag_factory": BASE | {"config", "policy", "links", "operators", "triggers", "engine"},
+    "dag_factory": BASE | {"config", "policy", "links", "operators", "params", "triggers", "engine"},
     "plugin": BASE | {"hooks", "links"},
     "commands": BASE | {"config", "policy", "store", "repo", "arm", "engine", "hooks", "emulator"},
     "cli": BASE | {"commands", "config", "store", "repo", "arm", "engine", "emulator"},
     "emulator": BASE,
 }
-IMPORT_AIRFLOW = {"hooks", "links", "operators", "triggers", "dag_factory", "plugin", "commands"}
+IMPORT_AIRFLOW = {
+    "hooks",
+    "links",
+    "operators",
+    "params",
+    "triggers",
+    "dag_factory",
+    "plugin",
+    "commands",
+}
 # What the DAG processor imports all day, and what must not come with it.
 LIGHT = (
     "dag_factory",
     "operators",
     "hooks",
     "links",
+    "params",
     "config",
     "policy",
     "model",
