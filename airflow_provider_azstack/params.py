@@ -10,7 +10,8 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import Param
 
-from airflow_provider_azstack.policy import trigger_params
+from airflow_provider_azstack.model import to_plain
+from airflow_provider_azstack.policy import TriggerConf, trigger_params
 
 _SECTIONS = {
     "vms": "Which virtual machines",
@@ -27,13 +28,14 @@ def trigger_form(hosts: tuple[str, ...]) -> dict[str, Param]:
 
     :param hosts: names to offer: those that the DAG was built for.
     """
+    nothing_asked = to_plain(TriggerConf())
     form = {}
     for key, schema in trigger_params().items():
         fields: dict[str, Any] = dict(schema)
-        default = fields.pop("default", None)
+        fields.pop("default", None)
         fields["description_md"] = fields.pop("description")
         fields["section"] = _SECTIONS[key]
         if key == "hosts":
             fields["examples"] = list(hosts)
-        form[key] = Param(default, **fields)
+        form[key] = Param(nothing_asked[key], **fields)
     return form

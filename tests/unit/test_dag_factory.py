@@ -1,0 +1,239 @@
+"""The shape of the DAGs, each sentence of which keeps a backup from failing in silence."""
+
+import importlib.util
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import support.airflow_home
+from airflow.providers.common.compat.sdk import DAG
+from airflow.sdk.exceptions import ParamValidationError
+from airflow.serialization.serialized_objects import DagSerialization
+
+from airflow_provider_azstack.config import Config, Host
+from airflow_provider_azstack.dag_factory import backup_dag, janitor_dag
+from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.policy import TriggerConf, trigger_params
+
+pytestmark = pytest.mark.tier1
+
+assert support.airflow_home.HOME
+SHIPPED = sorted((Path(__file__).parents[2] / "dags").glob("*.py"))
+CONFIG = Config(
+    hosts={
+        "alpha": Host(streams=3),
+        "beta.example": Host(queue="b-queue", executor="EdgeExecutor"),
+        "gamma_1": Host(),
+    },
+    streams=2,
+)
+POLICY = {"name": "nightly"}
+
+
+@pytest.fixture
+def dag() -> DAG:
+    return backup_dag("nightly", policy=POLICY, config=CONFIG)
+
+
+@pytest.fixture(params=SHIPPED, ids=lambda path: path.stem)
+def shipped(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> DAG:
+    conf = tmp_path / "azurestack.conf"
+    conf.write_text(json.dumps({"hosts": {"one": {}, "two": {}}}))
+    monkeypatch.setenv("AZSTACK_CONF", str(conf))
+    spec = importlib.util.spec_from_file_location(request.param.stem, request.param)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.dag
+
+
+def host_of(task) -> str:
+    return {"alpha": "alpha", "beta_example": "beta.example", "gamma__1": "gamma_1"}[
+        task.task_id.split(".")[0]
+    ]
+
+
+def mapped(dag: DAG):
+    return [task for task in dag.tasks if ".workloads." in task.task_id]
+
+
+def test_snapshots_and_streams_have_their_hosts_pool_and_queue(dag: DAG):
+    """F-A10: pool and queue are the host's, never the default pool's."""
+    queues = {"alpha": "alpha", "beta.example": "b-queue", "gamma_1": "gamma_1"}
+    assert len(mapped(dag)) == 2 * len(queues)
+    for task in mapped(dag):
+        assert (task.pool, task.queue) == (f"azstack_{host_of(task)}", queues[host_of(task)])
+
+
+def test_shipped_dags_keep_streams_out_of_the_default_pool(shipped: DAG):
+    """F-A10: every shipped DAG: pool and queue of stream tasks are the host's."""
+    for task in mapped(shipped):
+        host = task.task_id.split(".")[0]
+        assert (task.pool, task.queue) == (f"azstack_{host}", host)
+
+
+def test_shipped_dags_have_one_deciding_leaf(shipped: DAG):
+    """F-A10: the leaves that are not teardowns are exactly ``{complete}``."""
+    deciding = {"azstack_backup": {"complete"}, "azstack_janitor": {"janitor"}}
+    assert leaves(shipped) == deciding[shipped.dag_id]
+
+
+def leaves(dag: DAG) -> set[str]:
+    """Every task with nothing but teardowns after it: what Airflow takes a run's state from."""
+    tearing = {task.task_id for task in dag.tasks if task.is_teardown}
+    return {
+        task.task_id
+        for task in dag.tasks
+        if not task.is_teardown and not task.downstream_task_ids - tearing
+    }
+
+
+def test_complete_is_the_only_leaf_that_is_no_teardown(dag: DAG):
+    """Anything else at the end could turn a failed backup green."""
+    assert leaves(dag) == {"complete"}
+
+
+def test_clean_up_is_a_plain_teardown_of_the_session(dag: DAG):
+    """A teardown that may fail the run is the only leaf, and turns a failed backup green."""
+    clean_up = dag.get_task("clean_up")
+    assert clean_up.is_teardown
+    assert not clean_up.on_failure_fail_dagrun
+    assert dag.get_task("open_session").is_setup
+    assert "open_session" in clean_up.upstream_task_ids
+
+
+def test_only_complete_and_streams_run_whatever_came_before(dag: DAG):
+    """Any other ``all_done`` task after ``complete`` would turn a failed backup green."""
+    anyway = {task.task_id for task in dag.tasks if task.trigger_rule == "all_done"}
+    assert anyway == {"complete"} | {t.task_id for t in mapped(dag) if t.task_id.endswith("stream")}
+
+
+def test_no_setup_is_directly_before_a_task_that_runs_whatever_came_before(dag: DAG):
+    """Airflow does not run such a task as one would think; the session goes by the manifest."""
+    for task in dag.tasks:
+        if task.trigger_rule == "all_done":
+            assert not any(dag.get_task(up).is_setup for up in task.upstream_task_ids)
+
+
+def test_every_host_is_before_complete(dag: DAG):
+    """A host that ``complete`` did not wait for would be missing from every run."""
+    assert dag.get_task("complete").upstream_task_ids >= {
+        "alpha.workloads.stream",
+        "beta_example.workloads.stream",
+        "gamma__1.workloads.stream",
+    }
+
+
+def test_streams_go_before_snapshots_in_a_pool(dag: DAG):
+    """Weights are absolute, or the number of tasks downstream would count as well."""
+    for task in mapped(dag):
+        assert task.weight_rule == "absolute"
+    stream, snapshot = (dag.get_task(f"alpha.workloads.{n}") for n in ("stream", "snapshot"))
+    assert stream.priority_weight > snapshot.priority_weight
+
+
+def test_streams_outlast_an_outage(dag: DAG):
+    """Five retries or more, further and further apart."""
+    stream = dag.get_task("alpha.workloads.stream")
+    assert stream.retries >= 5
+    assert stream.retry_delay >= timedelta(minutes=1)
+    assert stream.retry_exponential_backoff > 1
+
+
+def test_airflows_own_limit_is_above_the_pools(dag: DAG):
+    """The default of 16 tasks in a DAG would hold back streams whose pool has room."""
+    assert dag.max_active_tasks >= 3 + 2 + 2 + 3
+
+
+def test_two_runs_of_a_policy_do_not_overlap_and_none_is_caught_up(dag: DAG):
+    assert (dag.max_active_runs, dag.catchup) == (1, False)
+
+
+def test_the_grid_names_workloads(dag: DAG):
+    """Numbers would say nothing of which VM failed."""
+    for task in mapped(dag):
+        assert "label" in task.map_index_template
+
+
+def test_everything_but_streams_runs_on_the_first_host(dag: DAG):
+    """Every host can reach stack and repository; the scheduler's machine may not."""
+    for name in ("open_session", "discover", "complete", "clean_up"):
+        assert dag.get_task(name).queue == "alpha"
+
+
+def test_a_hosts_executor_is_its_tasks(dag: DAG):
+    executors = {task.executor for task in dag.tasks if task.queue == "b-queue"}
+    assert executors == {"EdgeExecutor"}
+
+
+def test_a_policy_may_name_a_part_of_the_hosts():
+    dag = backup_dag("part", policy={"name": "p", "hosts": ["gamma_1"]}, config=CONFIG)
+    assert {task.queue for task in dag.tasks} == {"gamma_1"}
+
+
+def test_a_host_of_a_policy_that_is_not_configured_is_refused():
+    """F-W8: a host that was removed is missed when the DAG is built, by name."""
+    with pytest.raises(ConfigurationError, match="'delta'"):
+        backup_dag("lost", policy={"name": "p", "hosts": ["delta"]}, config=CONFIG)
+
+
+def test_connections_of_the_policy_go_before_those_of_the_configuration():
+    dag = backup_dag("own", policy={"name": "p", "stack_conn_id": "mine"}, config=CONFIG)
+    stream = dag.get_task("alpha.workloads.stream")
+    assert stream.stack_conn_id == "mine"
+    assert stream.repository_conn_id == CONFIG.repository_conn_id
+
+
+def test_the_users_arguments_go_before_ours():
+    dag = backup_dag("mine", policy=POLICY, config=CONFIG, max_active_runs=3, tags=["own"])
+    assert (dag.max_active_runs, set(dag.tags)) == (3, {"own"})
+
+
+def test_the_form_has_exactly_the_keys_of_a_trigger(dag: DAG):
+    """One source: what the form asks is what the first task accepts, with text for each."""
+    assert set(dag.params) == set(TriggerConf.__struct_fields__) == set(trigger_params())
+    for key in dag.params:
+        schema = dag.params.get_param(key).schema
+        assert schema["description_md"]
+        assert schema["section"]
+        assert schema["title"]
+
+
+def test_the_forms_defaults_ask_for_nothing(dag: DAG):
+    """A trigger without a word backs up what the policy says."""
+    assert dag.params.validate() == {
+        "vms": [],
+        "resource_groups": [],
+        "tags": {},
+        "mode": None,
+        "hosts": [],
+    }
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"vms": ["../etc"]},
+        {"vms": ["vm1\n"]},
+        {"mode": "fast"},
+        {"hosts": ["{{ x }}"]},
+        {"resource_groups": "all"},
+    ],
+)
+def test_the_form_refuses_what_the_first_task_refuses(dag: DAG, conf: dict[str, object]):
+    """F-A13: Airflow says no before there is a run; a newline at the end is no way round."""
+    with pytest.raises(ParamValidationError, match=r"Invalid input for param"):
+        dag.params.update(conf)
+
+
+def test_a_dag_survives_serialisation(dag: DAG):
+    """The scheduler knows only the serialised form: pools, queues and mapping must be in it."""
+    again = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
+    stream = again.get_task("beta_example.workloads.stream")
+    assert (stream.pool, stream.queue) == ("azstack_beta.example", "b-queue")
+    assert stream.get_closest_mapped_task_group() is not None
+
+
+def test_the_janitor_reports_only_when_asked():
+    dag = janitor_dag("j", config=CONFIG, dry_run=True)
+    assert dag.get_task("janitor").only_report
