@@ -1,0 +1,1 @@
+"""``make demo``: the shipped backup DAG in a real Airflow, against the emulated stack."""

@@ -1,0 +1,176 @@
+"""
+A real Airflow of the demo's own: SQLite, LocalExecutor, API server, scheduler, DAG processor.
+
+Owns its settings and its REST API; knows nothing of backups. Invariant: no secret is on a command
+line, and everything Airflow writes is below the demo's directory.
+"""
+
+import base64
+import json
+import os
+import secrets
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from demo.processes import DemoFailed, Processes, free_port, run
+
+USER = "demo"
+COMPONENTS = ("api-server", "scheduler", "dag-processor")
+ENDED = {"success", "failed"}
+
+
+class Airflow:
+    """
+    One installation below ``home``.
+
+    :param bin: where the ``airflow`` command is.
+    :param connections: connections as Airflow's local secrets file has them.
+    :param settings: further environment, for the provider and its DAGs.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        bin_directory: Path,
+        dags: Path,
+        connections: dict[str, Any],
+        settings: dict[str, str],
+    ) -> None:
+        self.home = home
+        self.password = secrets.token_urlsafe(9)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._airflow = str(bin_directory / "airflow")
+        self._token = ""
+        home.mkdir(parents=True)
+        connections_file = _private(home / "connections.json", json.dumps(connections, indent=2))
+        _private(home / "passwords.json", json.dumps({USER: self.password}))
+        self.settings = {
+            "AIRFLOW_HOME": str(home),
+            **_options(home, dags, connections_file, self.port),
+            **settings,
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of every process that belongs to this Airflow."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "AZSTACK_"))}
+        return {**kept, **self.settings}
+
+    def command(self, *arguments: str) -> str:
+        """Run ``airflow ...`` and return what it printed."""
+        return run([self._airflow, *arguments], self.environment, self.home / "commands.log")
+
+    def start(self, processes: Processes) -> None:
+        """Make the database and start all components; return when they are healthy."""
+        self.command("db", "migrate")
+        for component in COMPONENTS:
+            processes.start(component, [self._airflow, component], self.environment)
+        processes.wait("Airflow", self._healthy)
+        login = {"username": USER, "password": self.password}
+        self._token = self._call("POST", "/auth/token", login)["access_token"]
+
+    def wait_for_dag(self, processes: Processes, dag_id: str) -> None:
+        """Return when the DAG was parsed."""
+        processes.wait(f"DAG {dag_id}", lambda: self._exists(f"/api/v2/dags/{dag_id}"))
+        self._call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        """Start a DAG run and return its id."""
+        body = {"logical_date": None, "conf": conf}
+        return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def wait_for_run(
+        self,
+        processes: Processes,
+        dag_id: str,
+        run_id: str,
+        progress: Callable[[list[dict[str, Any]]], None],
+    ) -> str:
+        """Return the run's final state; ``progress`` gets its task instances meanwhile."""
+        end = time.monotonic() + 600
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}"
+        while time.monotonic() < end:
+            processes.check()
+            state = str(self._call("GET", path)["state"])
+            progress(list(self.tasks(dag_id, run_id)))
+            if state in ENDED:
+                return state
+            time.sleep(0.5)
+        raise DemoFailed(f"{dag_id}: run {run_id} has not ended after 600 seconds")
+
+    def tasks(self, dag_id: str, run_id: str) -> Iterator[dict[str, Any]]:
+        """Yield the run's task instances, mapped ones each."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100"
+        yield from self._call("GET", path)["task_instances"]
+
+    def logs(self, dag_id: str, run_id: str) -> Path:
+        """Return the directory of a run's task logs."""
+        return self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}"
+
+    def _exists(self, path: str) -> bool:
+        try:
+            self._call("GET", path)
+        except DemoFailed:
+            return False
+        return True
+
+    def _healthy(self) -> bool:
+        try:
+            health = self._call("GET", "/api/v2/monitor/health")
+        except (DemoFailed, OSError):
+            return False
+        parts = ("metadatabase", "scheduler", "dag_processor")
+        return all(health[part]["status"] == "healthy" for part in parts)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, method=method)  # noqa: S310 - ours
+        request.add_header("Content-Type", "application/json")
+        if self._token:
+            request.add_header("Authorization", f"Bearer {self._token}")
+        try:
+            with _DIRECT.open(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            text = error.read(2000).decode(errors="replace")
+            raise DemoFailed(f"Airflow: {method} {path}: {error.code} {text}") from None
+
+
+# A proxy of the machine knows no 127.0.0.1 of ours.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _options(home: Path, dags: Path, connections: Path, port: int) -> dict[str, str]:
+    options = {
+        "CORE__DAGS_FOLDER": str(dags),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": "8",
+        "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        "CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(port),
+        "API__WORKERS": "1",
+        "API__SECRET_KEY": secrets.token_urlsafe(32),
+        "API_AUTH__JWT_SECRET": secrets.token_urlsafe(48),
+        "SECRETS__BACKEND": "airflow.secrets.local_filesystem.LocalFilesystemBackend",
+        "SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(connections)}),
+        "LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+    }
+    return {f"AIRFLOW__{key}": value for key, value in options.items()}
+
+
+def _private(path: Path, text: str) -> Path:
+    """Write a file that only its owner reads."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    return path

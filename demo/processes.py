@@ -1,0 +1,118 @@
+"""
+Background processes that never outlive the demo.
+
+Owns starting and stopping; knows nothing of what runs. Invariant: whatever was started is gone
+when ``stop`` returns, with everything that it started itself.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on; the message is for the user."""
+
+
+class Child(NamedTuple):
+    """A process, leader of a group of its own, and where it writes."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class Processes:
+    """Starts commands in the background; stops them all on every way out."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _leave)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
+        """Start ``command``; what it prints goes to ``<name>.log``."""
+        log = self._directory / f"{name}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # A group of its own: Airflow's components start many processes, all are stopped.
+                start_new_session=True,
+            )
+        child = Child(name, process, log)
+        self._children.append(child)
+        return child
+
+    def check(self) -> None:
+        """Raise when one of them has ended by itself."""
+        for child in self._children:
+            if (state := child.process.poll()) is not None:
+                last = "\n".join(child.log.read_text(errors="replace").splitlines()[-15:])
+                raise DemoFailed(f"{child.name} ended with state {state}, see {child.log}\n{last}")
+
+    def wait(self, what: str, ready: Callable[[], bool], seconds: float = 120) -> None:
+        """Wait until ``ready`` says so, while all processes run."""
+        end = time.monotonic() + seconds
+        while not ready():
+            self.check()
+            if time.monotonic() > end:
+                raise DemoFailed(f"{what}: not ready after {seconds:.0f} seconds")
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """End all of them: the last one first, politely, then for certain."""
+        for child in reversed(self._children):
+            _send(child.process, signal.SIGTERM)
+        end = time.monotonic() + 8
+        for child in self._children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.1, end - time.monotonic()))
+            # The leader may be gone while others of its group are not.
+            _send(child.process, signal.SIGKILL)
+            child.process.wait()
+        self._children.clear()
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
+    """Run a command to its end and return what it printed on standard output."""
+    with log.open("ab") as errors:
+        done = subprocess.run(
+            command, env=dict(environment), stdout=subprocess.PIPE, stderr=errors, check=False
+        )
+    if done.returncode:
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise DemoFailed(f"{' '.join(command)} ended with state {done.returncode}\n{last}")
+    return done.stdout.decode()
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _send(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
