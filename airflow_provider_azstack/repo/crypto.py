@@ -1,0 +1,171 @@
+"""
+Keys: passphrase -> key-encryption key -> master key -> sub-keys; sealing with bound context.
+
+Owns every use of a cipher or a key derivation; knows no packs, no points, no stores.
+Invariant: what opens was sealed by a holder of the master key, for this repository, as this kind
+of object, under this very name. No nonce is used twice with a key: records draw theirs at random,
+a pack has a key of its own and counts.
+"""
+
+import base64
+import os
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import msgspec
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from msgspec import Meta
+
+from airflow_provider_azstack.errors import Tampered, WrongKey
+from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store.base import Buffer
+
+Random = Callable[[int], bytes]
+
+KEY_BYTES = 32
+ID_BYTES = 16  # of repositories, packs, keys, sessions: random, so never used twice
+BLOCK_ID_BYTES = 32
+SALT_BYTES = 32
+NONCE_BYTES = 12
+TAG_BYTES = 16
+MAX_KEY_OBJECT_BYTES = 4096
+MAX_KEYS_TRIED = (
+    16  # each costs a key derivation: a pile of planted keys must not stop us for hours
+)
+_MAGIC = b"AZS1"
+
+
+class Cost(NamedTuple):
+    """What one scrypt derivation costs: ``128 * n * r`` bytes of memory, ``p`` times over."""
+
+    n: int
+    r: int = 8
+    p: int = 1
+
+
+STRONG = Cost(2**17)  # 128 MiB, about 0.4 s: what OWASP asks of scrypt (Password Storage, 2025)
+MAX_MEMORY_BYTES = 512 * 2**20
+MAX_PASSES = 4
+
+
+class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The master key under one passphrase: ``keys/<id>``, plain JSON around a sealed key."""
+
+    kdf: Annotated[str, Meta(pattern=r"\Ascrypt\Z")]
+    n: Annotated[int, Meta(ge=2, le=2**30)]
+    r: Annotated[int, Meta(ge=1, le=2**10)]
+    p: Annotated[int, Meta(ge=1, le=2**10)]
+    salt: Annotated[bytes, Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
+    nonce: Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+    sealed: Annotated[
+        bytes, Meta(min_length=KEY_BYTES + TAG_BYTES, max_length=KEY_BYTES + TAG_BYTES)
+    ]
+
+
+def recovery_passphrase(random: Random = os.urandom) -> Secret:
+    """Return a passphrase of 240 random bits, in groups that can be copied from paper."""
+    text = base64.b32encode(random(30)).decode("ascii").lower()
+    return Secret("-".join(text[i : i + 6] for i in range(0, len(text), 6)))
+
+
+def context(repository_id: bytes, kind: str, name: str) -> bytes:
+    """Return the associated data that ties sealed bytes to one object of one repository."""
+    return b"%b%b\0%b\0" % (repository_id, kind.encode(), name.encode())
+
+
+def wrap(keys: "Keys", master: bytes, passphrase: Secret, cost: Cost, name: str) -> bytes:
+    """Return the object ``name``: the master key under a passphrase."""
+    salt, nonce = keys.random(SALT_BYTES), keys.random(NONCE_BYTES)
+    cipher = AESGCM(_derive_from_passphrase(passphrase, salt, cost))
+    sealed = cipher.encrypt(nonce, master, context(keys.repository_id, "key", name))
+    return msgspec.json.encode(WrappedKey("scrypt", *cost, salt, nonce, sealed))
+
+
+def unwrap(data: bytes, passphrase: Secret, repository_id: bytes, name: str) -> bytes:
+    """
+    Return the master key from the object ``name``.
+
+    :raises Tampered: it is not such an object, or asks for an absurd derivation cost.
+    :raises WrongKey: the passphrase does not open it.
+    """
+    key = _parse_wrapped(data, name)
+    cost = Cost(key.n, key.r, key.p)
+    cipher = AESGCM(_derive_from_passphrase(passphrase, key.salt, cost))
+    try:
+        return cipher.decrypt(key.nonce, key.sealed, context(repository_id, "key", name))
+    except InvalidTag:
+        raise WrongKey(f"{name} does not open with this passphrase") from None
+
+
+def _parse_wrapped(data: bytes, name: str) -> WrappedKey:
+    if len(data) > MAX_KEY_OBJECT_BYTES:
+        raise Tampered(f"{name} has {len(data)} bytes, more than a wrapped key can have")
+    try:
+        key = msgspec.json.decode(data, type=WrappedKey)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Tampered(f"{name} is not a wrapped key: {error}") from None
+    if key.n & (key.n - 1) or 128 * key.n * key.r > MAX_MEMORY_BYTES or key.p > MAX_PASSES:
+        raise Tampered(f"{name} asks for scrypt n={key.n} r={key.r} p={key.p}, beyond our bounds")
+    return key
+
+
+def _derive_from_passphrase(passphrase: Secret, salt: bytes, cost: Cost) -> bytes:
+    kdf = Scrypt(salt=salt, length=KEY_BYTES, n=cost.n, r=cost.r, p=cost.p)
+    return kdf.derive(passphrase.reveal().encode())
+
+
+class Keys:
+    """The sub-keys of one repository, and what is done with them."""
+
+    def __init__(self, repository_id: bytes, master: bytes, random: Random = os.urandom) -> None:
+        self.repository_id = repository_id
+        self.random = random
+        self._master = master
+        self._ids = self._sub_key("block ids")
+        self._metadata = AESGCM(self._sub_key("metadata"))
+
+    def block_id(self, data: Buffer) -> bytes:
+        """Return the id of a block: only a key holder can tell which content has it."""
+        return blake3(data, key=self._ids).digest()
+
+    def config_tag(self, data: bytes) -> str:
+        """Return what proves that a key holder wrote ``data`` as the repository's config."""
+        return blake3(data, key=self._sub_key("config")).hexdigest()
+
+    def pack_cipher(self, salt: bytes) -> AESGCM:
+        """Return the cipher of the one pack with this salt."""
+        return AESGCM(self._sub_key("pack", salt))
+
+    def seal(self, name: str, data: Buffer) -> bytes:
+        """Return ``data`` as the sealed object ``name``."""
+        nonce = self.random(NONCE_BYTES)
+        return _MAGIC + nonce + self._metadata.encrypt(nonce, data, self._bound(name))
+
+    def open(self, name: str, sealed: bytes) -> bytes:
+        """
+        Return what was sealed as the object ``name``.
+
+        :raises Tampered: these are not the bytes that a key holder wrote under that name.
+        """
+        view = memoryview(sealed)
+        start = len(_MAGIC) + NONCE_BYTES
+        if len(view) < start + TAG_BYTES or view[: len(_MAGIC)] != _MAGIC:
+            raise Tampered(f"{name} is not a sealed object: {len(view)} bytes")
+        try:
+            return self._metadata.decrypt(
+                view[len(_MAGIC) : start], view[start:], self._bound(name)
+            )
+        except InvalidTag:
+            raise Tampered(f"{name} was altered, damaged, or moved from another name") from None
+
+    def _bound(self, name: str) -> bytes:
+        return context(self.repository_id, name.partition("/")[0], name)
+
+    def _sub_key(self, purpose: str, salt: bytes = b"") -> bytes:
+        info = b"azstack " + purpose.encode() + b"\0" + salt
+        return HKDF(SHA256(), KEY_BYTES, self.repository_id, info).derive(self._master)

@@ -1,0 +1,128 @@
+"""
+The database file of an index: opened, shared between processes, thrown away when damaged.
+
+Owns the file, its lock and its schema; knows no store and no meaning of the rows.
+Invariant: a file that anybody found damaged is deleted only while nobody else has it open, and is
+never used by a process that starts after that finding.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import tempfile
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+# A cache of another layout has another name, so versions never meet in one file.
+_FILE_NAME = "index-1.sqlite"
+_BUSY_SECONDS = 120.0
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+# AUTOINCREMENT: a number that a process remembers never means another segment or pack later.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS segments (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE);
+CREATE TABLE IF NOT EXISTS packs
+    (number INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB UNIQUE, size INTEGER);
+CREATE TABLE IF NOT EXISTS blocks
+    (id BLOB, segment INTEGER, pack INTEGER, offset INTEGER, sealed INTEGER, raw INTEGER,
+     PRIMARY KEY (id, segment, pack)) WITHOUT ROWID;
+CREATE TEMP TABLE seen (segment INTEGER PRIMARY KEY);
+CREATE TEMP TABLE usable (pack INTEGER PRIMARY KEY);
+CREATE TEMP TABLE bad (id BLOB, pack INTEGER, PRIMARY KEY (id, pack)) WITHOUT ROWID;
+"""
+
+
+class IndexFile:
+    """A connection to the database of one repository's index."""
+
+    def __init__(self, directory: Path | None) -> None:
+        """:param directory: where this repository's cache is kept; None: nothing is kept."""
+        self._directory = directory
+        self._lock = -1
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.connection = self._open()
+
+    def close(self) -> None:
+        """Let go of the file; closing twice is fine."""
+        self.connection.close()
+        self._unlock()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def report_damage(self) -> None:
+        """Say that the file is damaged: whoever opens it next starts a new one."""
+        if self._directory is not None:
+            log.warning("the index cache in %s is damaged and will be made again", self._directory)
+            with contextlib.suppress(OSError):
+                self._marker.touch(mode=0o600)
+
+    @property
+    def _marker(self) -> Path:
+        assert self._directory is not None  # noqa: S101 (only asked for when there is one)
+        return self._directory / f"{_FILE_NAME}.damaged"
+
+    def _open(self) -> sqlite3.Connection:
+        if self._directory is not None:
+            try:
+                return self._open_cache(self._directory)
+            except (sqlite3.Error, OSError) as error:
+                if is_damage(error):
+                    self.report_damage()
+                log.warning("working without the index cache in %s: %s", self._directory, error)
+                self._unlock()
+        self._temporary = tempfile.TemporaryDirectory(prefix="azstack-index-")
+        connection = _connect(Path(self._temporary.name) / _FILE_NAME)
+        # Nobody reads this file after a crash.
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA journal_mode = MEMORY")
+        connection.executescript(_SCHEMA)
+        return connection
+
+    def _open_cache(self, directory: Path) -> sqlite3.Connection:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(directory / f"{_FILE_NAME}.lock", _LOCK_FLAGS, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        if self._marker.exists():
+            self._discard(directory)
+        # One at a time: two processes that turn a new file to WAL at once get in each other's way.
+        setup = os.open(directory / f"{_FILE_NAME}.setup", _LOCK_FLAGS, 0o600)
+        try:
+            fcntl.flock(setup, fcntl.LOCK_EX)
+            connection = _connect(directory / _FILE_NAME)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.executescript(_SCHEMA)
+        finally:
+            os.close(setup)
+        return connection
+
+    def _discard(self, directory: Path) -> None:
+        # Fails while another process has the file open: this one then works without a cache.
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for suffix in ("", "-wal", "-shm", ".damaged"):
+            (directory / f"{_FILE_NAME}{suffix}").unlink(missing_ok=True)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def is_damage(error: Exception) -> bool:
+    """Tell a damaged file from one that is only locked or full, which sqlite3 has a class for."""
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        error, sqlite3.OperationalError
+    )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    with contextlib.suppress(OSError):
+        path.chmod(0o600)
+    connection.execute("PRAGMA cache_size = -16384")
+    return connection

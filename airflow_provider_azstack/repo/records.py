@@ -1,0 +1,134 @@
+"""
+Sealed records: every object of the repository that is not a pack, a key or the config.
+
+Owns their form (JSON, zstd, AES-256-GCM under the object's name) and the bounds of their sizes;
+knows not what the records mean.
+Invariant: a record that is returned was written by a key holder under that very name.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, NamedTuple, TypeVar
+
+import zstandard
+from msgspec import Meta
+
+from airflow_provider_azstack.errors import (
+    ConfigurationError,
+    IncompatibleRepository,
+    ObjectNotFound,
+    Tampered,
+)
+from airflow_provider_azstack.model import Record, from_json, to_json
+from airflow_provider_azstack.repo.crypto import Keys
+from airflow_provider_azstack.store.base import Buffer, ObjectInfo, Store
+
+# The image of a petabyte disk has a million regions of 1 GiB: 50 MiB of JSON at most.
+MAX_RECORD_BYTES = 64 * 2**20
+
+PackText = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+BlockId = Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class CondemnedPacks(Record, frozen=True, kw_only=True):
+    """``condemned/<id>/packs``: packs that may go."""
+
+    packs: tuple[PackText, ...]
+
+
+class AliveSessions(Record, frozen=True, kw_only=True):
+    """``condemned/<id>/alive``: the sessions that lived when that list was published."""
+
+    sessions: tuple[str, ...]
+
+
+class BadBlock(Record, frozen=True, kw_only=True):
+    """One copy of a block that was found damaged."""
+
+    block_id: BlockId
+    pack: PackText
+
+
+class BadBlocks(Record, frozen=True, kw_only=True):
+    """``bad/<id>``: copies found damaged by one verification."""
+
+    blocks: tuple[BadBlock, ...]
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Named(NamedTuple):
+    """A record's object name and its plain bytes."""
+
+    name: str
+    data: bytes
+
+
+class Records:
+    """Puts and gets sealed records."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self.store = store
+        self.keys = keys
+
+    def put(self, name: str, record: Record) -> None:
+        """
+        Create the record.
+
+        :raises ObjectExists: there is one of that name.
+        """
+        self.put_bytes(name, to_json(record))
+
+    def get(self, name: str, kind: type[R]) -> R:
+        """
+        Return the record of that name.
+
+        :raises ObjectNotFound: there is none.
+        :raises Tampered: it was altered, damaged or moved.
+        """
+        return self.parse(kind, self.get_bytes(self.store.info(name)), name)
+
+    def put_bytes(self, name: str, data: Buffer) -> None:
+        """Create an object from plain bytes, compressed and sealed."""
+        if not 0 < len(data) <= MAX_RECORD_BYTES:
+            raise ValueError(f"{name} would have {len(data)} bytes")
+        self.store.put(name, self.keys.seal(name, zstandard.compress(data)))
+
+    def get_bytes(self, info: ObjectInfo) -> bytes:
+        """Return the plain bytes of an object, whose size is checked before it is fetched."""
+        if info.size_bytes > MAX_RECORD_BYTES:
+            raise Tampered(f"{info.name} has {info.size_bytes} bytes, more than any record")
+        packed = self.keys.open(info.name, self.store.get(info.name))
+        try:
+            if not 0 < zstandard.frame_content_size(packed) <= MAX_RECORD_BYTES:
+                raise Tampered(f"{info.name} claims an impossible size")
+            return zstandard.decompress(packed)
+        except zstandard.ZstdError as error:
+            raise Tampered(f"{info.name} does not decompress: {error}") from None
+
+    def under(self, prefix: str) -> Iterator[Named]:
+        """Yield the plain bytes of all objects under ``prefix``, in order of their names."""
+        for info in sorted(self.store.list(prefix)):
+            try:
+                data = self.get_bytes(info)
+            except ObjectNotFound:
+                continue  # removed since it was listed: that is as if we had listed later
+            yield Named(info.name, data)
+
+    def parse(self, kind: type[R], data: bytes, name: str) -> R:
+        """
+        Parse authenticated bytes.
+
+        :raises IncompatibleRepository: a key holder wrote something this version does not know.
+        """
+        try:
+            return from_json(kind, data, name)
+        except ConfigurationError as error:
+            raise IncompatibleRepository(
+                f"{error}; a newer version wrote it: update this package"
+            ) from None
+
+    def all(self, prefix: str, kind: type[R]) -> Iterator[R]:
+        """Yield all records under ``prefix``, in order of their names."""
+        for name, data in self.under(prefix):
+            yield self.parse(kind, data, name)

@@ -1,0 +1,330 @@
+"""
+The repository: create it, open it, and read its records.
+
+Owns the config and the keys' objects, and hands out sessions; knows no Azure and no Airflow.
+Invariant: a repository is created only where there is none, and never because opening one failed.
+Nothing is written before format and features of the config are known to be ours.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Self
+
+import msgspec
+from msgspec import Meta
+
+from airflow_provider_azstack.errors import (
+    ConfigurationError,
+    IncompatibleRepository,
+    ObjectExists,
+    ObjectNotFound,
+    Refused,
+    SessionLost,
+    Tampered,
+    WrongKey,
+)
+from airflow_provider_azstack.model import (
+    Image,
+    JobRecord,
+    Manifest,
+    RestorePoint,
+    SnapshotSet,
+)
+from airflow_provider_azstack.repo import crypto, segments, sessions
+from airflow_provider_azstack.repo.blocks import BlockReader
+from airflow_provider_azstack.repo.crypto import STRONG, Cost, Keys, Random
+from airflow_provider_azstack.repo.index import Index
+from airflow_provider_azstack.repo.records import Records
+from airflow_provider_azstack.repo.sessions import Session, SessionInfo
+from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store.base import Store
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+FEATURES = frozenset[str]()  # mandatory features that this version knows
+MAX_CONFIG_BYTES = 4096
+_CONFIG = "config"
+
+
+class _Format(msgspec.Struct, frozen=True):
+    """The part of ``config`` that every version must be able to read."""
+
+    format: int
+    mandatory: tuple[str, ...] = ()
+
+
+class _Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    mandatory: tuple[str, ...]
+    id: Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+    tag: str = ""  # proves that a key holder wrote the rest
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    def tagged(self, keys: Keys) -> Self:
+        untagged = msgspec.structs.replace(self, tag="")
+        return msgspec.structs.replace(self, tag=keys.config_tag(untagged.encode()))
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Repository:
+    """An open repository."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        *,
+        cache_directory: Path | None = None,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        """Use ``create`` or ``open``."""
+        self.id = keys.repository_id.hex()
+        self.store = store
+        self.keys = keys
+        self.records = Records(store, keys)
+        self.cache_directory = cache_directory / self.id if cache_directory else None
+        self._clock = clock
+        self._index: Index | None = None
+
+    @classmethod
+    def create(
+        cls,
+        store: Store,
+        passphrase: Secret,
+        *,
+        kdf: Cost = STRONG,
+        random: Random = os.urandom,
+    ) -> tuple[Self, Secret]:
+        """
+        Create a repository in an empty store.
+
+        :param kdf: what a guess at the passphrase shall cost.
+        :returns: the repository and its recovery key, which opens it like the passphrase does and
+            is not stored anywhere.
+        :raises Refused: there is a repository, or a part of one.
+        """
+        if not passphrase:
+            raise ConfigurationError("the passphrase is empty: choose one before creating")
+        if store.exists(_CONFIG) or any(store.list("packs/")) or any(store.list("points/")):
+            raise Refused(f"{store.url} already holds a repository, or what is left of one")
+        keys = Keys(random(crypto.ID_BYTES), master := random(crypto.KEY_BYTES), random)
+        recovery = crypto.recovery_passphrase(random)
+        for secret in (passphrase, recovery):
+            name = f"keys/{random(crypto.ID_BYTES).hex()}"
+            store.put(name, crypto.wrap(keys, master, secret, kdf, name))
+        # Last: a store with keys and no config is not a repository yet, and creating starts again.
+        config = _Config(FORMAT, (), keys.repository_id.hex()).tagged(keys)
+        try:
+            store.put(_CONFIG, config.encode())
+        except ObjectExists:
+            raise Refused(f"{store.url} was made a repository by someone else just now") from None
+        return cls(store, keys), recovery
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        passphrase: Secret,
+        *,
+        expected_id: str = "",
+        cache_directory: Path | None = None,
+        random: Random = os.urandom,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> Self:
+        """
+        Open a repository. Nothing is written.
+
+        :param expected_id: refuses a repository with another id: it was swapped.
+        :param cache_directory: local directory that keeps indexes between runs.
+        :raises ConfigurationError: there is no repository.
+        :raises IncompatibleRepository: a newer version made it.
+        :raises WrongKey: the passphrase opens none of its keys.
+        """
+        config = _read_config(store)
+        if expected_id and config.id != expected_id:
+            raise Refused(
+                f"{store.url} holds repository {config.id}, expected is {expected_id}: "
+                "it was swapped, or the connection points elsewhere"
+            )
+        repository_id = bytes.fromhex(config.id)
+        keys = Keys(repository_id, _unlock(store, passphrase, repository_id), random)
+        if config.tagged(keys) != config:
+            raise Tampered(f"config of {store.url} was altered")
+        return cls(store, keys, cache_directory=cache_directory, clock=clock)
+
+    def open_session(self, purpose: str, *, run: str = "", host: str = "") -> Session:
+        """W1: make this run visible to collectors."""
+        session = self.keys.random(crypto.ID_BYTES).hex()
+        info = SessionInfo(purpose=purpose, run=run, host=host, opened_at=self._clock())
+        self.store.put(sessions.session_name(session), msgspec.json.encode(info))
+        return Session(self, session)
+
+    def join_session(self, session_id: str) -> Session:
+        """
+        Work under a session that another process of the same run opened.
+
+        :raises SessionLost: it is gone.
+        """
+        session = Session(self, session_id)
+        session.check()
+        return session
+
+    def sessions(self) -> dict[str, SessionInfo | None]:
+        """Return the living sessions by id, with what they say about themselves if readable."""
+        found: dict[str, SessionInfo | None] = {}
+        for info in self.store.list(sessions.PREFIX):
+            session = info.name.removeprefix(sessions.PREFIX)
+            try:
+                data = self.store.get_range(info.name, 0, min(info.size_bytes, 4096))
+                found[session] = sessions.parse_session(data, info.name)
+            except Tampered as error:
+                log.warning("%s", error)
+                found[session] = None
+            except ObjectNotFound:
+                continue
+        return found
+
+    def fence(self, session_id: str) -> None:
+        """C1: end a session that is believed dead. If it lives, its run fails; nothing is lost."""
+        try:
+            self.store.delete(sessions.session_name(session_id))
+        except ObjectNotFound:
+            log.info("session %s was gone already", session_id)
+
+    def points(self, vm_key: str | None = None) -> list[RestorePoint]:
+        """
+        Return restore points, oldest first.
+
+        :raises Tampered: one is unreadable; a list without it would look complete.
+        """
+        prefix = f"points/{vm_key}/" if vm_key else "points/"
+        found = self.records.all(prefix, RestorePoint)
+        return sorted(found, key=lambda point: (point.taken_at, point.vm.key, point.id))
+
+    def point(self, vm_key: str, point_id: str) -> RestorePoint:
+        """
+        Return one restore point.
+
+        :raises ObjectNotFound: there is none.
+        """
+        return self.records.get(f"points/{vm_key}/{point_id}", RestorePoint)
+
+    def latest_point(self, vm_key: str) -> RestorePoint | None:
+        """Return the VM's newest restore point by the stack's time."""
+        points = self.points(vm_key)
+        return points[-1] if points else None
+
+    def image(self, name: str) -> Image:
+        """Return the image with that object name."""
+        return self.records.get(name, Image)
+
+    def images(self, run: str, vm_key: str | None = None) -> Iterator[Image]:
+        """Yield a run's images, published or not."""
+        return (
+            image
+            for image in self.records.all(f"images/{run}/", Image)
+            if vm_key in (None, image.vm_key)
+        )
+
+    def sets(self, run: str, vm_key: str | None = None) -> Iterator[SnapshotSet]:
+        """Yield a run's snapshot sets."""
+        prefix = f"sets/{run}/{vm_key}/" if vm_key else f"sets/{run}/"
+        return self.records.all(prefix, SnapshotSet)
+
+    def manifest(self, name: str) -> Manifest:
+        """Return the manifest with that object name."""
+        return self.records.get(name, Manifest)
+
+    def jobs(self) -> list[JobRecord]:
+        """Return the newest record of every compound job, oldest job first."""
+        newest = {record.job.run: record for record in self.records.all("jobs/", JobRecord)}
+        return sorted(newest.values(), key=lambda record: (record.started_at, record.job.run))
+
+    def job(self, run: str) -> JobRecord | None:
+        """Return the newest record of one compound job."""
+        tries = list(self.records.all(f"jobs/{run}/", JobRecord))
+        return tries[-1] if tries else None
+
+    def reader(self) -> BlockReader:
+        """Return a reader of blocks; its index is loaded when it is first used."""
+        if self._index is None:
+            self._index = Index(self.records, self.cache_directory)
+        return BlockReader(self.records, self._index)
+
+    def rebuild_index(self) -> segments.Rebuilt:
+        """
+        Put segments for packs that no readable segment names, from what the packs say themselves.
+
+        Runs in a session of its own, so no pack that it names can be collected meanwhile.
+        """
+        session = self.open_session("rebuild-index")
+        try:
+            condemned = sessions.condemned_packs(self.records, session.id)
+            rebuilt, names = segments.rebuild(self.records, condemned)
+            try:
+                session.check()
+            except SessionLost:
+                for name in names:
+                    self.store.delete(name)
+                raise
+        finally:
+            session.close()
+        return rebuilt
+
+    def close(self) -> None:
+        """Let go of the local index."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+
+def _read_config(store: Store) -> _Config:
+    try:
+        size_bytes = store.info(_CONFIG).size_bytes
+    except ObjectNotFound:
+        raise ConfigurationError(
+            f"{store.url} holds no repository: check the address, or create one there"
+        ) from None
+    if not 0 < size_bytes <= MAX_CONFIG_BYTES:
+        raise Tampered(f"config of {store.url} has {size_bytes} bytes")
+    data = store.get(_CONFIG)
+    try:
+        version = msgspec.json.decode(data, type=_Format)
+        unknown = sorted(set(version.mandatory) - FEATURES)
+        if version.format != FORMAT or unknown:
+            what = f"format {version.format}" + f" with {', '.join(unknown)}" * bool(unknown)
+            raise IncompatibleRepository(
+                f"{store.url} has {what[:200]}, we know {FORMAT}: update this package"
+            )
+        config = msgspec.json.decode(data, type=_Config)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Tampered(f"config of {store.url} is not a config: {error}") from None
+    if config.encode() != data:
+        raise Tampered(f"config of {store.url} was altered")
+    return config
+
+
+def _unlock(store: Store, passphrase: Secret, repository_id: bytes) -> bytes:
+    """Return the master key. A key that is damaged does not keep another from opening."""
+    if not passphrase:
+        raise WrongKey(f"the passphrase for {store.url} is empty")
+    objects = sorted(store.list("keys/"))
+    problems: list[str] = []
+    for info in objects[: crypto.MAX_KEYS_TRIED]:
+        try:
+            if info.size_bytes > crypto.MAX_KEY_OBJECT_BYTES:
+                raise Tampered(f"{info.name} has {info.size_bytes} bytes")  # noqa: TRY301
+            return crypto.unwrap(store.get(info.name), passphrase, repository_id, info.name)
+        except (WrongKey, Tampered, ObjectNotFound) as error:
+            problems.append(str(error))
+    tried = "; ".join(problems) or "it has no key"
+    raise WrongKey(f"the passphrase does not open {store.url}: {tried}")

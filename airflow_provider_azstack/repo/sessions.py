@@ -1,0 +1,286 @@
+"""
+Sessions: a run's presence in the repository, under which it writes and publishes.
+
+Owns the write order W1 to W7 around the packs, fencing, claims, and the reading of condemned
+lists; knows no disks and nothing of what a record means.
+Invariant: ``publish`` returns only while the session's object was there after the point was.
+Nothing here asks a clock whether anybody is alive.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+
+from airflow_provider_azstack.errors import (
+    AzStackError,
+    ObjectExists,
+    ObjectNotFound,
+    SessionLost,
+    SourceBusy,
+    Tampered,
+)
+from airflow_provider_azstack.model import (
+    Image,
+    JobRecord,
+    Manifest,
+    Record,
+    RestorePoint,
+    SnapshotSet,
+)
+from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
+from airflow_provider_azstack.repo.index import Index
+from airflow_provider_azstack.repo.records import (
+    AliveSessions,
+    BadBlock,
+    BadBlocks,
+    CondemnedPacks,
+    Records,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.repo.repository import Repository
+
+log = logging.getLogger(__name__)
+
+PREFIX = "sessions/"
+CLAIMS = "claims/"
+CONDEMNED = "condemned/"
+BAD = "bad/"
+MAX_SESSION_BYTES = 4096
+_TRIES = 100
+
+ShortText = Annotated[str, Meta(max_length=256)]
+
+
+class SessionInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``sessions/<id>``: plain JSON. Only the name is the protocol; this is for people."""
+
+    purpose: ShortText
+    run: ShortText = ""
+    host: ShortText = ""
+    opened_at: datetime | None = None
+
+
+def session_name(session: str) -> str:
+    """Return the object name of a session."""
+    return PREFIX + session
+
+
+def condemned_packs(records: Records, session: str) -> frozenset[str]:
+    """
+    Return the object names of packs that may vanish while ``session`` lives.
+
+    A condemned pack is kept for the sessions that are named in its record's ``alive``, so those
+    may go on counting on it.
+
+    :raises Tampered: a list is unreadable; going on might count on a pack that goes.
+    """
+    found = dict(records.under(CONDEMNED))
+    names: set[str] = set()
+    for name, data in found.items():
+        record, _, part = name.rpartition("/")
+        if part != "packs":
+            continue
+        alive = found.get(f"{record}/alive")
+        if alive is not None and session in records.parse(AliveSessions, alive, name).sessions:
+            continue
+        packs = records.parse(CondemnedPacks, data, name).packs
+        names.update(f"packs/{pack[:2]}/{pack}" for pack in packs)
+    return frozenset(names)
+
+
+def bad_blocks(records: Records) -> list[BadBlock]:
+    """Return the copies of blocks that verifications found damaged."""
+    return [block for bad in records.all(BAD, BadBlocks) for block in bad.blocks]
+
+
+class Session:
+    """One run's session; every process of the run has its own object for it."""
+
+    def __init__(self, repository: "Repository", session: str) -> None:
+        self.id = session
+        self.repository = repository
+        self._records = repository.records
+        self._store = repository.store
+        self._index: Index | None = None
+        self._writer: BlockWriter | None = None
+
+    def check(self) -> None:
+        """
+        Check that the session is still there.
+
+        :raises SessionLost: it was fenced; nothing more can be committed under it.
+        """
+        if not self._store.exists(session_name(self.id)):
+            raise SessionLost(
+                f"session {self.id} of {self._store.url} is gone: it was fenced or closed; "
+                "a retry starts with a new one"
+            )
+
+    def writer(self) -> BlockWriter:
+        """
+        Return the writer of this session; W2 and W3 happen when it is first asked for.
+
+        :raises SessionLost: there is nothing to write under.
+        """
+        if self._writer is None:
+            self._writer = BlockWriter(self._records, self._admitted_index())
+        return self._writer
+
+    def reader(self) -> BlockReader:
+        """Return a reader that also knows what this session has written."""
+        return BlockReader(self._records, self._own_index())
+
+    def verify_present(self, block_ids: Iterable[bytes]) -> None:
+        """
+        Check that a point may rely on these blocks: indexed, their packs there and whole.
+
+        Lists ``index/`` and ``packs/`` once, reads no block. To be done before a point is
+        published, and before an image of an earlier session is used again.
+
+        :raises MissingBlock: one cannot be relied on.
+        """
+        self._admitted_index().require(block_ids)
+
+    def put_manifest(self, manifest: Manifest) -> str:
+        """Store a manifest that is too large for XCom, and return its object name."""
+        return self._put_next(f"manifests/{manifest.job.run}/{manifest.host}", manifest)
+
+    def put_set(self, snapshot_set: SnapshotSet) -> None:
+        """Store a snapshot set; one that is there already and the same is fine."""
+        vm = snapshot_set.vm.key
+        self._put_same(f"sets/{snapshot_set.run}/{vm}/{snapshot_set.id}", snapshot_set)
+
+    def put_image(self, image: Image) -> None:
+        """Store an image; its blocks were flushed before (W5)."""
+        self._put_same(image.name, image)
+
+    def publish(self, point: RestorePoint) -> RestorePoint:
+        """
+        W6: publish a restore point, then look for the session again.
+
+        :returns: the point as it is in the repository: an earlier try of the same may have
+            published it.
+        :raises SessionLost: we were fenced; the point was withdrawn.
+        :raises ObjectExists: another point has this id.
+        """
+        name = f"points/{point.vm.key}/{point.id}"
+        self.check()  # not needed for the proof: it spares a point that would be withdrawn
+        try:
+            self._records.put(name, point)
+        except ObjectExists:
+            published = self._records.get(name, RestorePoint)
+            if not _is_same_point(point, published):
+                raise ObjectExists(f"{name} is another restore point of that id") from None
+            self.check()
+            return published
+        try:
+            self.check()
+        except SessionLost as lost:
+            raise SessionLost(f"{lost}; {self._withdraw(name)}") from None
+        return point
+
+    def put_job(self, record: JobRecord) -> None:
+        """Store the record of a compound job, behind those of earlier tries."""
+        self._put_next(f"jobs/{record.job.run}", record)
+
+    def claim(self, vm_key: str) -> None:
+        """
+        Keep other runs off a VM until this session ends.
+
+        Each claimant puts an object of its own and then looks for others: of two that come at
+        once, at least one sees the other and steps back, and nobody ever removes a living claim.
+
+        :raises SourceBusy: another living session holds it.
+        """
+        self.check()
+        mine = f"{CLAIMS}{vm_key}/{self.id}"
+        with contextlib.suppress(ObjectExists):
+            self._store.put(mine, b"claimed")
+        for info in self._store.list(f"{CLAIMS}{vm_key}/"):
+            other = info.name.rpartition("/")[2]
+            if other == self.id:
+                continue
+            if self._store.exists(session_name(other)):
+                self.release(vm_key)
+                raise SourceBusy(f"VM {vm_key} is being backed up under session {other}")
+            self._delete(info.name)  # void: its session is gone
+
+    def release(self, vm_key: str) -> None:
+        """Give up this session's claim on a VM, if it has one."""
+        self._delete(f"{CLAIMS}{vm_key}/{self.id}")
+
+    def close(self) -> None:
+        """W7: give up all claims and end the session; closing a closed one is fine."""
+        if self._writer is not None:
+            self._writer.abort()
+        if self._index is not None:
+            self._index.close()
+        self._writer = self._index = None
+        for info in list(self._store.list(CLAIMS)):
+            if info.name.endswith(f"/{self.id}"):
+                self._delete(info.name)
+        self._delete(session_name(self.id))
+
+    def _own_index(self) -> Index:
+        if self._index is None:
+            self._index = Index(self._records, self.repository.cache_directory)
+        return self._index
+
+    def _admitted_index(self) -> Index:
+        self.check()  # W1 was before this, in this process or in another of the run
+        condemned = condemned_packs(self._records, self.id)  # W2
+        bad = bad_blocks(self._records)
+        index = self._own_index()
+        index.refresh()  # W3: what the segments say ...
+        index.admit(condemned, bad)  # ... of packs that are there
+        return index
+
+    def _put_same(self, name: str, record: Record) -> None:
+        try:
+            self._records.put(name, record)
+        except ObjectExists:
+            if self._records.get(name, type(record)) != record:
+                raise
+
+    def _put_next(self, prefix: str, record: Record) -> str:
+        for _ in range(_TRIES):
+            tails = [info.name.rpartition("/")[2] for info in self._store.list(f"{prefix}/")]
+            name = f"{prefix}/{max((int(t) for t in tails if t.isdecimal()), default=0) + 1:04d}"
+            with contextlib.suppress(ObjectExists):  # another try was faster
+                self._records.put(name, record)
+                return name
+        raise ObjectExists(f"no free name under {prefix}/")
+
+    def _withdraw(self, name: str) -> str:
+        try:
+            self._delete(name)
+        except AzStackError as error:
+            return f"{name} could not be withdrawn: {error}"
+        return f"{name} was withdrawn"
+
+    def _delete(self, name: str) -> None:
+        with contextlib.suppress(ObjectNotFound):
+            self._store.delete(name)
+
+
+def parse_session(data: bytes, name: str) -> SessionInfo:
+    """
+    Parse a session's object.
+
+    :raises Tampered: it is not one.
+    """
+    try:
+        return msgspec.json.decode(data[: MAX_SESSION_BYTES + 1], type=SessionInfo)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Tampered(f"{name} is not a session: {error}") from None
+
+
+def _is_same_point(one: RestorePoint, other: RestorePoint) -> bool:
+    """Compare all but who published it when: a retry does that again, perhaps in a new session."""
+    return one == msgspec.structs.replace(other, published_at=one.published_at, session=one.session)
