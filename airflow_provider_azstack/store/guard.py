@@ -74,13 +74,13 @@ class RetryingStore(StoreWrapper):
         budget_seconds: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        rng: random.Random | None = None,
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         super().__init__(store)
         self._budget_seconds = budget_seconds
         self._clock = clock
         self._sleep = sleep
-        self._rng = rng or random.Random()  # noqa: S311 # spreads waits, guards nothing
+        self._uniform = uniform
 
     def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
         self._patiently(lambda: self.inner.put(name, data), lambda: self._put_again(name, data))
@@ -131,7 +131,7 @@ class RetryingStore(StoreWrapper):
                 return action()
             except (Throttled, Unreachable) as error:
                 asked = error.retry_after_seconds if isinstance(error, Throttled) else 0.0
-                wait = max(asked, self._rng.uniform(longest / 2, longest))
+                wait = max(asked, self._uniform(longest / 2, longest))
                 if self._clock() - started + wait > self._budget_seconds:
                     raise
             self._sleep(wait)

@@ -1,0 +1,19 @@
+"""Gives this process an Airflow of its own. Import it before anything that imports Airflow."""
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+
+if "airflow" in sys.modules:
+    raise RuntimeError("import support.airflow_home before airflow")
+
+HOME = tempfile.mkdtemp(prefix="azstack-airflow-")
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+os.environ.update(
+    AIRFLOW_HOME=HOME,
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__CORE__UNIT_TEST_MODE="False",
+    AIRFLOW__LOGGING__LOGGING_LEVEL="INFO",
+)
