@@ -9,7 +9,7 @@ from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand,
 
 _HERE = "airflow_provider_azstack.commands"
 
-_CONFIG = Arg(("--config",), help="azurestack.conf; default: $AZSTACK_CONFIG, then $AIRFLOW_HOME")
+_CONFIG = Arg(("--config",), help="azurestack.conf; default: $AZSTACK_CONF, then $AIRFLOW_HOME")
 _STACK = Arg(("--stack-conn-id",), help="connection of the stack; default: the configuration's")
 _REPOSITORY = Arg(
     ("--repository-conn-id",), help="connection of the repository; default: the configuration's"
@@ -55,6 +55,7 @@ def _subcommands() -> tuple[ActionCommand, ...]:
             "Print the four role definitions as JSON",
             Arg(("--subscription",), action="append", default=[], help="scope; may be repeated"),
             Arg(("--name",), choices=("reader", "snapshots", "restore", "unmanaged"), default=None),
+            Arg(("--power",), action="store_true", help="for policies of consistency 'stopped'"),
         ),
         _command(
             "points",

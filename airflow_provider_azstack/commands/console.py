@@ -7,6 +7,7 @@ Invariant: standard output holds the result only, so that it can be piped.
 
 import functools
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ def command(function: Command) -> Callable[[Namespace], None]:
 
     @functools.wraps(function)
     def run(args: Namespace) -> None:
+        # As `airflow connections test` does: connections come from the metadata database as well.
+        os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
         try:
             state = function(args)
         except AzStackError as error:

@@ -46,7 +46,7 @@ def read_pools() -> dict[str, int]:
     """Return every pool of this Airflow and its slots."""
     from airflow.models.pool import Pool  # noqa: PLC0415 - opens the metadata database
 
-    return {pool.pool: pool.slots for pool in Pool.get_pools()}
+    return {str(pool.pool): pool.slots for pool in Pool.get_pools()}
 
 
 @command

@@ -2,7 +2,7 @@
 ``airflow azstack roles``: the least that each principal must be allowed.
 
 Owns the four role definitions; knows no stack.
-Invariant: only ``restore`` can change a VM, and no role can delete anything but our snapshots.
+Invariant: only ``restore`` can change a VM, and no role can delete anything but snapshots.
 """
 
 import json
@@ -40,6 +40,7 @@ ROLES: dict[str, tuple[str, tuple[str, ...]]] = {
             f"{_COMPUTE}/snapshots/delete",
             f"{_COMPUTE}/snapshots/beginGetAccess/action",
             f"{_COMPUTE}/snapshots/endGetAccess/action",
+            f"{_COMPUTE}/locations/operations/read",
         ),
     ),
     "restore": (
@@ -74,24 +75,35 @@ ROLES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def role_definition(name: str, subscriptions: list[str]) -> dict[str, Any]:
-    """Return one role in the form that ``New-AzRoleDefinition -InputFile`` reads."""
+# Only for policies whose consistency is "stopped": VMs are deallocated and started again.
+POWER = (
+    f"{_COMPUTE}/virtualMachines/deallocate/action",
+    f"{_COMPUTE}/virtualMachines/start/action",
+)
+_ANY = "00000000-0000-0000-0000-000000000000"
+
+
+def role_definition(name: str, subscriptions: list[str], *, power: bool = False) -> dict[str, Any]:
+    """
+    Return one role in the form that ``New-AzRoleDefinition -InputFile`` reads.
+
+    :param power: let *reader* deallocate and start VMs, which consistency ``stopped`` needs.
+    """
     description, actions = ROLES[name]
-    scopes = [
-        f"/subscriptions/{s}" for s in subscriptions or ["00000000-0000-0000-0000-000000000000"]
-    ]
+    if power and name == "reader":
+        actions += POWER
     return {
         "Name": f"AzStack backup {name}",
         "IsCustom": True,
         "Description": description,
         "Actions": list(actions),
         "NotActions": [],
-        "AssignableScopes": scopes,
+        "AssignableScopes": [f"/subscriptions/{name}" for name in subscriptions or [_ANY]],
     }
 
 
 def roles(args: Namespace) -> None:
     """Print the definitions: one object with --name, else a list."""
     names = [args.name] if args.name else list(ROLES)
-    definitions = [role_definition(name, args.subscription) for name in names]
+    definitions = [role_definition(name, args.subscription, power=args.power) for name in names]
     rich.print_json(json.dumps(definitions[0] if args.name else definitions))

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from airflow_provider_azstack.arm.client import Stack
 
 _SIGN_INS = ("auto", "v1", "v2")
-_PROFILES = ("2020-09-01-hybrid", "2019-03-01-hybrid")
 _FIELDS = frozenset(
     {
         "tenant_id",
@@ -56,6 +55,7 @@ class AzureStackHook(BaseHook):
         """
         # The client loads azure-identity and its like: not while DAG files are parsed.
         from airflow_provider_azstack.arm.client import Credentials, Stack  # noqa: PLC0415
+        from airflow_provider_azstack.arm.versions import DEFAULT_PROFILE  # noqa: PLC0415
 
         fields = self._fields()
         certificate = fields.secret("certificate_private_key") or fields.secret_file(
@@ -76,7 +76,7 @@ class AzureStackHook(BaseHook):
             credentials,
             ca_bundle=fields.text("ca_bundle") or None,
             sign_in=fields.text("sign_in", choices=_SIGN_INS),  # type: ignore[arg-type]
-            profile=fields.text("profile", choices=_PROFILES),
+            profile=fields.text("profile") or DEFAULT_PROFILE,
             on_secret=mask,
         )
 

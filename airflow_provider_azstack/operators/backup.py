@@ -122,7 +122,7 @@ class Discover(AzStackOperator):
             "job": to_plain(job),
             "hosts": [manifest.host for manifest in written],
             "unprotected": [to_plain(vm) for vm in inventory.unprotected],
-            "started_at": run.start_date.isoformat(),
+            "started_at": str(run.start_date),
         }
 
 

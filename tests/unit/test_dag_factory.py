@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import support.airflow_home
-from airflow.providers.common.compat.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 
@@ -37,7 +37,7 @@ def dag() -> DAG:
 
 
 @pytest.fixture(params=SHIPPED, ids=lambda path: path.stem)
-def shipped(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> DAG:
+def shipped(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DAG:
     conf = tmp_path / "azurestack.conf"
     conf.write_text(json.dumps({"hosts": {"one": {}, "two": {}}}))
     monkeypatch.setenv("AZSTACK_CONF", str(conf))
@@ -47,17 +47,17 @@ def shipped(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> DAG:
     return module.dag
 
 
-def host_of(task) -> str:
+def host_of(task: BaseOperator) -> str:
     return {"alpha": "alpha", "beta_example": "beta.example", "gamma__1": "gamma_1"}[
         task.task_id.split(".")[0]
     ]
 
 
-def mapped(dag: DAG):
+def mapped(dag: DAG) -> list[BaseOperator]:
     return [task for task in dag.tasks if ".workloads." in task.task_id]
 
 
-def test_snapshots_and_streams_have_their_hosts_pool_and_queue(dag: DAG):
+def test_snapshots_and_streams_have_their_hosts_pool_and_queue(dag: DAG) -> None:
     """F-A10: pool and queue are the host's, never the default pool's."""
     queues = {"alpha": "alpha", "beta.example": "b-queue", "gamma_1": "gamma_1"}
     assert len(mapped(dag)) == 2 * len(queues)
@@ -65,14 +65,14 @@ def test_snapshots_and_streams_have_their_hosts_pool_and_queue(dag: DAG):
         assert (task.pool, task.queue) == (f"azstack_{host_of(task)}", queues[host_of(task)])
 
 
-def test_shipped_dags_keep_streams_out_of_the_default_pool(shipped: DAG):
+def test_shipped_dags_keep_streams_out_of_the_default_pool(shipped: DAG) -> None:
     """F-A10: every shipped DAG: pool and queue of stream tasks are the host's."""
     for task in mapped(shipped):
         host = task.task_id.split(".")[0]
         assert (task.pool, task.queue) == (f"azstack_{host}", host)
 
 
-def test_shipped_dags_have_one_deciding_leaf(shipped: DAG):
+def test_shipped_dags_have_one_deciding_leaf(shipped: DAG) -> None:
     """F-A10: the leaves that are not teardowns are exactly ``{complete}``."""
     deciding = {"azstack_backup": {"complete"}, "azstack_janitor": {"janitor"}}
     assert leaves(shipped) == deciding[shipped.dag_id]
@@ -88,12 +88,12 @@ def leaves(dag: DAG) -> set[str]:
     }
 
 
-def test_complete_is_the_only_leaf_that_is_no_teardown(dag: DAG):
+def test_complete_is_the_only_leaf_that_is_no_teardown(dag: DAG) -> None:
     """Anything else at the end could turn a failed backup green."""
     assert leaves(dag) == {"complete"}
 
 
-def test_clean_up_is_a_plain_teardown_of_the_session(dag: DAG):
+def test_clean_up_is_a_plain_teardown_of_the_session(dag: DAG) -> None:
     """A teardown that may fail the run is the only leaf, and turns a failed backup green."""
     clean_up = dag.get_task("clean_up")
     assert clean_up.is_teardown
@@ -102,20 +102,20 @@ def test_clean_up_is_a_plain_teardown_of_the_session(dag: DAG):
     assert "open_session" in clean_up.upstream_task_ids
 
 
-def test_only_complete_and_streams_run_whatever_came_before(dag: DAG):
+def test_only_complete_and_streams_run_whatever_came_before(dag: DAG) -> None:
     """Any other ``all_done`` task after ``complete`` would turn a failed backup green."""
     anyway = {task.task_id for task in dag.tasks if task.trigger_rule == "all_done"}
     assert anyway == {"complete"} | {t.task_id for t in mapped(dag) if t.task_id.endswith("stream")}
 
 
-def test_no_setup_is_directly_before_a_task_that_runs_whatever_came_before(dag: DAG):
+def test_no_setup_is_directly_before_a_task_that_runs_whatever_came_before(dag: DAG) -> None:
     """Airflow does not run such a task as one would think; the session goes by the manifest."""
     for task in dag.tasks:
         if task.trigger_rule == "all_done":
             assert not any(dag.get_task(up).is_setup for up in task.upstream_task_ids)
 
 
-def test_every_host_is_before_complete(dag: DAG):
+def test_every_host_is_before_complete(dag: DAG) -> None:
     """A host that ``complete`` did not wait for would be missing from every run."""
     assert dag.get_task("complete").upstream_task_ids >= {
         "alpha.workloads.stream",
@@ -124,7 +124,7 @@ def test_every_host_is_before_complete(dag: DAG):
     }
 
 
-def test_streams_go_before_snapshots_in_a_pool(dag: DAG):
+def test_streams_go_before_snapshots_in_a_pool(dag: DAG) -> None:
     """Weights are absolute, or the number of tasks downstream would count as well."""
     for task in mapped(dag):
         assert task.weight_rule == "absolute"
@@ -132,7 +132,7 @@ def test_streams_go_before_snapshots_in_a_pool(dag: DAG):
     assert stream.priority_weight > snapshot.priority_weight
 
 
-def test_streams_outlast_an_outage(dag: DAG):
+def test_streams_outlast_an_outage(dag: DAG) -> None:
     """Five retries or more, further and further apart."""
     stream = dag.get_task("alpha.workloads.stream")
     assert stream.retries >= 5
@@ -140,56 +140,56 @@ def test_streams_outlast_an_outage(dag: DAG):
     assert stream.retry_exponential_backoff > 1
 
 
-def test_airflows_own_limit_is_above_the_pools(dag: DAG):
+def test_airflows_own_limit_is_above_the_pools(dag: DAG) -> None:
     """The default of 16 tasks in a DAG would hold back streams whose pool has room."""
     assert dag.max_active_tasks >= 3 + 2 + 2 + 3
 
 
-def test_two_runs_of_a_policy_do_not_overlap_and_none_is_caught_up(dag: DAG):
+def test_two_runs_of_a_policy_do_not_overlap_and_none_is_caught_up(dag: DAG) -> None:
     assert (dag.max_active_runs, dag.catchup) == (1, False)
 
 
-def test_the_grid_names_workloads(dag: DAG):
+def test_the_grid_names_workloads(dag: DAG) -> None:
     """Numbers would say nothing of which VM failed."""
     for task in mapped(dag):
         assert "label" in task.map_index_template
 
 
-def test_everything_but_streams_runs_on_the_first_host(dag: DAG):
+def test_everything_but_streams_runs_on_the_first_host(dag: DAG) -> None:
     """Every host can reach stack and repository; the scheduler's machine may not."""
     for name in ("open_session", "discover", "complete", "clean_up"):
         assert dag.get_task(name).queue == "alpha"
 
 
-def test_a_hosts_executor_is_its_tasks(dag: DAG):
+def test_a_hosts_executor_is_its_tasks(dag: DAG) -> None:
     executors = {task.executor for task in dag.tasks if task.queue == "b-queue"}
     assert executors == {"EdgeExecutor"}
 
 
-def test_a_policy_may_name_a_part_of_the_hosts():
+def test_a_policy_may_name_a_part_of_the_hosts() -> None:
     dag = backup_dag("part", policy={"name": "p", "hosts": ["gamma_1"]}, config=CONFIG)
     assert {task.queue for task in dag.tasks} == {"gamma_1"}
 
 
-def test_a_host_of_a_policy_that_is_not_configured_is_refused():
+def test_a_host_of_a_policy_that_is_not_configured_is_refused() -> None:
     """F-W8: a host that was removed is missed when the DAG is built, by name."""
     with pytest.raises(ConfigurationError, match="'delta'"):
         backup_dag("lost", policy={"name": "p", "hosts": ["delta"]}, config=CONFIG)
 
 
-def test_connections_of_the_policy_go_before_those_of_the_configuration():
+def test_connections_of_the_policy_go_before_those_of_the_configuration() -> None:
     dag = backup_dag("own", policy={"name": "p", "stack_conn_id": "mine"}, config=CONFIG)
     stream = dag.get_task("alpha.workloads.stream")
     assert stream.stack_conn_id == "mine"
     assert stream.repository_conn_id == CONFIG.repository_conn_id
 
 
-def test_the_users_arguments_go_before_ours():
+def test_the_users_arguments_go_before_ours() -> None:
     dag = backup_dag("mine", policy=POLICY, config=CONFIG, max_active_runs=3, tags=["own"])
     assert (dag.max_active_runs, set(dag.tags)) == (3, {"own"})
 
 
-def test_the_form_has_exactly_the_keys_of_a_trigger(dag: DAG):
+def test_the_form_has_exactly_the_keys_of_a_trigger(dag: DAG) -> None:
     """One source: what the form asks is what the first task accepts, with text for each."""
     assert set(dag.params) == set(TriggerConf.__struct_fields__) == set(trigger_params())
     for key in dag.params:
@@ -199,7 +199,7 @@ def test_the_form_has_exactly_the_keys_of_a_trigger(dag: DAG):
         assert schema["title"]
 
 
-def test_the_forms_defaults_ask_for_nothing(dag: DAG):
+def test_the_forms_defaults_ask_for_nothing(dag: DAG) -> None:
     """A trigger without a word backs up what the policy says."""
     assert dag.params.validate() == {
         "vms": [],
@@ -220,13 +220,13 @@ def test_the_forms_defaults_ask_for_nothing(dag: DAG):
         {"resource_groups": "all"},
     ],
 )
-def test_the_form_refuses_what_the_first_task_refuses(dag: DAG, conf: dict[str, object]):
+def test_the_form_refuses_what_the_first_task_refuses(dag: DAG, conf: dict[str, object]) -> None:
     """F-A13: Airflow says no before there is a run; a newline at the end is no way round."""
     with pytest.raises(ParamValidationError, match=r"Invalid input for param"):
         dag.params.update(conf)
 
 
-def test_a_dag_survives_serialisation(dag: DAG):
+def test_a_dag_survives_serialisation(dag: DAG) -> None:
     """The scheduler knows only the serialised form: pools, queues and mapping must be in it."""
     again = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
     stream = again.get_task("beta_example.workloads.stream")
@@ -234,6 +234,6 @@ def test_a_dag_survives_serialisation(dag: DAG):
     assert stream.get_closest_mapped_task_group() is not None
 
 
-def test_the_janitor_reports_only_when_asked():
+def test_the_janitor_reports_only_when_asked() -> None:
     dag = janitor_dag("j", config=CONFIG, dry_run=True)
     assert dag.get_task("janitor").only_report
