@@ -12,6 +12,7 @@ Invariants: a snapshot or stream runs in its host's pool and queue, never in the
         -> complete (all_done) -> clean_up (plain teardown)
 """
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, TaskGroup, TriggerRule, task_group
 
-from airflow_provider_azstack.config import BackupHost, Config, load_config
+from airflow_provider_azstack.config import BackupHost, Config, config_path, load_config
 from airflow_provider_azstack.operators.backup import (
     AcceptManifest,
     CleanUp,
@@ -65,6 +66,7 @@ def backup_dag(
     Return the DAG that backs up what ``policy`` selects.
 
     :param policy: the policy, its YAML file, or the same as a mapping.
+    :param schedule: anything that ``DAG`` takes; default: the policy's.
     :param config: the configuration or its file; default: ``AZSTACK_CONF``, then ``AIRFLOW_HOME``.
     :param dag_arguments: anything else that ``DAG`` takes: ``start_date``, ``tags``, callbacks...
     :raises ConfigurationError: the policy or the configuration is wrong.
@@ -88,9 +90,18 @@ def backup_dag(
         "doc_md": about,
         "tags": ["azstack", "backup"],
     }
+    if schedule is None:
+        schedule = policy.schedule
     with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
         _backup(policy, config, hosts, connections)
     return dag
+
+
+def policy_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Return the YAML files in ``AZSTACK_POLICIES``, else in ``policies`` beside the file."""
+    named = environ.get("AZSTACK_POLICIES")
+    directory = Path(named) if named else config_path(environ).parent / "policies"
+    return sorted(directory.glob("*.yaml"))
 
 
 def janitor_dag(

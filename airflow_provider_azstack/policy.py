@@ -99,6 +99,8 @@ class Policy(Record, frozen=True, kw_only=True):
     """What to back up, and how."""
 
     name: PolicyName
+    # A cron expression or one of Airflow's words; without one the DAG runs when it is triggered.
+    schedule: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     stack_conn_id: ConnectionId | None = None
     repository_conn_id: ConnectionId | None = None
     selection: Selection = Selection()

@@ -1,9 +1,6 @@
-"""Every night: back up the virtual machines that carry the tag ``backup: nightly``."""
+"""One DAG for each policy file: ``policies/nightly.yaml`` makes the DAG ``azstack_nightly``."""
 
-from airflow_provider_azstack.dag_factory import backup_dag
+from airflow_provider_azstack.dag_factory import backup_dag, policy_files
 
-dag = backup_dag(
-    "azstack_backup",
-    policy={"name": "nightly", "selection": {"tags": {"backup": "nightly"}}},
-    schedule="0 1 * * *",
-)
+for file in policy_files():
+    dag = backup_dag(f"azstack_{file.stem}", policy=file)

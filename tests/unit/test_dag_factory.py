@@ -41,6 +41,9 @@ def shipped(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     conf = tmp_path / "azurestack.conf"
     conf.write_text(json.dumps({"hosts": {"one": {}, "two": {}}}))
     monkeypatch.setenv("AZSTACK_CONF", str(conf))
+    monkeypatch.delenv("AZSTACK_POLICIES", raising=False)
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "nightly.yaml").write_text("name: nightly\nschedule: '0 1 * * *'\n")
     spec = importlib.util.spec_from_file_location(request.param.stem, request.param)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -74,7 +77,7 @@ def test_shipped_dags_keep_streams_out_of_the_default_pool(shipped: DAG) -> None
 
 def test_shipped_dags_have_one_deciding_leaf(shipped: DAG) -> None:
     """F-A10: the leaves that are not teardowns are exactly ``{complete}``."""
-    deciding = {"azstack_backup": {"complete"}, "azstack_janitor": {"janitor"}}
+    deciding = {"azstack_nightly": {"complete"}, "azstack_janitor": {"janitor"}}
     assert leaves(shipped) == deciding[shipped.dag_id]
 
 
@@ -182,6 +185,13 @@ def test_connections_of_the_policy_go_before_those_of_the_configuration() -> Non
     stream = dag.get_task("alpha.workloads.stream")
     assert stream.stack_conn_id == "mine"
     assert stream.repository_conn_id == CONFIG.repository_conn_id
+
+
+def test_a_policys_schedule_is_its_dags_unless_the_dag_file_has_one() -> None:
+    policy = {"name": "p", "schedule": "0 1 * * *"}
+    assert backup_dag("a", policy=policy, config=CONFIG).timetable.expression == "0 1 * * *"
+    own = backup_dag("b", policy=policy, config=CONFIG, schedule="5 5 * * *")
+    assert own.timetable.expression == "5 5 * * *"
 
 
 def test_the_users_arguments_go_before_ours() -> None:
