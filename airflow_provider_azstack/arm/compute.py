@@ -1,0 +1,189 @@
+"""
+Virtual machines, disks, snapshots and access grants.
+
+Owns what we do to compute resources; knows nothing of policies, runs or images. Bodies are plain
+dicts with wire names: a backup of metadata needs the fields that no model knows.
+Invariant: every call may be repeated. Creating is get-or-create, releasing and deleting what is
+not there is success, and a snapshot that is not what we asked for is never taken for ours.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from airflow_provider_azstack.arm.client import Stack
+from airflow_provider_azstack.arm.grants import Grant
+from airflow_provider_azstack.arm.versions import api_version
+from airflow_provider_azstack.errors import (
+    InvalidName,
+    Refused,
+    SourceBusy,
+    SourceError,
+    UnsupportedStack,
+)
+from airflow_provider_azstack.secret import Secret
+
+_PROVIDER = "providers/Microsoft.Compute"
+# From this version on, snapshots know "incremental"; older ones refuse unknown properties.
+_INCREMENTAL_SINCE = "2019-03-01"
+
+
+class Compute:
+    """Compute resources of a stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def vms(self, subscription: str) -> Iterator[dict[str, Any]]:
+        """Yield the virtual machines of a subscription, without instance views."""
+        return self._stack.list(f"/subscriptions/{subscription}/{_PROVIDER}/virtualMachines")
+
+    def vm(self, vm_id: str, *, instance_view: bool = False) -> dict[str, Any]:
+        """Return a virtual machine; its power state is in the instance view."""
+        return self._stack.get(vm_id, **({"$expand": "instanceView"} if instance_view else {}))
+
+    def extensions(self, vm_id: str) -> list[dict[str, Any]]:
+        """Return the extensions of a virtual machine (without their protected settings)."""
+        return list(self._stack.list(f"{vm_id}/extensions"))
+
+    def availability_set(self, set_id: str) -> dict[str, Any]:
+        """Return an availability set."""
+        return self._stack.get(set_id)
+
+    def disks(self, subscription: str) -> Iterator[dict[str, Any]]:
+        """Yield the managed disks of a subscription."""
+        return self._stack.list(f"/subscriptions/{subscription}/{_PROVIDER}/disks")
+
+    def disk(self, disk_id: str) -> dict[str, Any]:
+        """Return a managed disk."""
+        return self._stack.get(disk_id)
+
+    def snapshots(self, scope: str) -> Iterator[dict[str, Any]]:
+        """
+        Yield the managed snapshots in a scope.
+
+        :param scope: a subscription's id, or the path of a resource group.
+        """
+        base = scope if scope.startswith("/") else f"/subscriptions/{scope}"
+        return self._stack.list(f"{base}/{_PROVIDER}/snapshots")
+
+    def snapshot(self, snapshot_id: str) -> dict[str, Any]:
+        """Return a managed snapshot."""
+        return self._stack.get(snapshot_id)
+
+    def create_snapshot(
+        self, snapshot_id: str, source_id: str, location: str, tags: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """
+        Snapshot a managed disk, or return the snapshot that an earlier try made.
+
+        :raises Refused: another snapshot has that name.
+        """
+        there = self._stack.find(snapshot_id)
+        if there is not None:
+            _require_ours(there, snapshot_id, source_id, tags)
+            if _state(there) == "succeeded":
+                return there
+        properties: dict[str, Any] = {
+            "creationData": {"createOption": "Copy", "sourceResourceId": source_id}
+        }
+        if api_version(snapshot_id, self._stack.profile) >= _INCREMENTAL_SINCE:
+            properties["incremental"] = False
+        body = {"location": location, "tags": dict(tags), "properties": properties}
+        made = self._stack.put(snapshot_id, body)
+        if _state(made) != "succeeded":
+            raise SourceError(
+                f"snapshot {snapshot_id} of {source_id} is {_state(made) or 'in no state'}, "
+                "not succeeded: try again"
+            )
+        return made
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """Delete a snapshot; an export that is still active is ended first."""
+        try:
+            self._stack.delete(snapshot_id)
+        except SourceBusy:
+            self.revoke(snapshot_id)
+            self._stack.delete(snapshot_id)
+
+    def grant_read(self, resource_id: str, seconds: int) -> Grant:
+        """
+        Grant read access to a snapshot (or disk) for ``seconds``.
+
+        Whether a second grant is given while one is active is documented nowhere. Where it is
+        refused the first is ended: a snapshot's content does not change, and its readers find
+        their way through the refusal to the new grant.
+        """
+        try:
+            return self._grant(resource_id, seconds)
+        except SourceBusy:
+            self.revoke(resource_id)
+            return self._grant(resource_id, seconds)
+
+    def revoke(self, resource_id: str) -> None:
+        """End all access granted to a snapshot or disk; none granted, or nothing there, is fine."""
+        path = f"{resource_id}/endGetAccess"
+        answer = self._stack.request("POST", path, accept={404})
+        if answer.status != 404:
+            self._stack.finish(answer)
+
+    def deallocate(self, vm_id: str) -> None:
+        """Stop a virtual machine and release its host; return when that is done."""
+        self._stack.post(f"{vm_id}/deallocate")
+
+    def start(self, vm_id: str) -> None:
+        """Start a virtual machine; return when it runs."""
+        self._stack.post(f"{vm_id}/start")
+
+    def _grant(self, resource_id: str, seconds: int) -> Grant:
+        asked_at = self._stack.clock()
+        body = {"access": "Read", "durationInSeconds": seconds}
+        result = self._stack.post(f"{resource_id}/beginGetAccess", body)
+        url = result.get("accessSAS")
+        if not isinstance(url, str) or not url:
+            raise UnsupportedStack(
+                f"beginGetAccess of {resource_id} ended well, but without an accessSAS: "
+                "choose the API profile that matches the stack"
+            )
+        self._stack.on_secret(url)
+        return Grant(Secret(url), asked_at, seconds)
+
+
+def group_of(resource_id: str) -> tuple[str, str]:
+    """
+    Return subscription and resource group of an ARM id.
+
+    :raises InvalidName: it has none.
+    """
+    parts = resource_id.split("/")
+    if (
+        len(parts) < 5
+        or parts[1].lower() != "subscriptions"
+        or parts[3].lower() != "resourcegroups"
+    ):
+        raise InvalidName(f"{resource_id[:200]!r} is no id of a resource in a resource group")
+    return parts[2], parts[4]
+
+
+def power_state(vm: Mapping[str, Any]) -> str:
+    """Return ``running``, ``deallocated``... of a VM read with its instance view, or nothing."""
+    view = (vm.get("properties") or {}).get("instanceView") or {}
+    codes = [str(status.get("code", "")) for status in view.get("statuses") or ()]
+    states = [code.split("/", 1)[1] for code in codes if code.lower().startswith("powerstate/")]
+    return states[0].lower() if states else ""
+
+
+def _state(resource: Mapping[str, Any]) -> str:
+    return str((resource.get("properties") or {}).get("provisioningState", "")).lower()
+
+
+def _require_ours(
+    snapshot: Mapping[str, Any], snapshot_id: str, source_id: str, tags: Mapping[str, str]
+) -> None:
+    creation = (snapshot.get("properties") or {}).get("creationData") or {}
+    same_source = str(creation.get("sourceResourceId", "")).lower() == source_id.lower()
+    has = snapshot.get("tags") or {}
+    if not same_source or any(has.get(name) != value for name, value in tags.items()):
+        raise Refused(
+            f"a snapshot {snapshot_id} exists that is not of {source_id} or not of this run: "
+            "it was left alone; rename or delete it"
+        )

@@ -1,0 +1,233 @@
+"""
+Storage accounts and the blobs in them that are unmanaged disks.
+
+Owns keys, signatures and blob snapshots; knows nothing of policies, runs or images.
+Invariant: nothing but a snapshot is ever deleted, and no lease is ever broken. Keys stay in here;
+what leaves is a grant for one blob and a time.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+import urllib3
+
+from airflow_provider_azstack.arm.blob_http import BlobClient, Doubt
+from airflow_provider_azstack.arm.client import Stack
+from airflow_provider_azstack.arm.grants import Grant, GrantKeeper
+from airflow_provider_azstack.arm.sas import signed_url
+from airflow_provider_azstack.errors import AccessDenied, Refused, SourceGone
+from airflow_provider_azstack.secret import Secret
+
+_PROVIDER = "providers/Microsoft.Storage/storageAccounts"
+_SHORT_SECONDS = 900  # how long a signature for one request of our own holds
+_MAX_LIST_BYTES = 16 * 2**20
+_META = "x-ms-meta-"
+
+
+class BlobProperties(NamedTuple):
+    """What a blob says about itself."""
+
+    length: int  # a disk's with its footer
+    etag: str
+    created_at: str  # x-ms-creation-time, as sent; with the URL it identifies the blob
+    blob_type: str
+    metadata: Mapping[str, str]
+
+
+class BlobSnapshot(NamedTuple):
+    """One snapshot of a blob."""
+
+    url: str  # of the blob
+    snapshot: str  # its time stamp
+    metadata: Mapping[str, str]
+
+
+class Storage:
+    """
+    Storage accounts of a stack.
+
+    :param keys: keys by account name, where the application may not list them.
+    """
+
+    def __init__(self, stack: Stack, keys: Mapping[str, Secret] = MappingProxyType({})) -> None:
+        self._stack = stack
+        self._keys = keys
+        self._client = BlobClient(
+            version=stack.profile.blob,
+            ca_bundle=stack.ca_bundle,
+            patience=stack.patience,
+            wall_clock=lambda: stack.now().timestamp(),
+        )
+
+    def accounts(self, subscription: str) -> Iterator[dict[str, Any]]:
+        """Yield the storage accounts of a subscription."""
+        return self._stack.list(f"/subscriptions/{subscription}/{_PROVIDER}")
+
+    def account_key(self, account_id: str) -> Secret:
+        """
+        Return a key of a storage account.
+
+        :raises AccessDenied: the application may not list keys, and none was given.
+        """
+        name = account_name(account_id)
+        key = self._keys.get(name)
+        if key is None:
+            answer = self._stack.request("POST", f"{account_id}/listKeys").object()
+            values = [entry.get("value") for entry in answer.get("keys") or ()]
+            if not values or not isinstance(values[0], str):
+                raise AccessDenied(f"{account_id} has no key: give one in the connection")
+            key = Secret(values[0])
+        self._stack.on_secret(key.reveal())
+        return key
+
+    def grant_read(self, account_id: str, url: str, snapshot: str, seconds: int) -> Grant:
+        """Grant read access to a blob's snapshot, or to the blob when ``snapshot`` is empty."""
+        return self._grant(account_id, url, "r", seconds, snapshot=snapshot)
+
+    def properties(self, account_id: str, url: str, snapshot: str = "") -> BlobProperties:
+        """
+        Return a blob's properties.
+
+        :raises SourceGone: there is no such blob or snapshot.
+        """
+        keeper = self._keeper(account_id, url, "r", snapshot)
+        return self._client.exchange("HEAD", keeper, _read_properties)
+
+    def snapshot_blob(self, account_id: str, url: str, metadata: Mapping[str, str]) -> str:
+        """
+        Snapshot a blob, or find the snapshot that an earlier try made; return its time stamp.
+
+        :param metadata: identifies the snapshot; names are letters, digits and underscores.
+        """
+        container, _, name = url.rpartition("/")
+        for there in self.blob_snapshots(account_id, container, prefix=name):
+            if there.url == url and there.metadata == dict(metadata):
+                return there.snapshot
+        headers = {_META + name: value for name, value in metadata.items()}
+        keeper = self._keeper(account_id, url, "rcw")
+        return self._client.exchange(
+            "PUT", keeper, _read_snapshot_time, query="comp=snapshot", headers=headers
+        )
+
+    def delete_blob_snapshot(self, account_id: str, url: str, snapshot: str) -> None:
+        """Delete one snapshot of a blob; nothing there is success."""
+        if not snapshot:
+            raise Refused(f"{url}: without a snapshot's time the disk itself would be deleted")
+        keeper = self._keeper(account_id, url, "d", snapshot)
+        try:
+            self._client.exchange("DELETE", keeper, lambda _: None)
+        except SourceGone:
+            return
+
+    def blob_snapshots(
+        self, account_id: str, container_url: str, *, prefix: str = ""
+    ) -> Iterator[BlobSnapshot]:
+        """Yield the snapshots of all blobs in a container, with their metadata."""
+        keeper = self._keeper(account_id, container_url, "l", resource="c")
+        marker = ""
+        while True:
+            query = {"restype": "container", "comp": "list", "include": "snapshots,metadata"}
+            query |= {"prefix": prefix} if prefix else {}
+            query |= {"marker": marker} if marker else {}
+            root = self._client.exchange("GET", keeper, _read_xml, query=urlencode(query))
+            for blob in root.iterfind("./Blobs/Blob"):
+                if snapshot := blob.findtext("Snapshot", ""):
+                    url = f"{container_url}/{quote(blob.findtext('Name', ''))}"
+                    yield BlobSnapshot(url, snapshot, _metadata_of(blob))
+            marker = root.findtext("NextMarker", "")
+            if not marker:
+                return
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._client.close()
+
+    def _keeper(
+        self,
+        account_id: str,
+        url: str,
+        permissions: str,
+        snapshot: str = "",
+        *,
+        resource: str = "b",
+    ) -> GrantKeeper:
+        def ask() -> Grant:
+            return self._grant(
+                account_id, url, permissions, _SHORT_SECONDS, snapshot=snapshot, resource=resource
+            )
+
+        return GrantKeeper(ask, clock=self._stack.clock)
+
+    def _grant(
+        self,
+        account_id: str,
+        url: str,
+        permissions: str,
+        seconds: int,
+        *,
+        snapshot: str = "",
+        resource: str = "b",
+    ) -> Grant:
+        key = self.account_key(account_id)
+        granted_at = self._stack.clock()
+        signed = signed_url(
+            url,
+            account_name(account_id),
+            key,
+            permissions=permissions,
+            resource=resource,
+            now=self._stack.now(),
+            seconds=seconds,
+            version=self._stack.profile.blob,
+            snapshot=snapshot,
+        )
+        self._stack.on_secret(signed.reveal())
+        return Grant(signed, granted_at, seconds)
+
+
+def account_name(account_id: str) -> str:
+    """Return the name of a storage account from its ARM id."""
+    return account_id.rstrip("/").rpartition("/")[2]
+
+
+def _read_properties(response: urllib3.BaseHTTPResponse) -> BlobProperties:
+    headers = response.headers
+    length = headers.get("content-length", "")
+    if not length.isdigit() or len(length) > 16 or "etag" not in headers:
+        raise Doubt("properties without ETag or length")
+    return BlobProperties(
+        int(length),
+        headers["etag"],
+        headers.get("x-ms-creation-time", ""),
+        headers.get("x-ms-blob-type", ""),
+        {
+            name.lower().removeprefix(_META): value
+            for name, value in headers.items()
+            if name.lower().startswith(_META)
+        },
+    )
+
+
+def _read_snapshot_time(response: urllib3.BaseHTTPResponse) -> str:
+    time = response.headers.get("x-ms-snapshot", "")
+    if not time:
+        raise Doubt("a snapshot without a time")
+    return time
+
+
+def _read_xml(response: urllib3.BaseHTTPResponse) -> ET.Element:
+    text = response.read(_MAX_LIST_BYTES + 1)
+    if len(text) > _MAX_LIST_BYTES or b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+        raise Doubt("a list that no blob service sends")
+    try:
+        return ET.fromstring(text)  # noqa: S314 - no declarations, bounded: nothing to expand
+    except ET.ParseError:
+        raise Doubt("a list that is no XML") from None
+
+
+def _metadata_of(blob: ET.Element) -> dict[str, str]:
+    metadata = blob.find("Metadata")
+    return {} if metadata is None else {item.tag.lower(): item.text or "" for item in metadata}

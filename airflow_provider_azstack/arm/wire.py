@@ -1,0 +1,144 @@
+"""
+The one way requests leave for the Resource Manager and the sign-in service.
+
+Owns the pipeline, the bearer token's place and the bounds of what is read; does not retry.
+Invariant: the bearer token is put on a request here and nowhere else, and only when the request
+goes to the configured ARM host. Redirects are handed back, never followed.
+
+The pipeline is azure-mgmt-compute's, through its public ``send_request``; its generated operations
+are not used. Tried with 39.0.0, they get in the way three times: a ``Retry-After`` that is an HTTP
+date (or garbage) raises ``DeserializationError`` after the stack accepted the operation, which
+loses a snapshot that now exists; bodies are read whole, whatever their size; and pagers ask for
+whatever ``nextLink`` names. One way for all resource providers is also one place for the rules.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from azure.core.credentials import TokenCredential
+from azure.core.exceptions import AzureError
+from azure.core.pipeline import PipelineRequest
+from azure.core.pipeline.policies import SansIOHTTPPolicy, UserAgentPolicy
+from azure.core.rest import HttpRequest, HttpResponse
+from azure.mgmt.compute import ComputeManagementClient
+
+from airflow_provider_azstack.arm.addresses import (
+    ca_context,
+    origin,
+    require_tls,
+    untrusted,
+)
+from airflow_provider_azstack.arm.answers import MAX_BODY_BYTES, MAX_ERROR_BYTES, Answer, one_line
+from airflow_provider_azstack.errors import AzStackError, Unreachable
+from airflow_provider_azstack.secret import Secret
+
+CONNECT_TIMEOUT_SECONDS = 20.0
+READ_TIMEOUT_SECONDS = 120.0
+
+
+class _Bearer(SansIOHTTPPolicy[HttpRequest, HttpResponse]):
+    """Puts the token on requests to the ARM host, and takes any other off."""
+
+    def __init__(self, arm_endpoint: str) -> None:
+        self._origin = origin(arm_endpoint)
+
+    def on_request(self, request: PipelineRequest[HttpRequest]) -> None:
+        token: Secret | None = request.context.options.pop("token", None)
+        request.http_request.headers.pop("Authorization", None)
+        if token is not None and origin(request.http_request.url) == self._origin:
+            request.http_request.headers["Authorization"] = f"Bearer {token.reveal()}"
+
+
+class Wire:
+    """Sends one request, once."""
+
+    def __init__(
+        self,
+        arm_endpoint: str,
+        *,
+        ca_bundle: str | None,
+        read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
+    ) -> None:
+        require_tls(arm_endpoint, "the ARM endpoint")
+        ca_context(ca_bundle)  # a bundle that cannot be used is said so now, not as a TLS error
+        self._verify: str | bool = ca_bundle or True
+        self._read_timeout = read_timeout_seconds
+        self._client = ComputeManagementClient(
+            credential=cast("TokenCredential", self),  # never asked: _Bearer authenticates
+            subscription_id="none",  # never used: paths are whole
+            base_url=arm_endpoint,
+            policies=[
+                UserAgentPolicy(base_user_agent="airflow-provider-azstack"),
+                _Bearer(arm_endpoint),
+            ],
+        )
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        what: str,
+        token: Secret | None = None,
+        body: Mapping[str, Any] | None = None,
+        form: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """
+        Send a request and read its answer within bounds.
+
+        :param what: the request as messages name it, without a query string.
+        :param token: goes along when, and only when, ``url`` is on the ARM host.
+        :raises Unreachable: no connection, no answer in time, or an answer cut short.
+        :raises ConfigurationError: the certificate of the host does not verify.
+        """
+        request = HttpRequest(
+            method,
+            url,
+            headers={"Accept": "application/json"},
+            json=body,
+            data=form,  # type: ignore[arg-type]
+        )
+        try:
+            with self._client.send_request(
+                request,
+                stream=True,
+                token=token,
+                # Per request: REQUESTS_CA_BUNDLE in the environment overrides a session's setting.
+                connection_verify=self._verify,
+                connection_timeout=CONNECT_TIMEOUT_SECONDS,
+                read_timeout=self._read_timeout,
+            ) as response:
+                return _read(response, what)
+        except AzureError as error:
+            raise unreachable(error, url, what) from None
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._client.close()
+
+
+def unreachable(error: Exception, url: str, what: str) -> AzStackError:
+    """Return what a failure below HTTP means."""
+    _, host, port = origin(url)
+    reason = one_line(str(error))
+    return untrusted(error, host) or Unreachable(
+        f"{what}: no answer from {host}:{port} ({reason}): check address, DNS, proxy and firewall"
+    )
+
+
+def _read(response: HttpResponse, what: str) -> Answer:
+    limit = MAX_BODY_BYTES if response.status_code < 400 else MAX_ERROR_BYTES
+    content = bytearray()
+    complete = True
+    for chunk in response.iter_bytes():
+        content += chunk
+        if len(content) > limit:
+            complete = False
+            break
+    return Answer(
+        response.status_code,
+        {name.lower(): value for name, value in response.headers.items()},
+        bytes(content[:limit]),
+        complete,
+        what,
+    )
