@@ -29,6 +29,7 @@ Every exception this package raises on purpose.
     │   └── ChangesLied          said unchanged, but it changed               next run reads all
     ├── IncompatibleRepository   format or feature newer than we are          never retried
     ├── Refused                  we could have destroyed something, and did not   never retried
+    ├── StreamsFailed            VMs of a workload failed; retried unless no retry can help any
     ├── IncompleteJob            a compound job ended without every VM        never retried
     └── Cancelled                we were told to stop, and did
 
@@ -164,6 +165,16 @@ class Refused(AzStackError):
     """Going on could have destroyed something."""
 
     never_retry = True
+
+
+class StreamsFailed(AzStackError):
+    """VMs of a workload failed; the others are done. ``failures``: VM name -> its error."""
+
+    def __init__(self, failures: dict[str, Exception], count: int) -> None:
+        self.failures = failures
+        self.never_retry = all(getattr(e, "never_retry", False) for e in failures.values())
+        each = "; ".join(f"{vm}: {type(e).__name__}: {e}" for vm, e in failures.items())
+        super().__init__(f"{len(failures)} of {count} VMs failed: {each}")
 
 
 class IncompleteJob(AzStackError):
