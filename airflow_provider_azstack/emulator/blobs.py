@@ -1,0 +1,395 @@
+"""
+The blob service: page blobs of storage accounts, and managed disks through their grants.
+
+Owns reading, writing, snapshots and listing of page blobs; knows no VMs.
+Invariant: a range is served from one content, so a snapshot's answers never change.
+"""
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+
+from airflow_provider_azstack.emulator import page_lists, signatures
+from airflow_provider_azstack.emulator.disks import content_of
+from airflow_provider_azstack.emulator.http import (
+    Answer,
+    Call,
+    Extract,
+    Problem,
+    escape,
+    http_date,
+)
+from airflow_provider_azstack.emulator.layers import PAGE, Content, Volume
+from airflow_provider_azstack.emulator.state import Blob, BlobSnapshot, World, stamp
+
+MAX_WRITE = 4 << 20
+MAX_MD5 = 4 << 20
+
+
+@dataclass
+class Found:
+    """The blob, snapshot or managed disk that a request means."""
+
+    content: Content
+    etag: str
+    modified: float
+    metadata: dict[str, str]
+    leased: bool = False
+
+
+def get_blob(world: World, call: Call) -> Answer:
+    """``GET`` or ``HEAD`` a blob or one of its snapshots."""
+    signatures.check_account(world, call, "r")
+    return _read(call, _find(world, call))
+
+
+def get_managed(world: World, call: Call) -> Answer:
+    """``GET`` or ``HEAD`` a managed disk or snapshot through its grant."""
+    return _read(call, _granted(world, call, {"Read", "Write"}))
+
+
+def list_pages(world: World, call: Call) -> Answer:
+    """``GET ?comp=pagelist`` of a blob, or its difference to ``prevsnapshot``."""
+    signatures.check_account(world, call, "r")
+    found = _find(world, call)
+    since = None
+    mode = world.behaviour.blob_differences
+    if "prevsnapshot" in call.query and mode == "refused":
+        raise Problem(400, "UnsupportedQueryParameter", "prevsnapshot is not supported.")
+    if "prevsnapshot" in call.query and mode == "supported":
+        previous = _blob(world, call).snapshots.get(call.query["prevsnapshot"])
+        if previous is None:
+            raise Problem(409, "PreviousSnapshotNotFound", "The previous snapshot is not found.")
+        since = previous.content
+    return _page_list(world, call, found, since)
+
+
+def list_managed_pages(world: World, call: Call) -> Answer:
+    """``GET ?comp=pagelist`` of a managed disk; a header names the previous snapshot's grant."""
+    found = _granted(world, call, {"Read"})
+    url = call.header("x-ms-previous-snapshot-url")
+    since = None
+    mode = world.behaviour.managed_differences
+    if url and mode == "refused":
+        raise Problem(501, "NotImplemented", "x-ms-previous-snapshot-url is not supported.")
+    if url and mode == "supported":
+        since = _previous(world, call, url)
+    return _page_list(world, call, found, since)
+
+
+def _previous(world: World, call: Call, url: str) -> Content:
+    if signatures.check_version(call) < "2019-07-07":
+        raise Problem(400, "UnsupportedHeader", "x-ms-previous-snapshot-url needs 2019-07-07.")
+    previous = Call("GET", url.removeprefix(world.blob_url), {}, b"", world.blob_url)
+    try:
+        grant = signatures.living_grant(world, previous.path, previous.query)
+    except Problem:
+        raise Problem(
+            409, "PreviousSnapshotNotFound", "The previous snapshot's URL grants no access."
+        ) from None
+    return content_of(grant.resource, freeze=False)
+
+
+def put_page(world: World, call: Call) -> Answer:
+    """``PUT ?comp=page``: write or clear whole 4 KiB pages of a blob."""
+    signatures.check_account(world, call, "w")
+    blob = _blob(world, call)
+    _check_lease(blob, call)
+    _write(call, blob.volume, blob.etag)
+    blob.etag, blob.modified = world.etag(), world.clock()
+    return _written(blob.etag, blob.modified)
+
+
+def put_managed_page(world: World, call: Call) -> Answer:
+    """``PUT ?comp=page`` of a managed disk through a write grant."""
+    grant = signatures.grant_of(world, call)
+    if grant.access != "Write" or grant.resource.volume is None:
+        raise Problem(403, "AuthorizationPermissionMismatch", "The grant permits reading only.")
+    settings = grant.resource.settings
+    _write(call, grant.resource.volume, settings["etag"])
+    settings["etag"] = world.etag()
+    return _written(settings["etag"], world.clock())
+
+
+def put_blob(world: World, call: Call) -> Answer:
+    """``PUT`` an empty page blob."""
+    signatures.check_account(world, call, "cw")
+    key = _key(call)
+    size = _number(call, "x-ms-blob-content-length")
+    if call.header("x-ms-blob-type") != "PageBlob":
+        raise Problem(400, "InvalidHeaderValue", "Only page blobs live here.")
+    if size % 512 or not 0 <= size <= 1 << 40:
+        raise Problem(400, "InvalidHeaderValue", "HeaderName: x-ms-blob-content-length")
+    if key[:2] not in world.containers:
+        raise Problem(404, "ContainerNotFound", "The specified container does not exist.")
+    if key in world.blobs:
+        _check_lease(world.blobs[key], call)
+        if call.header("If-None-Match") == "*":
+            raise Problem(409, "BlobAlreadyExists", "The specified blob already exists.")
+    volume = Volume(world.layers, size)
+    blob = Blob(volume, world.etag(), world.clock(), _metadata(call))
+    world.blobs[key] = blob
+    return _written(blob.etag, blob.modified)
+
+
+def snapshot(world: World, call: Call) -> Answer:
+    """``PUT ?comp=snapshot``: at once, whatever the size, and no matter who holds the lease."""
+    signatures.check_account(world, call, "cw")
+    blob = _blob(world, call)
+    if len(blob.snapshots) >= world.behaviour.snapshots_per_blob:
+        raise Problem(
+            409, "SnapshotCountExceeded", "The snapshot count against this blob is exceeded."
+        )
+    name = _unused_time(world, blob)
+    metadata = _metadata(call) or dict(blob.metadata)
+    blob.snapshots[name] = BlobSnapshot(blob.volume.freeze(), blob.etag, blob.modified, metadata)
+    answer = _written(blob.etag, blob.modified)
+    answer.headers["x-ms-snapshot"] = name
+    return answer
+
+
+def _unused_time(world: World, blob: Blob) -> str:
+    ticks = int(world.clock() * 1e6)
+    while (name := stamp(ticks / 1e6).replace("+00:00", "Z")) in blob.snapshots:
+        ticks += 1
+    return name
+
+
+def delete_blob(world: World, call: Call) -> Answer:
+    """``DELETE`` a blob or one snapshot."""
+    signatures.check_account(world, call, "d")
+    blob = _blob(world, call)
+    if "snapshot" in call.query:
+        if blob.snapshots.pop(call.query["snapshot"], None) is None:
+            raise _blob_not_found()
+        return Answer(202)
+    choice = call.header("x-ms-delete-snapshots")
+    if choice == "only":
+        blob.snapshots.clear()
+        return Answer(202)
+    _check_lease(blob, call)
+    if blob.snapshots and choice != "include":
+        raise Problem(
+            409, "SnapshotsPresent", "This operation is not permitted while the blob has snapshots."
+        )
+    del world.blobs[_key(call)]
+    return Answer(202)
+
+
+def lease(world: World, call: Call) -> Answer:
+    """``PUT ?comp=lease``: attached VHDs are leased for ever; nobody here should ask."""
+    signatures.check_account(world, call, "w")
+    if _blob(world, call).leased_by:
+        raise Problem(409, "LeaseAlreadyPresent", "There is already a lease present.")
+    raise Problem(501, "NotImplemented", "Leases are only taken by virtual machines here.")
+
+
+def put_container(world: World, call: Call) -> Answer:
+    """``PUT ?restype=container``."""
+    signatures.check_account(world, call, "cw")
+    key = (call.params["account"], call.params["container"])
+    if key in world.containers:
+        raise Problem(409, "ContainerAlreadyExists", "The specified container already exists.")
+    world.containers.add(key)
+    return _written(world.etag(), world.clock())
+
+
+def list_blobs(world: World, call: Call) -> Answer:
+    """``GET ?restype=container&comp=list``, with snapshots and metadata when asked for."""
+    signatures.check_account(world, call, "l")
+    account, container = call.params["account"], call.params["container"]
+    if (account, container) not in world.containers:
+        raise Problem(404, "ContainerNotFound", "The specified container does not exist.")
+    include = set(call.query.get("include", "").split(","))
+    prefix = call.query.get("prefix", "")
+    entries: list[str] = []
+    for key, blob in sorted(world.blobs.items()):
+        if key[:2] == (account, container) and key[2].startswith(prefix):
+            entries += page_lists.blob_entries(key[2], blob, include)
+    limit = min(int(call.query.get("maxresults") or 5000), 5000)
+    start = int(call.query.get("marker") or 0)
+    marker = str(start + limit) if start + limit < len(entries) else ""
+    endpoint = f'ServiceEndpoint="{world.blob_url}/{account}/"'
+    head = f'<EnumerationResults {endpoint} ContainerName="{escape(container)}">'
+    listing = "".join(entries[start : start + limit])
+    return _xml(
+        f"{head}<Blobs>{listing}</Blobs><NextMarker>{marker}</NextMarker></EnumerationResults>"
+    )
+
+
+def _read(call: Call, found: Found) -> Answer:
+    _check_conditions(call, found)
+    size = found.content.size_bytes
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "ETag": found.etag,
+        "Last-Modified": http_date(found.modified),
+        "x-ms-blob-type": "PageBlob",
+        "Accept-Ranges": "bytes",
+        "x-ms-lease-state": "leased" if found.leased else "available",
+        "x-ms-lease-status": "locked" if found.leased else "unlocked",
+        **{f"x-ms-meta-{name}": value for name, value in found.metadata.items()},
+    }
+    if call.method == "HEAD":
+        return Answer(200, {**headers, "Content-Length": str(size)})
+    window = _range(call, size)
+    if window is None:
+        return Answer(200, headers, Extract(found.content, 0, size))
+    start, end = window
+    headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    extract = Extract(found.content, start, end - start)
+    if call.header("x-ms-range-get-content-md5").lower() == "true":
+        if end - start > MAX_MD5:
+            raise Problem(400, "OutOfRangeInput", "MD5 of a range is limited to 4 MiB.")
+        digest = hashlib.md5(extract.read(), usedforsecurity=False).digest()
+        headers["Content-MD5"] = base64.b64encode(digest).decode()
+    return Answer(206, headers, extract)
+
+
+def _range(call: Call, size: int) -> tuple[int, int] | None:
+    text = call.header("x-ms-range") or call.header("Range")
+    if not text:
+        return None
+    match = re.fullmatch(r"bytes=(\d+)-(\d*)", text)
+    if not match:
+        raise Problem(400, "InvalidHeaderValue", "HeaderName: x-ms-range")
+    start = int(match[1])
+    end = min(int(match[2]) + 1, size) if match[2] else size
+    if start >= end:
+        raise Problem(
+            416, "InvalidRange", "The range specified is invalid for the resource's size."
+        )
+    return start, end
+
+
+def _page_list(world: World, call: Call, found: Found, since: Content | None) -> Answer:
+    _check_conditions(call, found)
+    size = found.content.size_bytes
+    start, end = _range(call, size) or (0, size)
+    if end - start > world.behaviour.page_list_limit_bytes:
+        raise Problem(500, "OperationTimedOut", "Operation could not be completed in time.")
+    if since is None:
+        stretches = found.content.allocated(start, end - start)
+    else:
+        try:
+            stretches = found.content.changed(since, start, end - start)
+        except LookupError as error:
+            raise Problem(409, "PreviousSnapshotCannotBeNewer", str(error)) from None
+    answer = _xml(page_lists.page_list(stretches))
+    answer.headers |= {
+        "ETag": found.etag,
+        "Last-Modified": http_date(found.modified),
+        "x-ms-blob-content-length": str(size),
+    }
+    return answer
+
+
+def _write(call: Call, volume: Volume, etag: str) -> None:
+    if call.header("If-Match") not in {"", "*", etag}:
+        raise _changed()
+    start, end = _range(call, 1 << 62) or (0, 0)
+    aligned = start % PAGE == 0 and (end % PAGE == 0 or end == volume.size_bytes)
+    if not start < end <= volume.size_bytes or not aligned:
+        raise Problem(
+            416, "InvalidPageRange", "The page range specified is invalid: pages have 4 KiB."
+        )
+    mode = call.header("x-ms-page-write").lower()
+    if mode == "clear":
+        volume.clear(start, end - start)
+    elif mode == "update" and len(call.body) == end - start <= MAX_WRITE:
+        _check_md5(call)
+        volume.write(start, call.body)
+    else:
+        raise Problem(400, "InvalidHeaderValue", "HeaderName: x-ms-page-write, or a wrong length")
+
+
+def _check_md5(call: Call) -> None:
+    sent = call.header("Content-MD5")
+    digest = hashlib.md5(call.body, usedforsecurity=False).digest()
+    if sent and sent != base64.b64encode(digest).decode():
+        raise Problem(400, "Md5Mismatch", "The MD5 value specified did not match with the body.")
+
+
+def _check_conditions(call: Call, found: Found) -> None:
+    if call.header("If-Match") not in {"", "*", found.etag}:
+        raise _changed()
+    if call.header("If-None-Match") == found.etag:
+        raise Problem(304, "ConditionNotMet", "The blob has not changed.")
+
+
+def _changed() -> Problem:
+    return Problem(
+        412,
+        "ConditionNotMet",
+        "The condition specified using HTTP conditional header(s) is not met.",
+    )
+
+
+def _check_lease(blob: Blob, call: Call) -> None:
+    if blob.leased_by and call.header("x-ms-lease-id") != blob.leased_by:
+        raise Problem(
+            412,
+            "LeaseIdMissing",
+            "The blob is leased and no lease ID was specified.",
+        )
+
+
+def _granted(world: World, call: Call, access: set[str]) -> Found:
+    grant = signatures.grant_of(world, call)
+    if grant.access not in access:
+        raise Problem(403, "AuthorizationPermissionMismatch", "The grant does not permit this.")
+    settings = grant.resource.settings
+    modified = settings.setdefault("modified", world.clock())
+    return Found(content_of(grant.resource, freeze=False), settings["etag"], modified, {})
+
+
+def _key(call: Call) -> tuple[str, str, str]:
+    return call.params["account"], call.params["container"], call.params["blob"]
+
+
+def _blob(world: World, call: Call) -> Blob:
+    found = world.blobs.get(_key(call))
+    if found is None:
+        raise _blob_not_found()
+    return found
+
+
+def _find(world: World, call: Call) -> Found:
+    blob = _blob(world, call)
+    if "snapshot" not in call.query:
+        leased = bool(blob.leased_by)
+        return Found(blob.volume.content(), blob.etag, blob.modified, blob.metadata, leased)
+    found = blob.snapshots.get(call.query["snapshot"])
+    if found is None:
+        raise _blob_not_found()
+    return Found(found.content, found.etag, found.modified, found.metadata)
+
+
+def _blob_not_found() -> Problem:
+    return Problem(404, "BlobNotFound", "The specified blob does not exist.")
+
+
+def _metadata(call: Call) -> dict[str, str]:
+    prefix = "x-ms-meta-"
+    return {
+        name.removeprefix(prefix): value
+        for name, value in call.headers.items()
+        if name.startswith(prefix)
+    }
+
+
+def _number(call: Call, header: str) -> int:
+    text = call.header(header)
+    if not text.isdigit():
+        raise Problem(400, "InvalidHeaderValue", f"HeaderName: {header}")
+    return int(text)
+
+
+def _written(etag: str, modified: float) -> Answer:
+    return Answer(201, {"ETag": etag, "Last-Modified": http_date(modified)})
+
+
+def _xml(text: str) -> Answer:
+    declared = f'\ufeff<?xml version="1.0" encoding="utf-8"?>{text}'
+    return Answer(200, {"Content-Type": "application/xml"}, declared.encode())

@@ -1,0 +1,181 @@
+"""
+The stack as one object: starts and stops the servers, builds the fleet, tells what is left.
+
+Owns putting the parts together; knows no details of any.
+Invariant: after ``stop`` no thread and no socket of the stack is left.
+"""
+
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+from airflow_provider_azstack.emulator import disks, pki, routes
+from airflow_provider_azstack.emulator.faults import Faults
+from airflow_provider_azstack.emulator.fleet import Fleet
+from airflow_provider_azstack.emulator.server import Server
+from airflow_provider_azstack.emulator.state import Behaviour, Seen, World
+
+
+class Leftover(NamedTuple):
+    """A snapshot, grant or tagged disk that is still on the stack."""
+
+    kind: Literal["snapshot", "blob snapshot", "grant", "disk"]
+    id: str
+    tags: dict[str, str]
+
+
+class Emulator(Fleet):
+    """
+    An Azure Stack Hub on 127.0.0.1.
+
+    :param root: a directory for disk layers and certificates.
+    :param tls: serve over HTTPS with the certificate authority in ``ca_file``.
+    :param blob_tls: whether blobs are served over HTTPS; as ``tls`` unless said otherwise.
+    :param clock: what time it is on the stack, in seconds.
+    :param operation_seconds: how long long operations take, by that clock.
+    :param port: of Resource Manager; blobs take the next one. 0 chooses free ports.
+    :param certificate: "expired" or "other name" for clients that must refuse it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        tls: bool = True,
+        blob_tls: bool | None = None,
+        identity: Literal["aad", "adfs"] = "aad",
+        clock: Callable[[], float] = time.time,
+        port: int = 0,
+        operation_seconds: float = 0.0,
+        page_size: int = 100,
+        certificate: pki.ServerCertificate = "good",
+    ) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        super().__init__(
+            World(root, identity, clock, operation_seconds=operation_seconds, page_size=page_size)
+        )
+        self.ca_file, server_file = pki.write_files(root, certificate)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(server_file)
+        secure_blobs = tls if blob_tls is None else blob_tls
+        faults = self.world.faults
+        self._arm = Server(
+            port, partial(routes.arm_application, self.world), faults, context if tls else None
+        )
+        self._blobs = Server(
+            port and port + 1,
+            partial(routes.blob_application, self.world),
+            faults,
+            context if secure_blobs else None,
+        )
+        self.world.blob_url = self._blobs.url
+
+    def start(self) -> Self:
+        """Begin to serve."""
+        self._arm.start()
+        self._blobs.start()
+        return self
+
+    def stop(self) -> None:
+        """Serve no more, and leave nothing running."""
+        self._arm.stop()
+        self._blobs.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def arm_url(self) -> str:
+        """The Resource Manager endpoint."""
+        return self._arm.url
+
+    @property
+    def blob_url(self) -> str:
+        """The blob endpoint; accounts are the first segment of its paths."""
+        return self._blobs.url
+
+    @property
+    def storage_suffix(self) -> str:
+        """Host and port of the blob endpoint."""
+        return self.blob_url.partition("://")[2]
+
+    @property
+    def tenant_id(self) -> str:
+        """The tenant; ``adfs`` with AD FS."""
+        return self.world.tenant_id
+
+    @property
+    def client_id(self) -> str:
+        """The service principal."""
+        return self.world.client_id
+
+    @property
+    def client_secret(self) -> str:
+        """The service principal's secret."""
+        return self.world.client_secret
+
+    @property
+    def client_certificate(self) -> bytes:
+        """The service principal's certificate and key, as PEM: another way to sign in."""
+        return pki.client_pair().pem()
+
+    @property
+    def subscription_id(self) -> str:
+        """The one subscription."""
+        return self.world.subscription_id
+
+    @property
+    def location(self) -> str:
+        """The stack's region."""
+        return self.world.location
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """Traits and limits, to be changed at any time."""
+        return self.world.behaviour
+
+    @property
+    def faults(self) -> Faults:
+        """The script of what goes wrong."""
+        return self.world.faults
+
+    @property
+    def requests(self) -> list[Seen]:
+        """The request log, oldest first."""
+        return self.world.log
+
+    @property
+    def crashes(self) -> list[BaseException]:
+        """Bugs of the emulator that answered 500; tests assert that there are none."""
+        return self._arm.crashes + self._blobs.crashes
+
+    def leftovers(self) -> list[Leftover]:
+        """List all snapshots, living grants, and disks that carry a backup's tag."""
+        found = [
+            Leftover("snapshot", r.id, r.body["tags"]) for r in self.world.of_type(disks.SNAPSHOTS)
+        ]
+        found += [
+            Leftover(
+                "blob snapshot", f"{self.blob_url}/{'/'.join(key)}?snapshot={name}", s.metadata
+            )
+            for key, blob in self.world.blobs.items()
+            for name, s in blob.snapshots.items()
+        ]
+        now = self.world.clock()
+        found += [
+            Leftover("grant", grant.resource.id, grant.resource.body["tags"])
+            for grant in self.world.grants.values()
+            if grant.expires > now
+        ]
+        found += [
+            Leftover("disk", disk.id, disk.body["tags"])
+            for disk in self.world.of_type(disks.DISKS)
+            if any(tag.startswith("azstack-backup") for tag in disk.body["tags"])
+        ]
+        return found
