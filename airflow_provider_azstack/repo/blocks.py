@@ -114,6 +114,14 @@ class BlockWriter:
             self._fail(error)
             raise
 
+    def knows(self, block_id: bytes) -> bool:
+        """
+        Tell whether a block is fit to be referred to without storing it: W4 for overlays.
+
+        Taking over a run of an earlier image is deduplication too.
+        """
+        return self._index.usable(block_id)
+
     def abort(self) -> None:
         """Drop what is not durable yet; calls in other threads end with an error."""
         self._fail(StoreError("writing was stopped before everything was stored"))
