@@ -1,6 +1,7 @@
 """Disks and repositories for tests of the data path: sources that tell the truth, or lie."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,8 @@ from airflow_provider_azstack.errors import ChangesUnknown
 from airflow_provider_azstack.model import DiskSnapshot, Extent, Image
 from airflow_provider_azstack.repo.crypto import Cost
 from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.repository import Repository, Session
+from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.base import Store
 
@@ -24,12 +26,19 @@ def new_repository(store: Store | None = None) -> Repository:
     return Repository.create(store or MemoryStore(), PASSPHRASE, kdf=CHEAP)[0]
 
 
-class Blocks:
-    """A writer and a reader of a repository of their own, in memory."""
-
-    def __init__(self) -> None:
-        session = new_repository().open_session("test")
-        self.writer, self.reader = session.writer(), session.reader()
+@contextmanager
+def open_session(store: Store | None = None) -> Iterator[Session]:
+    """A session of a new repository, or of the one that ``store`` holds."""
+    if store is not None and store.exists("config"):
+        repository = Repository.open(store, PASSPHRASE)
+    else:
+        repository = new_repository(store)
+    session = repository.open_session("test")
+    try:
+        yield session
+    finally:
+        session.close()
+        repository.close()
 
 
 class SparseDisk:
@@ -141,7 +150,7 @@ def back_up(disk: Any, session: Session, previous: Image | None = None, **option
 
 
 def assert_same(disk: Any, image: Image, session: Session) -> None:
-    """The image has the disk's bytes, all of them and in order; zeros are not looked at one by one."""
+    """The image has the disk's bytes, all of them and in order."""
     offset = 0
     for piece in ImageReader(image, session.reader()).stream():
         assert piece.offset == offset
