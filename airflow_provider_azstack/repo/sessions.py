@@ -108,7 +108,7 @@ class Session:
         self._records = repository.records
         self._store = repository.store
         self._index: Index | None = None
-        self._writer: BlockWriter | None = None
+        self._writers: list[BlockWriter] = []
 
     def check(self) -> None:
         """
@@ -124,13 +124,16 @@ class Session:
 
     def writer(self) -> BlockWriter:
         """
-        Return the writer of this session; W2 and W3 happen when it is first asked for.
+        Return a writer of one's own: when it is aborted, those of other disks go on.
+
+        W2 and W3 happen when the first one is asked for.
 
         :raises SessionLost: there is nothing to write under.
         """
-        if self._writer is None:
-            self._writer = BlockWriter(self._records, self._admitted_index())
-        return self._writer
+        index = self._own_index() if self._writers else self._admitted_index()
+        writer = BlockWriter(self._records, index)
+        self._writers.append(writer)
+        return writer
 
     def reader(self) -> BlockReader:
         """Return a reader that also knows what this session has written."""
@@ -217,11 +220,11 @@ class Session:
 
     def close(self) -> None:
         """W7: give up all claims and end the session; closing a closed one is fine."""
-        if self._writer is not None:
-            self._writer.abort()
+        for writer in self._writers:
+            writer.abort()
         if self._index is not None:
             self._index.close()
-        self._writer = self._index = None
+        self._writers, self._index = [], None
         for info in list(self._store.list(CLAIMS)):
             if info.name.endswith(f"/{self.id}"):
                 self._delete(info.name)
