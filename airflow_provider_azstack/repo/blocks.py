@@ -126,7 +126,7 @@ class BlockWriter:
         """Drop what is not durable yet; calls in other threads end with an error."""
         self._fail(StoreError("writing was stopped before everything was stored"))
         with self._changed:
-            self._free, self._current = [], None
+            self._free, self._current, self._unfinished = [], None, set()
             self._pending, self._durable = set(), []
 
     def __enter__(self) -> Self:

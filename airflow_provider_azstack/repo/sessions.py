@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
+from weakref import WeakSet
 
 import msgspec
 from msgspec import Meta
@@ -108,7 +109,8 @@ class Session:
         self._records = repository.records
         self._store = repository.store
         self._index: Index | None = None
-        self._writers: list[BlockWriter] = []
+        self._writers = WeakSet[BlockWriter]()  # weak: each holds its packs' buffers
+        self._is_admitted = False
 
     def check(self) -> None:
         """
@@ -130,9 +132,10 @@ class Session:
 
         :raises SessionLost: there is nothing to write under.
         """
-        index = self._own_index() if self._writers else self._admitted_index()
-        writer = BlockWriter(self._records, index)
-        self._writers.append(writer)
+        if not self._is_admitted:
+            self._admit()
+        writer = BlockWriter(self._records, self._own_index())
+        self._writers.add(writer)
         return writer
 
     def reader(self) -> BlockReader:
@@ -148,7 +151,8 @@ class Session:
 
         :raises MissingBlock: one cannot be relied on.
         """
-        self._admitted_index().require(block_ids)
+        self._admit()
+        self._own_index().require(block_ids)
 
     def put_manifest(self, manifest: Manifest) -> str:
         """Store a manifest that is too large for XCom, and return its object name."""
@@ -220,11 +224,11 @@ class Session:
 
     def close(self) -> None:
         """W7: give up all claims and end the session; closing a closed one is fine."""
-        for writer in self._writers:
+        for writer in list(self._writers):
             writer.abort()
         if self._index is not None:
             self._index.close()
-        self._writers, self._index = [], None
+        self._index, self._is_admitted = None, False
         for info in list(self._store.list(CLAIMS)):
             if info.name.endswith(f"/{self.id}"):
                 self._delete(info.name)
@@ -235,14 +239,14 @@ class Session:
             self._index = Index(self._records, self.repository.cache_directory)
         return self._index
 
-    def _admitted_index(self) -> Index:
+    def _admit(self) -> None:
         self.check()  # W1 was before this, in this process or in another of the run
         condemned = condemned_packs(self._records, self.id)  # W2
         bad = bad_blocks(self._records)
         index = self._own_index()
         index.refresh()  # W3: what the segments say ...
         index.admit(condemned, bad)  # ... of packs that are there
-        return index
+        self._is_admitted = True
 
     def _put_same(self, name: str, record: Record) -> None:
         try:
