@@ -24,6 +24,8 @@ Wsgi = Callable[[Environment, Callable[..., Any]], Iterable[bytes]]
 
 ACCESS_KEY = "canary-access-key"
 SECRET_KEY = "canary-secret-key"
+# Entries on a page of a listing. S3's own 1,000 would make every test of paging slow.
+PAGE = 50
 
 
 @dataclass
@@ -113,6 +115,7 @@ def s3_server(*buckets: str) -> Iterator[S3Server]:
             _create_bucket(http.server_port, bucket)
         # Nothing of the developer's own account may slip in.
         clean = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+        clean["MOTO_S3_DEFAULT_MAX_KEYS"] = str(PAGE)
         with patch.dict(os.environ, clean, clear=True):
             yield server
     finally:
