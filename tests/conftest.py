@@ -1,6 +1,6 @@
 """Every test says which tier it belongs to; one that does not fails collection."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ import pytest
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.emulator import Emulator
+    from airflow_provider_azstack.emulator.guests import GuestDisk
 
 TIERS = {"tier1", "tier2", "tier3"}
 
@@ -21,10 +22,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def emulator(tmp_path: Path) -> Iterator["Emulator"]:
-    """A stack whose blobs travel over plain HTTP; sign-in and Resource Manager demand TLS."""
+    """A stack that speaks plain HTTP."""
     from airflow_provider_azstack.emulator import Emulator
 
-    with Emulator(tmp_path / "stack", blob_tls=False) as stack:
+    with Emulator(tmp_path / "stack", tls=False) as stack:
         yield stack
         assert stack.crashes == []
 
@@ -37,3 +38,14 @@ def tls_emulator(tmp_path: Path) -> Iterator["Emulator"]:
     with Emulator(tmp_path / "tls-stack") as stack:
         yield stack
         assert stack.crashes == []
+
+
+@pytest.fixture
+def guest_disk(tmp_path: Path) -> Callable[..., "GuestDisk"]:
+    """Build disk images with a partition table, ext4 and files: ``guest_disk("web", seed=1)``."""
+    from airflow_provider_azstack.emulator import guests
+
+    def build(name: str = "guest", **settings: int) -> "GuestDisk":
+        return guests.build(tmp_path / f"{name}.img", label=name[:16], **settings)
+
+    return build

@@ -2,6 +2,7 @@
 
 from airflow_provider_azstack.emulator.fleet import EmulatedVm
 from airflow_provider_azstack.emulator.handles import DiskSpec, EmulatedDisk
-from airflow_provider_azstack.emulator.stack import Emulator, Leftover
+from airflow_provider_azstack.emulator.leftovers import Leftover
+from airflow_provider_azstack.emulator.stack import Emulator
 
 __all__ = ["DiskSpec", "EmulatedDisk", "EmulatedVm", "Emulator", "Leftover"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_azstack.emulator import disks, machines, network, resources, storage, vhd
+from airflow_provider_azstack.emulator.guests import GuestDisk
 from airflow_provider_azstack.emulator.handles import DiskSpec, EmulatedDisk
 from airflow_provider_azstack.emulator.http import Json
 from airflow_provider_azstack.emulator.layers import Volume
@@ -36,6 +37,7 @@ class Fleet:
     def __init__(self, world: World) -> None:
         self.world = world
         self.vms: dict[str, EmulatedVm] = {}
+        self.guests: dict[str, GuestDisk] = {}  # by a disk's source: the image its guest writes
 
     def add_group(self, name: str) -> str:
         """Create a resource group, unless it is there; return its id."""

@@ -10,21 +10,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
-from airflow_provider_azstack.emulator import disks, pki, routes
+from airflow_provider_azstack.emulator import control, leftovers, pki, routes
 from airflow_provider_azstack.emulator.faults import Faults
 from airflow_provider_azstack.emulator.fleet import Fleet
+from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.emulator.server import Server
 from airflow_provider_azstack.emulator.state import Behaviour, Seen, World
-
-
-class Leftover(NamedTuple):
-    """A snapshot, grant or tagged disk that is still on the stack."""
-
-    kind: Literal["snapshot", "blob snapshot", "grant", "disk"]
-    id: str
-    tags: dict[str, str]
 
 
 class Emulator(Fleet):
@@ -62,9 +55,7 @@ class Emulator(Fleet):
         context.load_cert_chain(server_file)
         secure_blobs = tls if blob_tls is None else blob_tls
         faults = self.world.faults
-        self._arm = Server(
-            port, partial(routes.arm_application, self.world), faults, context if tls else None
-        )
+        self._arm = Server(port, self._arm_or_control, faults, context if tls else None)
         self._blobs = Server(
             port and port + 1,
             partial(routes.blob_application, self.world),
@@ -83,6 +74,16 @@ class Emulator(Fleet):
         """Serve no more, and leave nothing running."""
         self._arm.stop()
         self._blobs.stop()
+
+    def close(self) -> None:
+        """Give the ports back when the emulator was never started."""
+        self._arm.server_close()
+        self._blobs.server_close()
+
+    def _arm_or_control(self, call: Call) -> Answer:
+        if call.path.startswith(control.PREFIX):
+            return control.application(self, call)
+        return routes.arm_application(self.world, call)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -126,6 +127,11 @@ class Emulator(Fleet):
         return pki.client_pair().pem()
 
     @property
+    def control_token(self) -> str:
+        """What opens the control endpoint, ``<arm_url>/emulator``."""
+        return self.world.control_token
+
+    @property
     def subscription_id(self) -> str:
         """The one subscription."""
         return self.world.subscription_id
@@ -155,27 +161,6 @@ class Emulator(Fleet):
         """Bugs of the emulator that answered 500; tests assert that there are none."""
         return self._arm.crashes + self._blobs.crashes
 
-    def leftovers(self) -> list[Leftover]:
+    def leftovers(self) -> list[leftovers.Leftover]:
         """List all snapshots, living grants, and disks that carry a backup's tag."""
-        found = [
-            Leftover("snapshot", r.id, r.body["tags"]) for r in self.world.of_type(disks.SNAPSHOTS)
-        ]
-        found += [
-            Leftover(
-                "blob snapshot", f"{self.blob_url}/{'/'.join(key)}?snapshot={name}", s.metadata
-            )
-            for key, blob in self.world.blobs.items()
-            for name, s in blob.snapshots.items()
-        ]
-        now = self.world.clock()
-        found += [
-            Leftover("grant", grant.resource.id, grant.resource.body["tags"])
-            for grant in self.world.grants.values()
-            if grant.expires > now
-        ]
-        found += [
-            Leftover("disk", disk.id, disk.body["tags"])
-            for disk in self.world.of_type(disks.DISKS)
-            if any(tag.startswith("azstack-backup") for tag in disk.body["tags"])
-        ]
-        return found
+        return list(leftovers.leftovers(self.world))

@@ -1,0 +1,76 @@
+"""
+The demo's fleet: six VMs as a small office has them, with real file systems.
+
+Owns what is in the fleet; knows nothing of how it is served.
+Invariant: every disk of the fleet has a guest whose files can be changed and checked.
+"""
+
+from pathlib import Path
+
+from airflow_provider_azstack.emulator import guests
+from airflow_provider_azstack.emulator.fleet import Fleet
+from airflow_provider_azstack.emulator.handles import DiskSpec
+
+MIB = 1 << 20
+# VM: group, tags, and its disks: kind, storage account of unmanaged ones, MiB, MiB of files.
+FLEET: dict[str, tuple[str, dict[str, str], list[tuple[str, str, int, int]]]] = {
+    "web01": ("prod", {"tier": "web", "backup": "daily"}, [("managed", "", 96, 24)]),
+    "web02": ("prod", {"tier": "web", "backup": "daily"}, [("managed", "", 96, 24)]),
+    "db01": (
+        "prod",
+        {"tier": "database", "backup": "daily"},
+        [("managed", "", 96, 24), ("managed", "", 160, 64), ("managed", "", 64, 16)],
+    ),
+    "files01": (
+        "prod",
+        {"tier": "files", "backup": "daily"},
+        [("unmanaged", "officevhds", 96, 24), ("unmanaged", "officevhds", 192, 80)],
+    ),
+    "legacy01": ("legacy", {"backup": "daily"}, [("unmanaged", "legacyvhds", 96, 32)]),
+    "scratch01": ("legacy", {"backup": "never"}, [("managed", "", 64, 8)]),
+}
+
+
+def build(fleet: Fleet, directory: Path, *, scale: int = 1) -> None:
+    """
+    Create the demo's fleet.
+
+    :param directory: keeps the guests' disk images, to be changed later.
+    :param scale: multiplies the sizes of disks and files.
+    """
+    guests.require_tools()
+    directory.mkdir(parents=True, exist_ok=True)
+    for account, group in (("officevhds", "prod"), ("legacyvhds", "legacy")):
+        fleet.add_storage_account(account, group)
+    for number, (name, (group, tags, shapes)) in enumerate(FLEET.items()):
+        images = [
+            guests.build(
+                directory / f"{name}-{position}.img",
+                size_bytes=size * MIB * scale,
+                content_bytes=files * MIB * scale,
+                seed=number // 2 * 10 + position,  # pairs of VMs share files: something to dedup
+                label=name,
+            )
+            for position, (_, _, size, files) in enumerate(shapes)
+        ]
+        specs = [
+            DiskSpec(
+                "managed" if kind == "managed" else "unmanaged",
+                image.size_bytes,
+                image.path,
+                account=account,
+            )
+            for image, (kind, account, _, _) in zip(images, shapes, strict=True)
+        ]
+        vm = fleet.add_vm(
+            name,
+            group,
+            specs,
+            tags=tags,
+            size="Standard_DS2_v2",
+            public_address=name == "web01",
+            static_address="10.0.1.10" if name == "db01" else "",
+            availability_set="web" if name.startswith("web") else "",
+            extensions=["CustomScript"] if name == "web02" else (),
+        )
+        fleet.guests |= {disk.source: image for disk, image in zip(vm.disks, images, strict=True)}
