@@ -4,8 +4,8 @@ Does this store keep the contract? A user can ask before trusting it with backup
 Owns the questions; knows no backend, and judges only by what the store does.
 Invariant: the probe touches nothing but ``probe/<its own id>/`` and takes that away again.
 
-What no probe from one machine can see: caches of other machines (NFS), and whether what was
-acknowledged survives a power cut.
+What no probe from one machine can see: caches of other machines, so network file systems are told
+by their type; and whether what was acknowledged survives a power cut.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +21,15 @@ from airflow_provider_azstack.errors import (
     ShortRead,
 )
 from airflow_provider_azstack.store.base import Store
+from airflow_provider_azstack.store.local import LocalStore
 
 RACERS = 8
 ROUNDS = 5
 # More than the 1,000 entries that a page of any of the services holds.
 ENOUGH_FOR_TWO_PAGES = 1100
+
+# These show one machine's changes to another one late, unless they are mounted not to.
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "afs", "fuse.sshfs", "fuse.s3fs"})
 
 _SAMPLE = bytes(range(256)) * 16
 
@@ -68,7 +72,19 @@ def probe(store: Store, *, listing: bool = False) -> Sequence[Finding]:
         findings = [finding for question in questions for finding in _answers(question)]
     finally:
         leftovers = list(probing.forgets_what_was_deleted())
-    return [*findings, *leftovers]
+    return [*findings, *leftovers, *_caches(store)]
+
+
+def _caches(store: Store) -> Iterator[Finding]:
+    kind = store.file_system() if isinstance(store, LocalStore) else ""
+    if kind in NETWORK_FILE_SYSTEMS:
+        yield Finding(
+            "the same view from every host",
+            f"{store.url} is on {kind}, which may answer from a cache",
+            "one host is fine; for several, mount it without caching of attributes and names "
+            "(NFS: noac,lookupcache=none) or use a bucket",
+            fatal=False,
+        )
 
 
 def _answers(question: Callable[[], Iterator[Finding]]) -> Sequence[Finding]:

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from airflow_provider_azstack.errors import (
@@ -121,7 +122,8 @@ class CrashingStore(StoreWrapper):
     def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
         def tear() -> None:
             if isinstance(self.inner, LocalStore):
-                plant_temporary_file(Path(self.inner.url.removeprefix("file://")), name, data)
+                root = Path(unquote(urlsplit(self.inner.url).path))
+                plant_temporary_file(root, name, data)
 
         self._mutate("put", name, lambda: self.inner.put(name, data), tear)
 

@@ -1,6 +1,7 @@
 """The probe accepts every store that keeps the contract and names what the others lack."""
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,6 +130,25 @@ def test_append_only_credentials_are_fit_for_backups_and_told_the_rest() -> None
 def test_a_store_that_cannot_be_judged_is_not_called_fit() -> None:
     with pytest.raises(AccessDenied):
         probe(ReadOnlyStore(MemoryStore()))
+
+
+@pytest.mark.parametrize(("kind", "told"), [("nfs4", True), ("cifs", True), ("ext4", False)])
+def test_a_network_file_system_is_told(tmp_path: Path, kind: str, *, told: bool) -> None:
+    """Its caches on other hosts cannot be seen from here."""
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 0:999 / /proc rw - proc proc rw\n"
+        f"36 35 {os.major(device)}:{os.minor(device)} / /backup rw master:1 - {kind} host:/x rw\n"
+    )
+
+    class Mounted(LocalStore):
+        def file_system(self, mounts: Path = mounts) -> str:
+            return super().file_system(mounts)
+
+    findings = [f for f in probe(Mounted(tmp_path)) if f.promise == "the same view from every host"]
+    assert bool(findings) is told
+    assert not any(finding.fatal for finding in findings)
 
 
 def test_it_cleans_up_when_it_breaks_off() -> None:
