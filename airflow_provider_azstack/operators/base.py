@@ -99,7 +99,7 @@ def run_name(dag_id: str, run_id: str) -> str:
     """Return the same short name for the same run: it is part of names in stack and repository."""
     digest = hashlib.blake2s(f"{dag_id}\n{run_id}".encode(), digest_size=4).hexdigest()
     readable = _NOT_IN_NAMES.sub("-", f"{dag_id}-{run_id}".lower()).strip("-")
-    return f"{readable[:64].strip('-')}-{digest}"
+    return f"{readable[:64].strip('-')}-{digest}".lstrip("-")
 
 
 def check_this_host(host: str) -> None:
