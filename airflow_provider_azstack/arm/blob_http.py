@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, ReadTimeoutError
 
 from airflow_provider_azstack.arm.addresses import ca_context, origin, require_tls, untrusted
 from airflow_provider_azstack.arm.answers import one_line
@@ -43,7 +43,7 @@ from airflow_provider_azstack.errors import (
     Unreachable,
     UnsupportedStack,
 )
-from airflow_provider_azstack.secret import scrub, without_query
+from airflow_provider_azstack.secret import without_query
 
 CONNECT_TIMEOUT_SECONDS = 20.0
 READ_TIMEOUT_SECONDS = 60.0
@@ -255,7 +255,7 @@ class BlobClient:
                 raise self._refusal(response, what, request.refusals, ticket)
             result = read(response)
             clean = True
-        except HTTPError as error:
+        except (HTTPError, OSError) as error:  # OSError: from a socket read directly
             raise _Again(_unreachable(error, url, what)) from None
         finally:
             if response is not None:
@@ -324,10 +324,11 @@ def _patience_over(what: str, status: int, code: str, pause: float | None) -> Az
     return Unreachable(f"{said}: check the health of the stack's storage")
 
 
-def _unreachable(error: HTTPError, url: str, what: str) -> AzStackError:
+def _unreachable(error: Exception, url: str, what: str) -> AzStackError:
     parts = urlsplit(url)
-    reason = one_line(scrub(str(error))) if isinstance(error, NewConnectionError) else ""
-    kind = "no answer in time" if isinstance(error, ReadTimeoutError) else type(error).__name__
+    reason = one_line(str(error)) if isinstance(error, NewConnectionError | ProtocolError) else ""
+    is_late = isinstance(error, ReadTimeoutError | TimeoutError)
+    kind = "no answer in time" if is_late else type(error).__name__
     return untrusted(error, parts.hostname or "") or Unreachable(
         f"{what}: connection to {parts.netloc} failed ({reason or kind}): "
         "check address, DNS, proxy and firewall"

@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import urllib3
+from urllib3.exceptions import ProtocolError
 
 from airflow_provider_azstack.arm.blob_http import (
     READ_TIMEOUT_SECONDS,
@@ -51,7 +52,6 @@ WINDOW_BYTES = 16 * 2**30
 SMALLEST_WINDOW_BYTES = 128 * 2**20
 SPLIT = 4
 MAX_PAGE_LIST_BYTES = 32 * 2**20
-PIECE_BYTES = 256 * 2**10
 # No snapshot has this time, nor this name: an honest service refuses a difference against it.
 _NO_SNAPSHOT = "2001-01-01T00:00:00.0000000Z"
 _NO_NAME = "-never-existed"
@@ -346,12 +346,20 @@ def _require_range(
 
 
 def _fill(response: urllib3.BaseHTTPResponse, buffer: memoryview) -> None:
+    """
+    Read exactly the body into ``buffer``; its length was checked before.
+
+    From http.client's response underneath, whose ``readinto`` fills the buffer where it is:
+    urllib3's own makes a copy first, a fifth of the CPU time of a read.
+    """
+    source = getattr(response, "_fp", response)
     done = 0
     while done < len(buffer):
-        got = response.readinto(buffer[done : done + PIECE_BYTES])
+        got = source.readinto(buffer[done:])
         if not got:
-            raise Doubt(f"the body ends after {done} of {len(buffer)} bytes")
+            raise ProtocolError(f"the body ends after {done} of {len(buffer)} bytes")
         done += got
+    response.length_remaining = 0  # so that urllib3 knows that the connection is free again
 
 
 def _require_md5(response: urllib3.BaseHTTPResponse, buffer: memoryview) -> None:

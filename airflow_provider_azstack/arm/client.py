@@ -142,22 +142,27 @@ class Stack:
 
     def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create or update the resource at ``path``; return it as it is when that has ended."""
-        self._operations.result(self.request("PUT", path, body=body))
+        self.finish(self.request("PUT", path, body=body))
         return self.get(path)
-
-    def finish(self, started: Answer) -> dict[str, Any]:
-        """Return the result of the operation that ``started`` began."""
-        return self._operations.result(started)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run the action at ``path`` and return its result."""
-        return self._operations.result(self.request("POST", path, body=body))
+        started = self.request("POST", path, body=body)
+        return self._operations.result(started, has_output=True)
+
+    def run(self, path: str) -> None:
+        """Run the action at ``path``, which has no result; return when it has ended."""
+        self.finish(self.request("POST", path))
 
     def delete(self, path: str) -> None:
         """Delete the resource at ``path``; nothing there is success."""
         answer = self.request("DELETE", path, accept={404})
         if answer.status != 404:
-            self._operations.result(answer)
+            self.finish(answer)
+
+    def finish(self, started: Answer) -> None:
+        """Wait for the end of the operation that ``started`` began."""
+        self._operations.result(started, has_output=False)
 
     def request(
         self,

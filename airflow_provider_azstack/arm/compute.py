@@ -128,11 +128,11 @@ class Compute:
 
     def deallocate(self, vm_id: str) -> None:
         """Stop a virtual machine and release its host; return when that is done."""
-        self._stack.post(f"{vm_id}/deallocate")
+        self._stack.run(f"{vm_id}/deallocate")
 
     def start(self, vm_id: str) -> None:
         """Start a virtual machine; return when it runs."""
-        self._stack.post(f"{vm_id}/start")
+        self._stack.run(f"{vm_id}/start")
 
     def _grant(self, resource_id: str, seconds: int) -> Grant:
         asked_at = self._stack.clock()

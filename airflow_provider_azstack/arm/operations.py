@@ -41,18 +41,19 @@ class Operations:
         self._clock = clock
         self._sleep = sleep
 
-    def result(self, started: Answer) -> dict[str, Any]:
+    def result(self, started: Answer, *, has_output: bool) -> dict[str, Any]:
         """
         Return the result of the operation that ``started`` began; it may have ended at once.
 
+        :param has_output: when it ended without one, look for it at its ``Location`` as well.
         :raises AzStackError: it failed, was cancelled, was forgotten or did not end in time.
         """
         status_address = started.field("azure-asyncoperation")
         location = started.field("location")
         if status_address:
             output = self._until_succeeded(status_address, started)
-            if output or started.status != 202 or not location:
-                return output or started.object()
+            if output or not has_output or not location:
+                return output
             return self._until_gone(location, started)
         if started.status == 202 and location:
             return self._until_gone(location, started)
