@@ -227,11 +227,14 @@ class Repository:
         """Return the image with that object name."""
         return self.records.get(name, Image)
 
-    def images(self, run: str, vm_key: str | None = None) -> Iterator[Image]:
-        """Yield a run's images, published or not."""
+    def images(
+        self, run: str, vm_key: str | None = None, disk_key: str | None = None
+    ) -> Iterator[Image]:
+        """Yield the images of a run, of one VM in it or of one disk of that, published or not."""
+        one_disk = f"{vm_key}.{disk_key}/" if vm_key and disk_key else ""
         return (
             image
-            for image in self.records.all(f"images/{run}/", Image)
+            for image in self.records.all(f"images/{run}/{one_disk}", Image)
             if vm_key in (None, image.vm_key)
         )
 
