@@ -1,0 +1,93 @@
+"""
+Find and remove what killed runs left on a stack.
+
+Owns what counts as left: a snapshot of this repository's whose session is gone and which no
+restore point counts its next changes from. Invariant: what belongs to a living session, to another
+repository or to anybody else stays, and so does everything of a VM whose points cannot be read.
+"""
+
+import logging
+from collections.abc import Collection, Iterable
+from typing import Literal, NamedTuple
+
+from airflow_provider_azstack.arm.client import Stack
+from airflow_provider_azstack.engine import leftovers
+from airflow_provider_azstack.engine.accounts import Accounts
+from airflow_provider_azstack.engine.leftovers import Leftover, Sweep
+from airflow_provider_azstack.errors import SourceError
+from airflow_provider_azstack.repo.repository import Repository
+
+log = logging.getLogger(__name__)
+
+Action = Literal["delete", "revoke"]
+
+
+class Finding(NamedTuple):
+    """One thing that a run left, and what is to be done, or was done, about it."""
+
+    action: Action
+    id: str
+    blob_snapshot: str
+    run: str
+    vm_key: str
+
+    def __str__(self) -> str:
+        stamp = f" of {self.blob_snapshot}" if self.blob_snapshot else ""
+        return f"{self.action} {self.id}{stamp}, left by run {self.run}"
+
+
+def janitor(
+    stack: Stack,
+    repository: Repository,
+    *,
+    dry_run: bool = True,
+    subscriptions: Iterable[str] = (),
+) -> list[Finding]:
+    """
+    Return what was found; unless it is a dry run, it is gone then.
+
+    :param subscriptions: where to look; everywhere that the application can see when empty.
+    :raises SourceError: something could not be looked at or removed; all the rest was.
+    """
+    places = sorted(subscriptions) or sorted(
+        str(body["subscriptionId"]).lower() for body in stack.subscriptions()
+    )
+    findings: list[Finding] = []
+    with Accounts(stack, places) as accounts:
+        sweep = Sweep(stack, accounts, repository.id)
+        seen = [leftover for place in places for leftover in sweep.managed(place)]
+        seen += sweep.unmanaged(url for place in places for url in sweep.unmanaged_disks(place))
+        # The snapshots are listed before the sessions: one taken later is not in the list.
+        living = repository.sessions().keys()
+        for leftover in seen:
+            finding = _judged(repository, leftover, living)
+            if finding and (dry_run or _done(finding, leftover, sweep)):
+                log.info("%s%s", "would " if dry_run else "", finding)
+                findings.append(finding)
+    if sweep.errors:
+        raise SourceError(
+            f"the janitor could not do {len(sweep.errors)} things on {stack.name}: "
+            f"{'; '.join(sweep.errors[:5])}"
+        )
+    return findings
+
+
+def _judged(repository: Repository, leftover: Leftover, living: Collection[str]) -> Finding | None:
+    """Return what is to be done about a snapshot."""
+    if leftover.owner.session in living:
+        return None
+    needed = leftovers.references(repository, leftover.owner.vm_key)
+    is_needed = needed is None or leftover.place in needed
+    if is_needed and not leftover.is_granted:
+        return None
+    return Finding(
+        "revoke" if is_needed else "delete",
+        leftover.id,
+        leftover.blob_snapshot,
+        leftover.owner.run,
+        leftover.owner.vm_key,
+    )
+
+
+def _done(finding: Finding, leftover: Leftover, sweep: Sweep) -> bool:
+    return sweep.revoke(leftover) if finding.action == "revoke" else sweep.delete(leftover)

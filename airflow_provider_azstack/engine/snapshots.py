@@ -1,0 +1,360 @@
+"""
+Snapshot sets: the disks of one VM, snapshotted together.
+
+Owns the check that the VM still is the one of the manifest, its power state around the snapshots,
+and the set's record; what happens to the snapshots later is not its business.
+Invariant: a recorded set has a snapshot of every disk of the manifest, all taken in this one call,
+while the VM's power state and disks stayed the same. A set is never filled up later: a new attempt
+takes a whole new one. A VM that was stopped is started again, by a later attempt or by the clean-up
+if need be, because that it ran is recorded before it is stopped.
+
+A set without snapshots is a note: with consistency ``required_stopped`` that the VM ran and was
+skipped, with ``stopped`` that it ran and is being stopped.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from airflow_provider_azstack.arm.client import Stack
+from airflow_provider_azstack.arm.compute import Compute
+from airflow_provider_azstack.engine import names
+from airflow_provider_azstack.engine.accounts import Accounts
+from airflow_provider_azstack.engine.machines import (
+    BlobFacts,
+    Body,
+    NotProtectableError,
+    disk_places,
+    machine,
+    power_state,
+    vm_key,
+)
+from airflow_provider_azstack.errors import (
+    AzStackError,
+    ConfigurationError,
+    SourceChanged,
+    SourceError,
+)
+from airflow_provider_azstack.model import (
+    Disk,
+    DiskSnapshot,
+    Job,
+    SnapshotSet,
+    VirtualMachine,
+    WorkloadVm,
+)
+from airflow_provider_azstack.repo.sessions import Session
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8  # snapshots of one VM requested at the same time: they should be of the same moment
+_OFF = {"deallocated", "stopped"}
+
+Random = Callable[[], uuid.UUID]
+
+
+class Work(NamedTuple):
+    """What a workload is worked on with."""
+
+    stack: Stack
+    accounts: Accounts
+    session: Session
+    job: Job
+
+
+def take_set(work: Work, vm: WorkloadVm, *, random: Random = uuid.uuid4) -> SnapshotSet:
+    """
+    Return a snapshot set of a VM: one of this session that is still whole, else a new one.
+
+    :returns: a set without snapshots when the VM runs and the policy requires it stopped.
+    :raises SourceGone: the VM or one of its disks does not exist any more.
+    :raises SourceChanged: it is not as the manifest says, or changed meanwhile.
+    :raises SourceBusy: another run works on this VM.
+    """
+    work.session.claim(vm.key)
+    recorded = work.session.repository.sets(work.job.run, vm.key)
+    earlier = [s for s in recorded if is_current(s, work.job)]
+    for candidate in sorted(filter(covers(vm), earlier), key=taken_at, reverse=True):
+        if all(_is_there(work, snapshot) for snapshot in candidate.snapshots):
+            return candidate
+        log.warning("%s: a snapshot of set %s is gone: all are taken anew", vm.name, candidate.id)
+    attempt = _Attempt(work, vm, names.new_set_id(work.job.session, random))
+    return attempt.run(was_interrupted=is_interrupted(earlier), random=random)
+
+
+def is_current(snapshot_set: SnapshotSet, job: Job) -> bool:
+    """Tell whether a set was taken under the job's session: no other's images are relied on."""
+    return names.is_of_session(snapshot_set.id, job.session)
+
+
+def covers(vm: WorkloadVm) -> Callable[[SnapshotSet], bool]:
+    """Return what tells whether a set has exactly the disks that the manifest names."""
+    wanted = {(disk.key, disk.unique_id, disk.size_bytes) for disk in vm.disks}
+
+    def has_all(snapshot_set: SnapshotSet) -> bool:
+        found = {(s.disk_key, s.unique_id, s.size_bytes) for s in snapshot_set.snapshots}
+        return bool(found) and found == wanted
+
+    return has_all
+
+
+def taken_at(snapshot_set: SnapshotSet) -> datetime:
+    """Return when the first snapshot of a set was taken."""
+    return min(snapshot.taken_at for snapshot in snapshot_set.snapshots)
+
+
+def is_interrupted(sets: list[SnapshotSet]) -> bool:
+    """Tell whether a VM was stopped for its snapshots and nobody recorded the set since."""
+    notes = [s for s in sets if not s.snapshots and s.consistency == "stopped"]
+    return bool(notes) and not any(s.snapshots for s in sets)
+
+
+def _live_machine(work: Work, vm: WorkloadVm) -> tuple[VirtualMachine, Body]:
+    """
+    Read a VM anew and hold it against the manifest.
+
+    :raises SourceGone: the VM or a disk is gone.
+    :raises SourceChanged: another VM has its name, or its disks are others.
+    """
+    body = Compute(work.stack).vm(vm.id, instance_view=True)
+    try:
+        if vm_key(body) != vm.key:
+            raise SourceChanged(
+                f"{vm.id} is another VM now (vmId {vm_key(body)}, the manifest says {vm.key}): "
+                "the next run will find it as a new one"
+            )
+        found = machine(body, _Live(work), lambda disk: disk.unique_id in vm.excluded)
+    except NotProtectableError as error:
+        raise SourceChanged(f"{vm.id} cannot be backed up any more: {error}") from None
+    _require_same_disks(vm, found)
+    return found, body
+
+
+class _Live:
+    """Bodies by single requests, as they are now."""
+
+    def __init__(self, work: Work) -> None:
+        self._stack, self._accounts = work.stack, work.accounts
+
+    def body(self, resource_id: str) -> Body | None:
+        return self._stack.find(resource_id)
+
+    def blob(self, url: str) -> BlobFacts:
+        return self._accounts.facts(url)
+
+    def extensions(self, body: Body) -> list[Body]:
+        return Compute(self._stack).extensions(body["id"])
+
+
+def _require_same_disks(vm: WorkloadVm, found: VirtualMachine) -> None:
+    """Disks are known by their unique ids: a name or LUN may have been given to another."""
+    now = {disk.unique_id: disk for disk in found.disks}
+    then = {disk.unique_id: disk for disk in vm.disks}
+    problems = [
+        *(f"disk {then[gone].key} was detached or swapped" for gone in then.keys() - now.keys()),
+        *(f"disk {now[new].name} was attached" for new in now.keys() - then.keys()),
+    ]
+    for unique_id in then.keys() & now.keys():
+        old, new = then[unique_id], now[unique_id]
+        if old.size_bytes != new.size_bytes:
+            problems.append(f"disk {new.name}: {old.size_bytes} bytes are {new.size_bytes} now")
+        elif old.key != new.key:
+            problems.append(f"disk {new.name} moved from {old.key} to {new.key}")
+    if problems:
+        raise SourceChanged(
+            f"{vm.id} changed since discovery: {'; '.join(sorted(problems))}: trigger a new run"
+        )
+
+
+class _Attempt:
+    """One try to take a set."""
+
+    def __init__(self, work: Work, vm: WorkloadVm, set_id: str) -> None:
+        self._work = work
+        self._compute = Compute(work.stack)
+        self._vm = vm
+        self._set_id = set_id
+
+    def run(self, *, was_interrupted: bool, random: Random) -> SnapshotSet:
+        found, body = _live_machine(self._work, self._vm)
+        is_off = found.power_state in _OFF
+        if self._work.job.consistency == "required_stopped" and not is_off:
+            log.warning("%s is %s and must be stopped: skipped", found.name, found.power_state)
+            return self._put(found, ())
+        if self._work.job.consistency != "stopped" or (is_off and not was_interrupted):
+            return self._put(found, self._snapshots(found, body))
+        if not was_interrupted:
+            note = names.new_set_id(self._work.job.session, random)
+            self._work.session.put_set(self._set(note, found, ()))
+        with self._stopped(found):
+            body = self._compute.vm(found.id, instance_view=True)
+            found = msgspec.structs.replace(found, power_state=power_state(body))
+            snapshots = self._snapshots(found, body)
+        return self._put(found, snapshots)
+
+    @contextmanager
+    def _stopped(self, found: VirtualMachine) -> Iterator[None]:
+        """Have the VM deallocated meanwhile, and started again whatever happens."""
+        try:
+            self._compute.deallocate(found.id)
+            yield
+        finally:
+            start_again(self._compute, found.id)
+
+    def _snapshots(self, found: VirtualMachine, before: Body) -> tuple[DiskSnapshot, ...]:
+        """Snapshot every disk at once; leave nothing behind unless all of it can be used."""
+        with ThreadPoolExecutor(min(AT_ONCE, len(found.disks)), "snapshot") as pool:
+            futures = [pool.submit(self._snapshot, disk, found.location) for disk in found.disks]
+        errors = [error for error in (future.exception() for future in futures) if error]
+        made = tuple(future.result() for future in futures if not future.exception())
+        try:
+            _raise_first(errors)
+            self._require_unchanged(found, before)
+        except BaseException:
+            for snapshot in made:
+                self._discard(snapshot)
+            raise
+        return made
+
+    def _snapshot(self, disk: Disk, location: str) -> DiskSnapshot:
+        if disk.kind == "managed":
+            return self._managed(disk, location)
+        metadata = names.blob_metadata(
+            self._work.job, self._work.session.repository.id, self._vm.key, self._set_id
+        )
+        stamp = self._work.accounts.snapshot(disk.source, metadata)
+        return self._record(disk, disk.source, stamp, moment(stamp))
+
+    def _managed(self, disk: Disk, location: str) -> DiskSnapshot:
+        name = names.snapshot_name(self._vm.key, disk.key, self._set_id)
+        repository = self._work.session.repository.id
+        made = self._compute.create_snapshot(
+            f"{self._group()}/providers/Microsoft.Compute/snapshots/{name}",
+            disk.source,
+            location,
+            names.tags(self._work.job, repository, self._vm.key, self._set_id),
+        )
+        properties = made["properties"]
+        taken = properties.get("timeCreated")
+        snapshot = self._record(
+            disk, made["id"], "", moment(taken) if taken else self._work.stack.now()
+        )
+        if not _is_of(properties, disk):
+            self._discard(snapshot)
+            raise SourceChanged(f"disk {disk.name} was swapped or resized while snapshotted")
+        return snapshot
+
+    def _record(self, disk: Disk, place: str, stamp: str, taken: datetime) -> DiskSnapshot:
+        return DiskSnapshot(
+            disk_key=disk.key,
+            kind=disk.kind,
+            id=place,
+            blob_snapshot=stamp,
+            size_bytes=disk.size_bytes,
+            unique_id=disk.unique_id,
+            taken_at=taken,
+        )
+
+    def _group(self) -> str:
+        """Return the path of the resource group that managed snapshots go to."""
+        own = "/".join(self._vm.id.split("/")[:5])
+        if not self._work.job.snapshot_group:
+            return own
+        return f"{own.rpartition('/')[0]}/{self._work.job.snapshot_group}"
+
+    def _require_unchanged(self, found: VirtualMachine, before: Body) -> None:
+        after = self._compute.vm(found.id, instance_view=True)
+        if (state := power_state(after)) != found.power_state:
+            raise SourceChanged(
+                f"{found.id} went from {found.power_state} to {state} while its disks were "
+                "snapshotted: its snapshots were dropped and are taken again by the next try"
+            )
+        if disk_places(after) != disk_places(before):
+            raise SourceChanged(
+                f"{found.id}: disks were attached or detached while snapshotted: trigger a new run"
+            )
+
+    def _discard(self, snapshot: DiskSnapshot) -> None:
+        """Delete a snapshot of a set that failed; the clean-up finds what is left all the same."""
+        try:
+            delete_snapshot(self._work.stack, self._work.accounts, snapshot)
+        except AzStackError as error:
+            log.warning("%s: left for the clean-up: %s", snapshot.id, error)
+
+    def _set(
+        self, set_id: str, found: VirtualMachine, snapshots: tuple[DiskSnapshot, ...]
+    ) -> SnapshotSet:
+        return SnapshotSet(
+            id=set_id,
+            run=self._work.job.run,
+            vm=found,
+            consistency=self._work.job.consistency,
+            snapshots=snapshots,
+        )
+
+    def _put(self, found: VirtualMachine, snapshots: tuple[DiskSnapshot, ...]) -> SnapshotSet:
+        made = self._set(self._set_id, found, snapshots)
+        self._work.session.put_set(made)
+        return made
+
+
+def start_again(compute: Compute, vm_id: str) -> None:
+    """
+    Start a VM that was stopped for its snapshots.
+
+    :raises SourceError: it did not start: that somebody must know at once.
+    """
+    try:
+        compute.start(vm_id)
+    except AzStackError as error:
+        raise SourceError(
+            f"{vm_id} was stopped for its snapshots and could not be started again ({error}): "
+            "start it by hand"
+        ) from error
+
+
+def delete_snapshot(stack: Stack, accounts: Accounts, snapshot: DiskSnapshot) -> None:
+    """Delete a snapshot of either kind; one that is not there is fine."""
+    if snapshot.kind == "managed":
+        Compute(stack).delete_snapshot(snapshot.id)
+    else:
+        accounts.delete_snapshot(snapshot.id, snapshot.blob_snapshot)
+
+
+def moment(text: str) -> datetime:
+    """
+    Return a time of the stack's, which writes seven digits of a second.
+
+    :raises ConfigurationError: it is no time with a zone.
+    """
+    try:
+        value = datetime.fromisoformat(text)
+    except ValueError:
+        value = None
+    if value is None or value.tzinfo is None:
+        raise ConfigurationError(f"the stack tells a time {text[:60]!r} that is none")
+    return value
+
+
+def _is_there(work: Work, snapshot: DiskSnapshot) -> bool:
+    if snapshot.kind == "managed":
+        return work.stack.find(snapshot.id) is not None
+    return work.accounts.has_snapshot(snapshot.id, snapshot.blob_snapshot)
+
+
+def _raise_first(errors: list[BaseException]) -> None:
+    if errors:
+        raise errors[0]
+
+
+def _is_of(properties: dict[str, Any], disk: Disk) -> bool:
+    """Tell whether a snapshot is of the disk that was meant, as far as the stack tells."""
+    source = (properties.get("creationData") or {}).get("sourceUniqueId") or disk.unique_id
+    size = properties.get("diskSizeBytes") or disk.size_bytes
+    return bool(source == disk.unique_id and size == disk.size_bytes)
