@@ -1,0 +1,121 @@
+"""
+The disks of the benchmarks: a sparse file, and the same file behind an HTTP range server.
+
+Run as a program it is that server: ``sources.py FILE`` prints its port and answers range reads
+with ``sendfile``, one thread per connection.
+"""
+
+import http.server
+import json
+import os
+import socketserver
+import sys
+from bisect import bisect_left
+from pathlib import Path
+
+import urllib3
+
+from airflow_provider_azstack.errors import ChangesUnknown, Unreachable
+from airflow_provider_azstack.model import Extent
+
+
+class FileDisk:
+    """A sparse image file; its changes come from the ``.json`` beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.size_bytes = path.stat().st_size
+        self._file = path.open("rb")
+        journal = path.with_suffix(".json")
+        self._changes: list[list[int]] | None = None
+        if journal.exists():
+            self._changes = json.loads(journal.read_text())
+
+    def footer(self) -> bytes:
+        """Return no footer: the images have none."""
+        return b""
+
+    def allocated(self, offset: int, length: int) -> list[Extent]:
+        """Return what the file system says holds data."""
+        found, end = [], offset + length
+        while offset < end:
+            try:
+                start = os.lseek(self._file.fileno(), offset, os.SEEK_DATA)
+            except OSError:
+                break
+            stop = min(os.lseek(self._file.fileno(), start, os.SEEK_HOLE), end)
+            if start < end:
+                found.append(Extent(start, stop - start))
+            offset = stop
+        return found
+
+    def changed(self, offset: int, length: int) -> list[Extent]:
+        """Return the pages that the next day rewrote."""
+        if self._changes is None:
+            raise ChangesUnknown("no list of changes beside the image")
+        first = bisect_left(self._changes, [offset])
+        last = bisect_left(self._changes, [offset + length])
+        return [Extent(*change) for change in self._changes[first:last]]
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from the file."""
+        os.preadv(self._file.fileno(), [buffer], offset)
+
+
+class HttpDisk(FileDisk):
+    """The same disk, its bytes read through HTTP ranges."""
+
+    def __init__(self, path: Path, url: str, connections: int) -> None:
+        super().__init__(path)
+        self._url = url
+        self._pool = urllib3.PoolManager(maxsize=connections, block=True)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` by one GET."""
+        wanted = f"bytes={offset}-{offset + len(buffer) - 1}"
+        response = self._pool.request(
+            "GET", self._url, headers={"Range": wanted}, preload_content=False
+        )
+        filled = 0
+        while filled < len(buffer) and (count := response.readinto(buffer[filled:])):
+            filled += count
+        response.release_conn()
+        if response.status != 206 or filled != len(buffer):
+            raise Unreachable(f"{wanted}: status {response.status}, {filled} bytes")
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = 65536  # headers in one packet
+    disable_nagle_algorithm = True
+    path_served: Path
+
+    def do_GET(self) -> None:
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        length = last - first + 1
+        self.send_response(206)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.flush()
+        with self.path_served.open("rb") as file:
+            while length:
+                sent = os.sendfile(self.connection.fileno(), file.fileno(), first, length)
+                first, length = first + sent, length - sent
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: the server is a part of a measurement."""
+
+
+class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+
+
+def main() -> None:
+    """Serve one file's ranges."""
+    _Handler.path_served = Path(sys.argv[1])
+    server = _Server(("127.0.0.1", 0), _Handler)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
