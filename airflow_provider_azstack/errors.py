@@ -168,12 +168,18 @@ class Refused(AzStackError):
 
 
 class StreamsFailed(AzStackError):
-    """VMs of a workload failed; the others are done. ``failures``: VM name -> its error."""
+    """
+    VMs of a workload failed; the others are done.
 
-    def __init__(self, failures: dict[str, Exception], count: int) -> None:
-        self.failures = failures
-        self.never_retry = all(getattr(e, "never_retry", False) for e in failures.values())
-        each = "; ".join(f"{vm}: {type(e).__name__}: {e}" for vm, e in failures.items())
+    :param failures: VM key -> its name and error.
+    """
+
+    def __init__(self, failures: dict[str, tuple[str, Exception]], count: int) -> None:
+        errors = {key: error for key, (_, error) in failures.items()}
+        self.failures = errors
+        self.reasons = {key: f"{type(error).__name__}: {error}" for key, error in errors.items()}
+        self.never_retry = all(getattr(e, "never_retry", False) for e in errors.values())
+        each = "; ".join(f"{name}: {self.reasons[key]}" for key, (name, _) in failures.items())
         super().__init__(f"{len(failures)} of {count} VMs failed: {each}")
 
 

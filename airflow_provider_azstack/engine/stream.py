@@ -237,7 +237,7 @@ def _each_vm(
     cancel: threading.Event | None,
 ) -> None:
     vms = workload_vms(session.repository, workload)
-    failures: dict[str, Exception] = {}
+    failures: dict[str, tuple[str, Exception]] = {}
     with Accounts(stack, (id_part(vm.id, "subscriptions") for vm in vms)) as accounts:
         work = Work(stack, accounts, session, workload.job)
         for vm in vms:
@@ -249,7 +249,7 @@ def _each_vm(
                 raise
             except Exception as error:
                 log.exception("%s failed; the other VMs of %s go on", vm.name, workload.label)
-                failures[vm.name] = error
+                failures[vm.key] = (vm.name, error)
     if failures:
         raise StreamsFailed(failures, len(vms))
 
