@@ -51,7 +51,7 @@ class IntervalMap:
     def within(self, start: int, end: int) -> Iterator[Stretch]:
         """Yield the stretches that overlap ``start`` up to ``end``, clipped to it."""
         index = bisect_right(self._ends, start)
-        while index < len(self._starts) and self._starts[index] < end:
+        while start < end and index < len(self._starts) and self._starts[index] < end:
             found = self._stretch(index)
             yield Stretch(max(found.start, start), min(found.end, end), found.written)
             index += 1
