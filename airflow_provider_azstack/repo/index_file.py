@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import sqlite3
-import tempfile
+import weakref
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -41,15 +41,13 @@ class IndexFile:
         """:param directory: where this repository's cache is kept; None: nothing is kept."""
         self._directory = directory
         self._lock = -1
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.connection = self._open()
+        # Who forgets to close leaves nothing open either.
+        self._release = weakref.finalize(self, _release, self.connection, self._lock)
 
     def close(self) -> None:
         """Let go of the file; closing twice is fine."""
-        self.connection.close()
-        self._unlock()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._release()
 
     def report_damage(self) -> None:
         """Say that the file is damaged: whoever opens it next starts a new one."""
@@ -71,12 +69,10 @@ class IndexFile:
                 if is_damage(error):
                     self.report_damage()
                 log.warning("working without the index cache in %s: %s", self._directory, error)
-                self._unlock()
-        self._temporary = tempfile.TemporaryDirectory(prefix="azstack-index-")
-        connection = _connect(Path(self._temporary.name) / _FILE_NAME)
-        # Nobody reads this file after a crash.
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("PRAGMA journal_mode = MEMORY")
+                if self._lock >= 0:
+                    os.close(self._lock)
+                    self._lock = -1
+        connection = _connect("")  # SQLite's own kind of temporary file: it has no name
         connection.executescript(_SCHEMA)
         return connection
 
@@ -90,10 +86,15 @@ class IndexFile:
         setup = os.open(directory / f"{_FILE_NAME}.setup", _LOCK_FLAGS, 0o600)
         try:
             fcntl.flock(setup, fcntl.LOCK_EX)
-            connection = _connect(directory / _FILE_NAME)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.executescript(_SCHEMA)
+            connection = _connect(str(directory / _FILE_NAME))
+            (directory / _FILE_NAME).chmod(0o600)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.executescript(_SCHEMA)
+            except sqlite3.Error:
+                connection.close()
+                raise
         finally:
             os.close(setup)
         return connection
@@ -105,11 +106,6 @@ class IndexFile:
             (directory / f"{_FILE_NAME}{suffix}").unlink(missing_ok=True)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
 
-    def _unlock(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
 
 def is_damage(error: Exception) -> bool:
     """Tell a damaged file from one that is only locked or full, which sqlite3 has a class for."""
@@ -118,11 +114,15 @@ def is_damage(error: Exception) -> bool:
     )
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _release(connection: sqlite3.Connection, lock: int) -> None:
+    connection.close()
+    if lock >= 0:
+        os.close(lock)
+
+
+def _connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
-    with contextlib.suppress(OSError):
-        path.chmod(0o600)
     connection.execute("PRAGMA cache_size = -16384")
     return connection

@@ -1,0 +1,76 @@
+"""Keys: what opens was sealed by a key holder, for this repository, under this very name."""
+
+import json
+import os
+import time
+
+import pytest
+from support.repositories import CHEAP
+
+from airflow_provider_azstack.errors import Tampered, WrongKey
+from airflow_provider_azstack.repo import crypto
+from airflow_provider_azstack.repo.crypto import Keys
+from airflow_provider_azstack.secret import Secret
+
+pytestmark = pytest.mark.tier1
+
+MASTER = bytes(range(32))
+KEYS = Keys(b"r" * 16, MASTER)
+
+
+def wrapped() -> bytes:
+    return crypto.wrap(KEYS, MASTER, Secret("open sesame"), CHEAP, "keys/a")
+
+
+def test_a_wrapped_key_opens_with_its_passphrase_only() -> None:
+    data = wrapped()
+    assert crypto.unwrap(data, Secret("open sesame"), b"r" * 16, "keys/a") == MASTER
+    with pytest.raises(WrongKey, match="keys/a"):
+        crypto.unwrap(data, Secret("open sesam"), b"r" * 16, "keys/a")
+
+
+@pytest.mark.parametrize(("repository", "name"), [(b"x" * 16, "keys/a"), (b"r" * 16, "keys/b")])
+def test_a_wrapped_key_is_bound_to_its_place(repository: bytes, name: str) -> None:
+    with pytest.raises(WrongKey):
+        crypto.unwrap(wrapped(), Secret("open sesame"), repository, name)
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [{"n": 2**30}, {"r": 2**10, "n": 2**20}, {"p": 2**10}, {"n": 3}, {"n": 2**63}, {"n": -2}],
+)
+def test_absurd_derivation_costs_are_refused_at_once(absurd: dict[str, int]) -> None:
+    """F-H2: a key object cannot make us burn hours or memory; it is refused in under a second."""
+    data = json.dumps({**json.loads(wrapped()), **absurd}).encode()
+    started = time.monotonic()
+    with pytest.raises(Tampered, match="keys/a"):
+        crypto.unwrap(data, Secret("open sesame"), b"r" * 16, "keys/a")
+    assert time.monotonic() - started < 1
+
+
+def test_sealed_bytes_open_only_under_their_name_and_repository() -> None:
+    """F-S9: name, kind and repository are part of what is authenticated."""
+    sealed = KEYS.seal("points/vm/1", b"content")
+    assert KEYS.open("points/vm/1", sealed) == b"content"
+    for name in ("points/vm/2", "images/vm/1", "points/other/1"):
+        with pytest.raises(Tampered, match=name):
+            KEYS.open(name, sealed)
+    with pytest.raises(Tampered):
+        Keys(b"s" * 16, MASTER).open("points/vm/1", sealed)
+
+
+def test_the_same_content_never_seals_to_the_same_bytes() -> None:
+    assert KEYS.seal("points/vm/1", b"content") != KEYS.seal("points/vm/1", b"content")
+
+
+def test_block_ids_need_the_key() -> None:
+    """Whoever sees ids cannot tell whether a known file is in the repository."""
+    assert KEYS.block_id(b"x") == Keys(b"r" * 16, MASTER).block_id(b"x")
+    assert KEYS.block_id(b"x") != Keys(b"r" * 16, os.urandom(32)).block_id(b"x")
+    assert KEYS.block_id(b"x") != Keys(b"s" * 16, MASTER).block_id(b"x")
+
+
+def test_a_recovery_passphrase_is_long_and_readable() -> None:
+    text = crypto.recovery_passphrase().reveal()
+    assert len(text.replace("-", "")) == 48
+    assert text == text.lower()
