@@ -22,7 +22,7 @@ Every exception this package raises on purpose.
     │   ├── ObjectExists         put-if-absent lost the race
     │   ├── StoreFull            never retried; says how much is needed
     │   └── ShortRead
-    ├── IntegrityError           bytes are not what they must be              one re-read, then fatal
+    ├── IntegrityError           bytes are not what they must be              one re-read, fatal
     │   ├── WrongKey
     │   ├── Tampered
     │   ├── MissingBlock         names image, offset, pack
