@@ -16,6 +16,7 @@ from airflow_provider_azstack.commands.console import DONE, FAILED, PARTLY, comm
 from airflow_provider_azstack.commands.pools import plan, read_pools
 from airflow_provider_azstack.config import BackupHost, load_config
 from airflow_provider_azstack.errors import AzStackError
+from airflow_provider_azstack.hooks.connections import WAITING_SECONDS
 
 _MOST_SKEW_SECONDS = 300
 
@@ -57,7 +58,7 @@ def _configuration(args: Namespace) -> Iterator[Answer]:
 
 def _stack(args: Namespace) -> Iterator[Answer]:
     """Endpoint, CA bundle and sign-in: the first request needs all of them."""
-    with stack_hook(args).get_conn() as stack:
+    with stack_hook(args).get_conn(budget_seconds=WAITING_SECONDS) as stack:
         found = [str(entry.get("subscriptionId")) for entry in stack.subscriptions()]
         yield Answer("sign-in", "ok", f"signed in to {stack.name}")
         if not found:
@@ -76,7 +77,7 @@ def _clock(theirs: datetime) -> Answer:
 
 def _versions(args: Namespace) -> Iterator[Answer]:
     hook = stack_hook(args)
-    with hook.get_conn() as stack:
+    with hook.get_conn(budget_seconds=WAITING_SECONDS) as stack:
         for subscription in _subscriptions(hook.subscription_id, stack.subscriptions()):
             chosen = stack.check_versions(subscription)
             text = ", ".join(f"{kind.split('/')[-1]} {chosen[kind]}" for kind in chosen)
@@ -90,7 +91,7 @@ def _permissions(args: Namespace) -> Iterator[Answer]:
     from airflow_provider_azstack.arm.storage import Storage  # noqa: PLC0415
 
     hook = stack_hook(args)
-    with hook.get_conn() as stack:
+    with hook.get_conn(budget_seconds=WAITING_SECONDS) as stack:
         compute, network, storage = Compute(stack), Network(stack), Storage(stack)
         reads: dict[str, tuple[str, Callable[[str], Iterable[object]]]] = {
             "virtual machines": ("reader", compute.vms),
@@ -125,7 +126,7 @@ def _subscriptions(named: str, visible: Iterable[dict[str, object]]) -> list[str
 
 def _repository(args: Namespace) -> Iterator[Answer]:
     hook = repository_hook(args)
-    repository = hook.get_conn()
+    repository = hook.get_conn(budget_seconds=WAITING_SECONDS)
     points = sum(1 for _ in repository.points())
     yield Answer("repository", "ok", f"{repository.id}, {points} restore point(s)")
 
@@ -133,7 +134,7 @@ def _repository(args: Namespace) -> Iterator[Answer]:
 def _store(args: Namespace) -> Iterator[Answer]:
     from airflow_provider_azstack.store.probe import probe  # noqa: PLC0415 - asked for rarely
 
-    store = repository_hook(args).get_store()
+    store = repository_hook(args).get_store(budget_seconds=WAITING_SECONDS)
     findings = list(probe(store))
     for finding in findings:
         verdict = "failed" if finding.fatal else "warning"

@@ -15,6 +15,8 @@ from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.hooks.masking import mask
 from airflow_provider_azstack.secret import Secret
 
+WAITING_SECONDS = 10.0  # how long one request is retried while a person looks at the screen
+
 
 class Fields:
     """The fields of one connection."""

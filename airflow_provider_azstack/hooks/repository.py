@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_azstack.errors import AzStackError
-from airflow_provider_azstack.hooks.connections import Fields
+from airflow_provider_azstack.hooks.connections import WAITING_SECONDS, Fields
 from airflow_provider_azstack.secret import Secret
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ class RepositoryHook(BaseHook):
         super().__init__(**kwargs)
         self.repository_conn_id = repository_conn_id
 
-    def get_conn(self) -> "Repository":
+    def get_conn(self, *, budget_seconds: float = 300.0) -> "Repository":
         """
         Return the open repository.
 
+        :param budget_seconds: how long one call to its store may be retried.
         :raises ConfigurationError: a field is missing or wrong.
         :raises WrongKey: the passphrase opens none of its keys.
         """
@@ -50,13 +51,13 @@ class RepositoryHook(BaseHook):
         fields = self._fields()
         cache = fields.text("cache_directory")
         return Repository.open(
-            self.get_store(),
+            self.get_store(budget_seconds=budget_seconds),
             self.get_passphrase(),
             expected_id=fields.text("expected_repository_id"),
             cache_directory=Path(cache) if cache else None,
         )
 
-    def get_store(self, *, create: bool = False) -> "Store":
+    def get_store(self, *, create: bool = False, budget_seconds: float = 300.0) -> "Store":
         """
         Return the store that holds the repository.
 
@@ -66,7 +67,12 @@ class RepositoryHook(BaseHook):
 
         fields = self._fields()
         url = fields.standard("host", "repository URL")
-        return open_store(url, options=fields.secrets("secret_store_options"), create=create)
+        return open_store(
+            url,
+            options=fields.secrets("secret_store_options"),
+            create=create,
+            budget_seconds=budget_seconds,
+        )
 
     def get_passphrase(self) -> Secret:
         """Return the passphrase, which must be filled in."""
@@ -78,7 +84,7 @@ class RepositoryHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Open the repository, for the button in the connection form."""
         try:
-            repository = self.get_conn()
+            repository = self.get_conn(budget_seconds=WAITING_SECONDS)
         except AzStackError as error:
             return False, str(error)
         return True, f"opened repository {repository.id}"

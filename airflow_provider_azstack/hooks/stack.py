@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_azstack.errors import AzStackError
-from airflow_provider_azstack.hooks.connections import Fields
+from airflow_provider_azstack.hooks.connections import WAITING_SECONDS, Fields
 from airflow_provider_azstack.hooks.masking import mask
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ class AzureStackHook(BaseHook):
         super().__init__(**kwargs)
         self.azure_stack_conn_id = azure_stack_conn_id
 
-    def get_conn(self) -> "Stack":
+    def get_conn(self, *, budget_seconds: float = 900.0) -> "Stack":
         """
         Return the stack; the caller closes it.
 
+        :param budget_seconds: how long one request may be retried; short where someone waits.
         :raises ConfigurationError: a field is missing or wrong.
         """
         # The client loads azure-identity and its like: not while DAG files are parsed.
@@ -77,6 +78,7 @@ class AzureStackHook(BaseHook):
             ca_bundle=fields.text("ca_bundle") or None,
             sign_in=fields.text("sign_in", choices=_SIGN_INS),  # type: ignore[arg-type]
             profile=fields.text("profile") or DEFAULT_PROFILE,
+            retry_budget_seconds=budget_seconds,
             on_secret=mask,
         )
 
@@ -88,7 +90,7 @@ class AzureStackHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Sign in and list the subscriptions, for the button in the connection form."""
         try:
-            with self.get_conn() as stack:
+            with self.get_conn(budget_seconds=WAITING_SECONDS) as stack:
                 count = sum(1 for _ in stack.subscriptions())
         except AzStackError as error:
             return False, str(error)

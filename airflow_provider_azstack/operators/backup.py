@@ -16,7 +16,7 @@ from urllib.parse import quote
 from airflow.providers.common.compat.sdk import AirflowSkipException, Asset, AssetAlias, Context
 
 from airflow_provider_azstack.config import BackupHost, Caps
-from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob
+from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob, StreamsFailed
 from airflow_provider_azstack.hooks.pools import check_pool
 from airflow_provider_azstack.links import PORTAL_KEY, PortalLink, portal_url
 from airflow_provider_azstack.model import (
@@ -36,6 +36,7 @@ from airflow_provider_azstack.operators.base import (
 )
 from airflow_provider_azstack.policy import Policy, TriggerConf, read_trigger
 
+_REASONS = "reasons"
 # Consumers schedule on this alias, or on azstack://<stack>/<resource group>/<vm>.
 RESTORE_POINTS = "azstack_restore_points"
 
@@ -203,7 +204,13 @@ class Stream(_WorkloadOperator):
         workload = self.accept(context)
         session = self.join(workload.job)
         with self.open_stack() as stack, self.stoppable() as cancel:
-            stream.stream_workload(stack, session, workload, progress=self.log.info, cancel=cancel)
+            try:
+                stream.stream_workload(
+                    stack, session, workload, progress=self.log.info, cancel=cancel
+                )
+            except StreamsFailed as failed:
+                context["ti"].xcom_push(key=_REASONS, value=failed.reasons)
+                raise
 
 
 class Complete(AzStackOperator):
@@ -230,9 +237,17 @@ class Complete(AzStackOperator):
             discovered_manifests(context, self.discovered),
             [from_plain(Unprotected, vm, "discover") for vm in self.discovered["unprotected"]],
             started_at=datetime.fromisoformat(self.discovered["started_at"]),
+            reasons=self._reasons(context),
         )
         self._announce(context, record)
+        complete.require_done(record)
         return {"run": job.run, "status": record.status, "vms": len(record.vms)}
+
+    def _reasons(self, context: Context) -> dict[str, str]:
+        """Return what the last try of each stream said of the VMs that failed."""
+        streams = [name for name in self.upstream_task_ids if name.endswith(".stream")]
+        pulled = context["ti"].xcom_pull(task_ids=streams, key=_REASONS) if streams else None
+        return {vm: str(reason) for some in pulled or () if some for vm, reason in some.items()}
 
     def _announce(self, context: Context, record: JobRecord) -> None:
         """Tell Airflow of each restore point; others' DAGs start on that."""

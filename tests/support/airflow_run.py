@@ -114,3 +114,14 @@ def connections(emulator: Emulator, store_url: str, repository_id: str) -> dict[
             "extra": {"expected_repository_id": repository_id},
         },
     }
+
+
+def asset_events(uri: str) -> list[dict[str, Any]]:
+    """Return what the events of an asset say."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        query = select(AssetEvent.extra).join(AssetModel, AssetModel.id == AssetEvent.asset_id)
+        return list(session.scalars(query.where(AssetModel.uri == uri)))
