@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 from airflow_provider_azstack.errors import ChangesUnknown
@@ -20,6 +21,7 @@ PAGE = 4096
 PASSPHRASE = Secret("correct horse battery staple")
 CHEAP = Cost(16)  # the passphrase is not what these tests are about
 VM = "11111111-2222-3333-4444-555555555555"
+_numbers = count(1)
 
 
 def new_repository(store: Store | None = None) -> Repository:
@@ -136,7 +138,7 @@ def back_up(disk: Any, session: Session, previous: Image | None = None, **option
     """Back a disk up with arguments that do not matter to most tests."""
     from airflow_provider_azstack.engine.backup import back_up_disk
 
-    options.setdefault("name", f"images/run-1/{VM}.os/{len(session.repository.store.objects)}")
+    options.setdefault("name", f"images/run-1/{VM}.os/{next(_numbers)}")
     return back_up_disk(
         disk,
         session,
