@@ -1,0 +1,148 @@
+"""Power around snapshots: who was running runs again, whatever happened."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from support.compound import Rig, rig
+
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.emulator.faults import Fault
+from airflow_provider_azstack.emulator.http import Answer, Call
+from airflow_provider_azstack.errors import SourceBusy
+from airflow_provider_azstack.model import Consistency
+
+pytestmark = pytest.mark.tier2
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
+    with rig(emulator, tmp_path / "repository") as made:
+        yield made
+
+
+@pytest.fixture
+def vm(emulator: Emulator) -> EmulatedVm:
+    return emulator.add_vm("vm", "prod", [DiskSpec(size_bytes=MIB), DiskSpec(size_bytes=MIB)])
+
+
+def use(it: Rig, consistency: Consistency) -> None:
+    it.policy = msgspec.structs.replace(it.policy, consistency=consistency)
+
+
+def actions(emulator: Emulator, vm: EmulatedVm) -> list[str]:
+    """Return in order what was done to the VM and its snapshots."""
+    names = {"deallocate": "deallocate", "start": "start"}
+    found = []
+    for seen in emulator.requests:
+        last = seen.path.rpartition("/")[2]
+        if seen.method == "POST" and last in names and seen.path.startswith(vm.id):
+            found.append(names[last])
+        elif seen.method == "PUT" and "/snapshots/" in seen.path:
+            found.append("snapshot")
+    return found
+
+
+def test_a_crash_consistent_backup_touches_no_power(
+    it: Rig, emulator: Emulator, vm: EmulatedVm
+) -> None:
+    assert it.backup()["vm"].status == "done"
+    assert actions(emulator, vm) == ["snapshot", "snapshot"]
+
+
+def test_a_running_vm_is_stopped_snapshotted_and_started_again(
+    it: Rig, emulator: Emulator, vm: EmulatedVm
+) -> None:
+    use(it, "stopped")
+    done = it.backup()["vm"]
+    assert actions(emulator, vm) == ["deallocate", "snapshot", "snapshot", "start"]
+    assert emulator.power(vm) == "running"
+    point = it.point(done)
+    assert (point.consistency, point.vm.power_state) == ("stopped", "deallocated")
+
+
+def test_a_vm_that_was_off_stays_off(it: Rig, emulator: Emulator, vm: EmulatedVm) -> None:
+    use(it, "stopped")
+    emulator.set_power(vm, "deallocated")
+    assert it.backup()["vm"].status == "done"
+    assert actions(emulator, vm) == ["snapshot", "snapshot"]
+    assert emulator.power(vm) == "deallocated"
+
+
+def test_a_vm_is_started_even_when_its_snapshots_fail(
+    it: Rig, emulator: Emulator, vm: EmulatedVm
+) -> None:
+    use(it, "stopped")
+    emulator.faults.end_operation("snapshots.write", "Failed", times=99)
+    run = it.begin()
+    run.snapshot()
+    assert vm.vm_id in run.failures
+    assert emulator.power(vm) == "running"
+    emulator.faults.clear()
+    assert run.finish()["vm"].status == "done"
+    assert emulator.power(vm) == "running"
+
+
+def killed_while_stopped(it: Rig, emulator: Emulator, vm: EmulatedVm) -> Rig:
+    """Stop a VM for its snapshots and die: nothing that a ``finally`` would do happens."""
+    use(it, "stopped")
+
+    def die(_: Call, answer: Answer) -> Answer:
+        emulator.faults.answer("*", ".", 401, times=10**6)  # the dead ask for nothing
+        return answer
+
+    emulator.faults.add(Fault("PUT", "/snapshots/", alter=die))
+    return it
+
+
+def test_a_vm_that_a_killed_task_left_stopped_is_started_by_the_retry(
+    it: Rig, emulator: Emulator, vm: EmulatedVm
+) -> None:
+    killed_while_stopped(it, emulator, vm)
+    run = it.begin()
+    run.snapshot()
+    emulator.faults.clear()
+    assert emulator.power(vm) == "deallocated"
+    assert run.finish()["vm"].status == "done"
+    assert emulator.power(vm) == "running"
+
+
+def test_a_vm_that_a_killed_task_left_stopped_is_started_by_the_clean_up(
+    it: Rig, emulator: Emulator, vm: EmulatedVm
+) -> None:
+    killed_while_stopped(it, emulator, vm)
+    run = it.begin()
+    run.snapshot()
+    emulator.faults.clear()
+    run.clean_up()
+    assert emulator.power(vm) == "running"
+    assert emulator.leftovers() == []
+
+
+def test_a_vm_that_runs_is_skipped_when_it_must_be_stopped(
+    it: Rig, emulator: Emulator, vm: EmulatedVm
+) -> None:
+    """Skipped is not failed: the record says so with the reason, and the job is partial."""
+    use(it, "required_stopped")
+    off = emulator.add_vm("off", "prod", [DiskSpec(size_bytes=MIB)], power="deallocated")
+    done = it.backup()
+    assert done["vm"].status == "skipped"
+    assert "running" in done["vm"].reason
+    assert done["off"].status == "done"
+    assert it.repository.jobs()[-1].status == "partial"
+    assert emulator.power(off) == "deallocated"
+    assert actions(emulator, vm) == ["snapshot"]
+
+
+def test_two_runs_do_not_work_on_one_vm(it: Rig, emulator: Emulator, vm: EmulatedVm) -> None:
+    """F-K11: the second fails on the claim; a dead run's claim is void."""
+    first, second = it.begin(), it.begin()
+    first.snapshot()
+    second.snapshot()
+    assert isinstance(second.failures[vm.vm_id], SourceBusy)
+    it.repository.fence(first.session.id)
+    second.snapshot()
+    assert second.finish()["vm"].status == "done"
