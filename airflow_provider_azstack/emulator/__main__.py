@@ -39,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         emulator.close()
         console.print(f"[red]{missing}[/red]")
         return 2
+    stopped = _until_signal()
     with emulator:
         connection = write_connection(emulator, root / "connection.json")
         console.print(_table(emulator, connection))
-        _wait_for_signal()
+        stopped.wait()
     return 0
 
 
@@ -104,12 +105,12 @@ def _table(emulator: Emulator, connection: Path) -> Table:
     return table
 
 
-def _wait_for_signal() -> None:
-    """Block until SIGINT or SIGTERM."""
+def _until_signal() -> threading.Event:
+    """Return an event that SIGINT and SIGTERM set."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    stopped.wait()
+    return stopped
 
 
 if __name__ == "__main__":

@@ -113,8 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_any(self) -> None:
         """Answer one request."""
         length = int(self.headers.get("Content-Length") or 0)
-        if length > MAX_REQUEST_BODY:
+        if "Transfer-Encoding" in self.headers or length > MAX_REQUEST_BODY:
             self.close_connection = True
+            self.send_error(411 if length == 0 else 413)
             return
         body = self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
