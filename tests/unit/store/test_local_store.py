@@ -267,15 +267,16 @@ def test_a_living_writers_file_is_not_swept_however_slow_it_is(tmp_path: Path) -
     """Stopped for as long as it takes, not dead: its lock tells, no clock is asked."""
     command = [sys.executable, "-c", KILLED, str(tmp_path), "stop at fsync"]
     with subprocess.Popen(command) as slow:
-        deadline = time.monotonic() + 60
-        while not files(tmp_path) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.waitid(os.P_PID, slow.pid, os.WSTOPPED)
-        LocalStore(tmp_path).put("two", b"2")
-        assert len(files(tmp_path)) == 2
-        while slow.poll() is None and time.monotonic() < deadline:
-            slow.send_signal(signal.SIGCONT)
-            time.sleep(0.02)
+        try:
+            os.waitid(os.P_PID, slow.pid, os.WSTOPPED)
+            LocalStore(tmp_path).put("two", b"2")
+            assert len(files(tmp_path)) == 2
+            deadline = time.monotonic() + 60
+            while slow.poll() is None and time.monotonic() < deadline:
+                slow.send_signal(signal.SIGCONT)
+                time.sleep(0.02)
+        finally:
+            slow.kill()  # nothing, unless a line above failed
     assert slow.returncode == 0
     assert files(tmp_path) == {"one", "two"}
 
