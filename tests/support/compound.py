@@ -60,7 +60,7 @@ def new_repository(place: Path | Store) -> Repository:
     if isinstance(place, Path):
         place.mkdir()
         store = LocalStore(place)
-    return Repository.create(store, Secret("passphrase"), kdf=Cost(2**14))[0]
+    return Repository.create(store, Secret("passphrase"), kdf=Cost(2))[0]
 
 
 @dataclass
