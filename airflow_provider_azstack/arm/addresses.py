@@ -101,8 +101,9 @@ def untrusted(error: BaseException, host: str) -> ConfigurationError | None:
                 "that signed it into ca_bundle, and use the name that the certificate has"
             )
         seen.add(id(one))
-        # requests and urllib3 hide the cause in arguments and in a `reason`.
-        inner = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
+        # azure-core, requests and urllib3 each hide the cause in a place of their own.
+        hidden = (getattr(one, name, None) for name in ("inner_exception", "reason"))
+        inner = (one.__cause__, one.__context__, *hidden, *one.args)
         todo += [e for e in inner if isinstance(e, BaseException) and id(e) not in seen]
     return None
 

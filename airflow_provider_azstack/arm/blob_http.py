@@ -256,7 +256,8 @@ class BlobClient:
             result = read(response)
             clean = True
         except (HTTPError, OSError) as error:  # OSError: from a socket read directly
-            raise _Again(_unreachable(error, url, what)) from None
+            refused = untrusted(error, urlsplit(url).hostname or "")
+            raise refused or _Again(_unreachable(error, url, what)) from None
         finally:
             if response is not None:
                 _give_back(response, clean=clean)
@@ -324,12 +325,12 @@ def _patience_over(what: str, status: int, code: str, pause: float | None) -> Az
     return Unreachable(f"{said}: check the health of the stack's storage")
 
 
-def _unreachable(error: Exception, url: str, what: str) -> AzStackError:
+def _unreachable(error: Exception, url: str, what: str) -> Unreachable:
     parts = urlsplit(url)
     reason = one_line(str(error)) if isinstance(error, NewConnectionError | ProtocolError) else ""
     is_late = isinstance(error, ReadTimeoutError | TimeoutError)
     kind = "no answer in time" if is_late else type(error).__name__
-    return untrusted(error, parts.hostname or "") or Unreachable(
+    return Unreachable(
         f"{what}: connection to {parts.netloc} failed ({reason or kind}): "
         "check address, DNS, proxy and firewall"
     )

@@ -52,6 +52,7 @@ WINDOW_BYTES = 16 * 2**30
 SMALLEST_WINDOW_BYTES = 128 * 2**20
 SPLIT = 4
 MAX_PAGE_LIST_BYTES = 32 * 2**20
+PROBE_BYTES = 4096
 # No snapshot has this time, nor this name: an honest service refuses a difference against it.
 _NO_SNAPSHOT = "2001-01-01T00:00:00.0000000Z"
 _NO_NAME = "-never-existed"
@@ -150,9 +151,16 @@ class BlobDisk:
         :raises ChangesUnknown: there is no reference, or the service does not know it.
         """
         query, headers = self._difference(self._previous_snapshot, "")
-        found = self._page_lists(offset, length, query, headers)
-        self._require_honest_differences()
-        return found
+        if self._differences_hold is None:
+            # Once with the real reference first: a grant that has ended shows there, not below.
+            self._page_lists(offset, min(length, PROBE_BYTES), query, headers)
+            self._differences_hold = self._refuses_a_false_reference()
+        if not self._differences_hold:
+            raise ChangesUnknown(
+                f"{self._name()}: the service ignores the reference snapshot: "
+                "it lists what is allocated, not what changed"
+            )
+        return self._page_lists(offset, length, query, headers)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """
@@ -274,38 +282,26 @@ class BlobDisk:
         url = urlunsplit(parts._replace(path=parts.path + name_suffix))
         return "comp=pagelist", {"x-ms-previous-snapshot-url": url}
 
-    def _require_honest_differences(self) -> None:
+    def _refuses_a_false_reference(self) -> bool:
         """
-        Ask, once, for a difference against a snapshot that never existed.
+        Ask for a difference against a snapshot that never existed; tell whether that is refused.
 
         A service that does not know the parameter ignores it and lists what is allocated. Taken
         for a difference, that list would lack the pages that were cleared: silent corruption.
-
-        :raises ChangesUnknown: the question was answered instead of refused.
         """
-        if self._differences_hold is None:
-            query, headers = self._difference(
-                _NO_SNAPSHOT if self._previous_snapshot else "", _NO_NAME
+        query, headers = self._difference(_NO_SNAPSHOT if self._previous_snapshot else "", _NO_NAME)
+        try:
+            self._client.exchange(
+                "GET",
+                self._keeper,
+                lambda response: response.read(MAX_PAGE_LIST_BYTES),
+                query=query,
+                headers={**headers, "x-ms-range": f"bytes=0-{PROBE_BYTES - 1}"},
+                refusals={400, 401, 403, 404, 409, 412, 501},
             )
-            headers["x-ms-range"] = "bytes=0-4095"
-            try:
-                self._client.exchange(
-                    "GET",
-                    self._keeper,
-                    lambda response: response.read(MAX_PAGE_LIST_BYTES),
-                    query=query,
-                    headers=headers,
-                    refusals={400, 401, 403, 404, 409, 412, 501},
-                )
-            except Refusal:
-                self._differences_hold = True
-            else:
-                self._differences_hold = False
-        if not self._differences_hold:
-            raise ChangesUnknown(
-                f"{self._name()}: the service ignores the reference snapshot: "
-                "it lists what is allocated, not what changed"
-            )
+        except Refusal:
+            return True
+        return False
 
 
 def _read_facts(response: urllib3.BaseHTTPResponse) -> _Facts:
