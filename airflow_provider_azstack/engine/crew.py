@@ -38,7 +38,8 @@ class Crew(Generic[T]):
         self._busy = 0
         self._stopped = False
         self._error: BaseException | None = None
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # only members wait for it: waking costs the GIL
+        self._over = threading.Event()
 
     def add(self, tasks: Iterable[T]) -> None:
         """Put tasks in front; called from within a task."""
@@ -76,12 +77,11 @@ class Crew(Generic[T]):
             raise self._error
 
     def _watch(self, cancel: threading.Event | None, glance: Callable[[], None]) -> None:
-        while not self._ended():
+        while not self._over.is_set():
             if cancel is not None and cancel.is_set():
                 raise Cancelled("the backup of the disk was told to stop")
             glance()
-            with self._changed:
-                self._changed.wait_for(self._ended, _GLANCE_SECONDS)
+            self._over.wait(_GLANCE_SECONDS)
 
     def _member(self, work: Callable[[Iterator[T]], None]) -> None:
         try:
@@ -94,14 +94,14 @@ class Crew(Generic[T]):
             if error is not None and self._error is None and not self._stopped:
                 self._error = error
             self._stopped = True
-            self._changed.notify_all()
+            self._wake_at_the_end()
 
     def _tasks(self) -> Iterator[T]:
         while (task := self._next()) is not None:
             yield task
             with self._changed:
                 self._busy -= 1
-                self._changed.notify_all()
+                self._wake_at_the_end()
 
     def _next(self) -> T | None:
         while True:
@@ -122,8 +122,14 @@ class Crew(Generic[T]):
             self._asking = False
             if task is None:
                 self._exhausted = True
+                self._wake_at_the_end()
             else:
                 self._added.append(task)
+                self._changed.notify()  # the source is free: another member may ask
+
+    def _wake_at_the_end(self) -> None:
+        if self._ended():
+            self._over.set()
             self._changed.notify_all()
 
     def _ready(self) -> bool:
