@@ -139,6 +139,7 @@ def back_up(disk: Any, session: Session, previous: Image | None = None, **option
     from airflow_provider_azstack.engine.backup import back_up_disk
 
     options.setdefault("name", f"images/run-1/{VM}.os/{next(_numbers)}")
+    options.setdefault("readers", 3)
     return back_up_disk(
         disk,
         session,

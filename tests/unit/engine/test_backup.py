@@ -113,7 +113,7 @@ def test_the_image_before_stays_what_it_was() -> None:
         assert ImageReader(first, session.reader()).read(0, disk.size_bytes) == before
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_days_of_changes_equal_a_byte_array(data: st.DataObject) -> None:
     """Writes and clears of any size, day after day, each image like the disk of its day."""
@@ -173,10 +173,10 @@ def test_cells_do_not_fragment_for_ever() -> None:
         disk = SparseDisk(MIB)
         disk.write(0, Random(1).randbytes(MIB))
         image = back_up(disk, session)
-        for day in range(20):
+        for day in range(12):
             disk.freeze()
-            for n in range(8):
-                disk.write((day * 8 + n) * 37 % 256 * PAGE, bytes([day + 1]) * PAGE)
+            for n in range(14):
+                disk.write((day * 14 + n) * 37 % 256 * PAGE, bytes([day + 1]) * PAGE)
             image = back_up(disk, session, image, readers=1)
             runs = load_runs(session.reader(), image.regions[0], 0, MIB)
             assert len(runs) <= MAX_RUNS_PER_CELL
