@@ -59,6 +59,14 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt | python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+.PHONY: demo
+demo: $(VENV)/installed tools ## two backups by a real Airflow from an emulated stack, read back and compared
+	$(BIN)/python -m demo
+
+.PHONY: ui
+ui: $(VENV)/installed tools ## the same, and leave it running: prints address and login
+	$(BIN)/python -m demo --ui
+
 CLEAN := .venv-clean
 .PHONY: constraints
 constraints: | python ## pin anew what a clean installation takes today

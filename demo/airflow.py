@@ -27,33 +27,27 @@ class Airflow:
     """
     One installation below ``home``.
 
-    :param bin: where the ``airflow`` command is.
-    :param connections: connections as Airflow's local secrets file has them.
-    :param settings: further environment, for the provider and its DAGs.
+    :param bin_directory: where the ``airflow`` command is.
     """
 
-    def __init__(
-        self,
-        home: Path,
-        bin_directory: Path,
-        dags: Path,
-        connections: dict[str, Any],
-        settings: dict[str, str],
-    ) -> None:
+    def __init__(self, home: Path, bin_directory: Path, dags: Path) -> None:
         self.home = home
         self.password = secrets.token_urlsafe(9)
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
         self._airflow = str(bin_directory / "airflow")
+        self._connections = home / "connections.json"
         self._token = ""
         home.mkdir(parents=True)
-        connections_file = _private(home / "connections.json", json.dumps(connections, indent=2))
         _private(home / "passwords.json", json.dumps({USER: self.password}))
         self.settings = {
             "AIRFLOW_HOME": str(home),
-            **_options(home, dags, connections_file, self.port),
-            **settings,
+            **_options(home, dags, self._connections, port),
         }
+
+    def connect(self, connections: dict[str, Any]) -> None:
+        """Let Airflow know connections, from a file that only its owner reads."""
+        _private(self._connections, json.dumps(connections, indent=2))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -66,10 +60,13 @@ class Airflow:
         return run([self._airflow, *arguments], self.environment, self.home / "commands.log")
 
     def start(self, processes: Processes) -> None:
-        """Make the database and start all components; return when they are healthy."""
+        """Make the database and start all components."""
         self.command("db", "migrate")
         for component in COMPONENTS:
             processes.start(component, [self._airflow, component], self.environment)
+
+    def sign_in(self, processes: Processes) -> None:
+        """Wait until all components are healthy, and get a token."""
         processes.wait("Airflow", self._healthy)
         login = {"username": USER, "password": self.password}
         self._token = self._call("POST", "/auth/token", login)["access_token"]

@@ -78,6 +78,7 @@ class Processes:
 
     def stop(self) -> None:
         """End all of them: the last one first, politely, then for certain."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience must not leave some behind
         for child in reversed(self._children):
             _send(child.process, signal.SIGTERM)
         end = time.monotonic() + 8
