@@ -26,7 +26,7 @@ from airflow_provider_azstack.engine.machines import (
     machine,
     resource_type,
 )
-from airflow_provider_azstack.errors import ConfigurationError, SourceGone
+from airflow_provider_azstack.errors import AccessDenied, ConfigurationError, SourceGone
 from airflow_provider_azstack.model import Disk, Unprotected, VirtualMachine
 from airflow_provider_azstack.policy import Policy, TriggerConf, is_like
 
@@ -77,6 +77,7 @@ def discover(
         asked = [(place, body) for place, body in selected if _fits(body, trigger)]
         if not asked:
             _accept_nothing(stack, policy, trigger, len(seen), subscriptions)
+        _check_snapshot_group(stack, policy, {id_part(b["id"], "subscriptions") for _, b in asked})
         with ThreadPoolExecutor(threads, "discover") as pool:
             found = list(pool.map(lambda item: _examined(item[0], item[1], policy), asked))
     inventory = Inventory(
@@ -195,6 +196,22 @@ def _accept_nothing(
             raise ConfigurationError(
                 f"policy {policy.name}: stack {stack.name} shows no resource group {name!r}: "
                 "correct the name, or give the connection's application a role in it"
+            )
+
+
+def _check_snapshot_group(stack: Stack, policy: Policy, subscriptions: Iterable[str]) -> None:
+    """Say now, once, what every snapshot would fail with."""
+    group = policy.snapshot_resource_group
+    for subscription in sorted(subscriptions) if group else ():
+        try:
+            found = stack.find(f"/subscriptions/{subscription}/resourcegroups/{group}")
+        except AccessDenied:
+            continue  # the role for snapshots works without reading the group itself
+        if found is None:
+            raise ConfigurationError(
+                f"policy {policy.name}: subscription {subscription} of stack {stack.name} has no "
+                f"resource group {group!r} for snapshots: create it, or correct "
+                "snapshot_resource_group"
             )
 
 

@@ -131,6 +131,17 @@ def test_a_subscription_that_is_not_visible_is_named(stack: Stack) -> None:
         discover(stack, Policy(name="p", selection=Selection(subscriptions=(unknown,))))
 
 
+@pytest.mark.usefixtures("fleet")
+def test_a_missing_group_for_snapshots_is_said_before_anything_is_made(
+    emulator: Emulator, stack: Stack
+) -> None:
+    policy = Policy(name="p", snapshot_resource_group="backup-snapshots")
+    with pytest.raises(ConfigurationError, match="no resource group 'backup-snapshots'"):
+        discover(stack, policy)
+    emulator.add_group("backup-snapshots")
+    assert len(discover(stack, policy).vms) == 3
+
+
 def test_requests_grow_with_pages_and_not_with_vms(emulator: Emulator, stack: Stack) -> None:
     """Discovery asks for lists, never for a VM, a disk or a NIC."""
     for number in range(120):
