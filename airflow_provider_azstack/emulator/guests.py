@@ -6,18 +6,24 @@ Invariant: whatever was done to an image, ``problems`` finds none in its file sy
 """
 
 # ruff: noqa: S311  files of a test disk come from a seed, so that they come again
+import functools
+import itertools
+import os
 import random
 import re
 import shutil
 import struct
 import subprocess
+import sysconfig
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PARTITION_START = 1 << 20
 _BLOCK = 4096
+_ROOT_TEXTS = 12
+_SMALLEST = 16 << 10  # thousands of tiny files would make a demo wait
 _WORDS = [
     "backup", "disk", "stack", "snapshot", "restore", "block", "page", "volume",
     "tenant", "region", "fabric", "update", "node", "cluster", "ticket", "invoice",
@@ -71,17 +77,21 @@ class GuestDisk:
         self._debugfs(*(f"rm /{_safe(name)}" for name in names), write=True)
 
     def change(self, seed: int, *, count: int = 3, size_bytes: int = 64 << 10) -> list[str]:
-        """Write new files, replace some and delete one, as a guest at work; return their names."""
+        """Edit some files, add as many, delete one, as a guest at work; return their names."""
         rng = random.Random(seed)
         there = sorted(self.files())
-        replaced = rng.sample(there, min(count, len(there)))
-        new = [f"change-{seed}-{number}.dat" for number in range(count)]
-        self.write({name: noise(rng, size_bytes) for name in [*replaced, *new]})
-        spare = [name for name in there if name not in replaced]
+        edited = rng.sample(there, min(count, len(there)))
+        files = {name: _edited(rng, self.read(name), seed) for name in edited}
+        files |= {f"report-{seed}-{number}.txt": words(rng, size_bytes) for number in range(count)}
+        self.write(files)
+        spare = [name for name in there if name not in edited]
         deleted = spare[:1] if len(spare) > count else []
-        if deleted:
-            self.delete(deleted)
-        return [*replaced, *new, *deleted]
+        self.delete(deleted)
+        return [*files, *deleted]
+
+    def extract(self, directory: Path) -> None:
+        """Copy the whole tree of files out of the disk."""
+        self._debugfs(f"rdump / {directory}")
 
     def problems(self) -> str:
         """Let ``e2fsck`` look at the file system; an empty text says that it is sound."""
@@ -116,7 +126,7 @@ def build(
     Build a disk image: an MBR with one Linux partition, ext4 in it, and files in that.
 
     :param path: is written, sparse.
-    :param content_bytes: how much the files hold together; half of it compresses.
+    :param content_bytes: how much the files hold together, nearly.
     """
     with path.open("wb") as file:
         file.truncate(size_bytes)
@@ -134,19 +144,63 @@ def build(
 
 
 def write_tree(directory: Path, content_bytes: int, seed: int) -> None:
-    """Fill a directory with files of many sizes: logs of words, and noise."""
+    """
+    Fill a directory with real files of this machine, chosen by seed: texts, programs, archives.
+
+    The root holds plain texts for a guest to change. Where the machine has not enough files, made
+    ones fill up.
+    """
     rng = random.Random(seed)
-    left, number = content_bytes, 0
-    while left > 0:
-        size = min(left, int(rng.lognormvariate(11, 2)) + 1, 64 << 20)
-        data = words(rng, size) if number % 2 else noise(rng, size)
-        suffix = "log" if number % 2 else "bin"
-        (directory / f"file-{number:05d}.{suffix}").write_bytes(data)
+    chosen = list(_real_files())
+    rng.shuffle(chosen)
+    left = content_bytes
+    texts = (path for path, _ in chosen if path.suffix in {".py", ".txt"})
+    for number, path in enumerate(itertools.islice(texts, _ROOT_TEXTS)):
+        left -= (directory / f"notes-{number:02d}.txt").write_bytes(path.read_bytes()[: left // 20])
+    for path, size in chosen:
+        if size <= left:
+            _copy(path, directory / "files" / path.relative_to(path.anchor))
+            left -= size
+        if left < _SMALLEST:
+            return
+    for number in itertools.count():
+        size = min(left, int(rng.lognormvariate(14, 2)) + 1, 64 << 20)
+        made = words(rng, size) if number % 2 else noise(rng, size)
+        (directory / f"made-{number:05d}.dat").write_bytes(made)
         left -= size
-        number += 1
-        if number % 1000 == 0:  # a root directory of thousands is slow to list
-            directory = directory / f"more-{number}"
-            directory.mkdir()
+        if left <= 0:
+            return
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+@functools.cache
+def _real_files() -> tuple[tuple[Path, int], ...]:
+    """List the larger files of this Python and its packages with their sizes, in a fixed order."""
+    roots = {sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")}
+    sizes = {path: size for root in roots for path, size in _walk(root)}
+    return tuple((Path(path), sizes[path]) for path in sorted(sizes))
+
+
+def _walk(folder: str) -> Iterator[tuple[str, int]]:
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            # compiled files come and go while we look
+            yield from _walk(entry.path) if entry.name != "__pycache__" else ()
+        elif entry.is_file(follow_symlinks=False):
+            size = entry.stat().st_size
+            if _SMALLEST <= size <= 64 << 20:
+                yield entry.path, size
+
+
+def _edited(rng: random.Random, data: bytes, seed: int) -> bytes:
+    """Add a line somewhere in the middle and a few at the end."""
+    lines = data.splitlines(keepends=True)
+    lines.insert(rng.randint(0, len(lines)), f"# looked at this in change {seed}\n".encode())
+    return b"".join(lines) + b"".join(words(rng, 80) + b"\n" for _ in range(5))
 
 
 def noise(rng: random.Random, size_bytes: int) -> bytes:

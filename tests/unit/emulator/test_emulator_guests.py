@@ -14,15 +14,22 @@ Build = Callable[..., guests.GuestDisk]
 pytestmark = pytest.mark.tier1
 
 
-def test_a_guest_disk_is_a_partitioned_ext4_disk_with_files(guest_disk: Build) -> None:
+def test_a_guest_disk_is_a_partitioned_ext4_disk_with_files(
+    tmp_path: Path, guest_disk: Build
+) -> None:
     """The boot record names one Linux partition to the end, and the file system in it is sound."""
     disk = guest_disk("web", content_bytes=4 << 20)
+    (tmp_path / "out").mkdir()
     raw = disk.path.read_bytes()
     assert raw[510:512] == b"\x55\xaa"
     assert raw[450] == 0x83
     assert int.from_bytes(raw[454:458], "little") * 512 == guests.PARTITION_START
     assert raw[guests.PARTITION_START + 1024 + 0x38 :][:2] == b"\x53\xef"  # ext4's magic
-    assert sum(disk.files().values()) == 4 << 20
+    assert len(disk.files()) == 12  # texts in the root; the rest is in folders
+    disk.extract(tmp_path / "out")
+    extracted = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    total = sum(path.stat().st_size for path in extracted)
+    assert 0.95 * (4 << 20) < total <= 4 << 20
     assert disk.problems() == ""
     assert disk.path.stat().st_blocks * 512 < disk.size_bytes  # sparse
 
@@ -54,7 +61,7 @@ def test_names_cannot_carry_commands(guest_disk: Build) -> None:
     """A name goes into a debugfs script: nothing but plain names does."""
     disk = guest_disk(content_bytes=1 << 20)
     with pytest.raises(ValueError, match="plain"):
-        disk.write({"x\nrm /file-00000.bin": b""})
+        disk.write({"x\nrm /notes-00.txt": b""})
 
 
 def test_the_same_seed_gives_the_same_files(guest_disk: Build) -> None:
