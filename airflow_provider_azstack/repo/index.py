@@ -216,13 +216,13 @@ def _insert(database: sqlite3.Connection, name: str, packs: Sequence[PackContent
     if cursor.rowcount == 0:
         return  # another process of this host was faster
     segment = cursor.lastrowid
+    rows = []
     for pack, size_bytes, entries in packs:
         database.execute("INSERT OR IGNORE INTO packs (id, size) VALUES (?, ?)", (pack, size_bytes))
-        row = database.execute("SELECT number FROM packs WHERE id = ?", (pack,)).fetchone()
-        database.executemany(
-            "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?)",
-            sorted((e.block_id, segment, row[0], e.offset, e.sealed, e.raw) for e in entries),
-        )
+        [number] = database.execute("SELECT number FROM packs WHERE id = ?", (pack,)).fetchone()
+        rows += [(e.block_id, segment, number, e.offset, e.sealed, e.raw) for e in entries]
+    rows.sort()  # in the order of the tree: neighbours go into the same page
+    database.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?)", rows)
 
 
 def _drop(database: sqlite3.Connection, names: Iterable[str]) -> None:
