@@ -141,9 +141,11 @@ def snapshot(world: World, call: Call) -> Answer:
         raise Problem(
             409, "SnapshotCountExceeded", "The snapshot count against this blob is exceeded."
         )
-    name = _unused_time(world, blob)
     metadata = _metadata(call) or dict(blob.metadata)
-    blob.snapshots[name] = BlobSnapshot(blob.volume.freeze(), blob.etag, blob.modified, metadata)
+    with blob.volume.lock:  # two at once get two names
+        name = _unused_time(world, blob)
+        frozen = blob.volume.freeze()
+        blob.snapshots[name] = BlobSnapshot(frozen, blob.etag, blob.modified, metadata)
     answer = _written(blob.etag, blob.modified)
     answer.headers["x-ms-snapshot"] = name
     return answer
@@ -229,6 +231,7 @@ def _read(call: Call, found: Found) -> Answer:
         "Accept-Ranges": "bytes",
         "x-ms-lease-state": "leased" if found.leased else "available",
         "x-ms-lease-status": "locked" if found.leased else "unlocked",
+        **({"x-ms-lease-duration": "infinite"} if found.leased else {}),
         **{f"x-ms-meta-{name}": value for name, value in found.metadata.items()},
     }
     if call.method == "HEAD":

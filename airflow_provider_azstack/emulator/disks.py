@@ -64,6 +64,8 @@ def _properties(world: World, sent: Json, size_bytes: int, unique_id: str) -> Js
         **kept,
         "creationData": dict(given["creationData"]),
         "diskSizeGB": math.ceil(size_bytes / (1 << 30)),
+        "diskIOPSReadWrite": 500,
+        "diskMBpsReadWrite": 60,
         "encryption": {"type": "EncryptionAtRestWithPlatformKey"},
         "timeCreated": world.now(),
         "diskSizeBytes": size_bytes,
@@ -158,7 +160,9 @@ def _snapshot(world: World, path: str, sent: Json) -> Resource:
         source_properties = source.properties
     size_bytes = resource.content.size_bytes - vhd.FOOTER
     made = _properties(world, _inherit(sent, source_properties), size_bytes, unique_id)
-    resource.body["properties"] = {**made, "incremental": False, "diskState": "Unattached"}
+    limits = {"diskIOPSReadWrite", "diskMBpsReadWrite"}  # of disks only
+    kept = {name: value for name, value in made.items() if name not in limits}
+    resource.body["properties"] = {**kept, "incremental": False, "diskState": "Unattached"}
     resource.settings["etag"] = world.etag()
     return resource
 

@@ -14,6 +14,7 @@ from airflow_provider_azstack.emulator.http import Answer, Call, Extract, json_a
 
 Alter = Callable[[Call, Answer], Answer]
 _FOREVER = 10**9
+_SPARED = "/emulator/"  # the control endpoint is no part of the stack
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Fault:
 
     def matches(self, call: Call) -> bool:
         """Tell whether the fault concerns ``call``."""
-        if self.method not in {"*", call.method}:
+        if self.method not in {"*", call.method} or call.path.startswith(_SPARED):
             return False
         if self.header and not re.search(self.header[1], call.header(self.header[0])):
             return False

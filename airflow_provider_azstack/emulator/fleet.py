@@ -18,6 +18,15 @@ from airflow_provider_azstack.emulator.layers import Volume
 from airflow_provider_azstack.emulator.state import Blob, Resource, World, body
 
 CONTAINER = "vhds"
+# What portals leave behind, and a restore by attaching disks must not send.
+_IMAGE = {"publisher": "Debian", "offer": "debian-12", "sku": "12", "version": "latest"}
+_OS_PROFILE = {
+    "adminUsername": "azureuser",
+    "linuxConfiguration": {"disablePasswordAuthentication": True, "provisionVMAgent": True},
+    "secrets": [],
+    "allowExtensionOperations": True,
+    "requireGuestProvisionSignal": True,
+}
 
 
 @dataclass
@@ -66,29 +75,32 @@ class Fleet:
         public_address: bool = False,
         availability_set: str = "",
         extensions: Sequence[str] = (),
+        properties: Json | None = None,
         **top: Any,
     ) -> EmulatedVm:
         """
         Create a VM with its disks and a network interface.
 
+        :param properties: more of the VM's properties, as ``licenseType``.
         :param top: more of the VM's body, as ``plan`` or ``identity``.
         """
         path = f"{self.add_group(group)}/providers/{machines.VMS}/{name}"
         vm = EmulatedVm(path, str(uuid.uuid4()), name, group)
         profile = self._storage_profile(vm, disks, os_type)
         nic = self._add_nic(group, name, static_address, public=public_address)
-        properties: Json = {
+        given: Json = {
             "hardwareProfile": {"vmSize": size},
             "provisioningState": "Succeeded",
             "vmId": vm.vm_id,
             "storageProfile": profile,
-            "osProfile": {"computerName": name, "adminUsername": "azureuser", "secrets": []},
+            "osProfile": {**_OS_PROFILE, "computerName": name},
             "networkProfile": {"networkInterfaces": [{"id": nic.id}]},
+            **(properties or {}),
         }
         if availability_set:
-            properties["availabilitySet"] = {"id": self._add_set(group, availability_set)}
+            given["availabilitySet"] = {"id": self._add_set(group, availability_set)}
         made = body(path, machines.VMS, self.world.location, {"tags": tags}, **top)
-        resource = Resource({**made, "properties": properties}, settings={"power": power})
+        resource = Resource({**made, "properties": given}, settings={"power": power})
         self.world.add(resource)
         machines.attach_all(self.world, resource)
         for extension in extensions:
@@ -175,7 +187,7 @@ class Fleet:
             vm.disks.append(disk)
             data_disks.append({"lun": lun, **data_entry, "toBeDetached": False})
         entry = {"osType": os_type, **entry, "caching": "ReadWrite", "createOption": "FromImage"}
-        return {"osDisk": entry, "dataDisks": data_disks}
+        return {"imageReference": dict(_IMAGE), "osDisk": entry, "dataDisks": data_disks}
 
     def _add_disk(
         self, vm: EmulatedVm, spec: DiskSpec, role: str, os_type: str = ""
@@ -206,7 +218,8 @@ class Fleet:
         path = f"{self.add_group(group)}/providers/{disks.DISKS}/{name}"
         properties: Json = {"creationData": {"createOption": "Empty"}}
         if os_type:
-            properties = {"osType": os_type, "hyperVGeneration": "V1", **properties}
+            creation = {"createOption": "FromImage", "imageReference": {"id": "/images/debian"}}
+            properties = {"osType": os_type, "hyperVGeneration": "V1", "creationData": creation}
         sent = {"sku": {"name": spec.sku}, "properties": properties}
         return disks.add_disk(self.world, path, sent, volume).id
 

@@ -101,10 +101,10 @@ class EmulatedDisk:
         changed = 0
         for first, last in _differing(old, data):
             piece = data[first:last]
-            if any(piece):
-                self.volume.write(start + first, piece)
-            else:
+            if _is_zero(piece):
                 self.volume.clear(start + first, last - first)
+            else:
+                self.volume.write(start + first, piece)
             changed += last - first
         return changed
 
@@ -122,6 +122,10 @@ class EmulatedDisk:
     def _check(self, offset: int, length: int) -> None:
         if not 0 <= offset <= offset + length <= self.size_bytes:
             raise ValueError(f"{offset}+{length} is outside a disk of {self.size_bytes} bytes")
+
+
+def _is_zero(data: bytes) -> bool:
+    return data.count(0) == len(data)
 
 
 def _data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
@@ -152,7 +156,7 @@ def _differing(old: bytes, new: bytes) -> Iterator[tuple[int, int]]:
     for at in range(0, len(new), PAGE):
         page = new[at : at + PAGE]
         differs = old[at : at + PAGE] != page
-        is_zero = differs and not any(page)
+        is_zero = differs and _is_zero(page)
         if first >= 0 and (not differs or is_zero != zero):
             yield first, at
             first = -1

@@ -124,7 +124,10 @@ def _view(world: World, vm: Resource) -> Json:
     }
     state = {"code": f"PowerState/{power}", "level": "Info", "displayStatus": _POWER[power]}
     names = [disk["name"] for disk in attached(vm)]
+    agent = {"vmAgentVersion": "2.9.1.1", "statuses": [], "extensionHandlers": []}
     return {
+        **({"vmAgent": agent, "osName": "debian"} if power == "running" else {}),
+        "computerName": vm.body["name"],
         "disks": [{"name": name, "statuses": [provisioned]} for name in names],
         "hyperVGeneration": "V1",
         "statuses": [provisioned, state],

@@ -67,6 +67,7 @@ def _shape_nic(world: World, made: Json, etag: str) -> None:
     mac = "-".join(f"{byte:02X}" for byte in uuid.uuid4().bytes[:3])
     properties.setdefault("macAddress", f"00-15-5D-{mac}")
     properties.setdefault("enableIPForwarding", False)
+    properties |= {"primary": True, "hostedWorkloads": [], "tapConfigurations": []}
     properties.setdefault("dnsSettings", {"dnsServers": [], "appliedDnsServers": []})
 
 
@@ -120,6 +121,7 @@ def _shape_address(world: World, made: Json, _: str) -> None:
     properties.setdefault("publicIPAddressVersion", "IPv4")
     properties.setdefault("publicIPAllocationMethod", "Dynamic")
     properties.setdefault("idleTimeoutInMinutes", 4)
+    properties.setdefault("ipTags", [])
     properties["ipAddress"] = f"192.0.2.{used + 10}"
     made.setdefault("sku", {"name": "Basic"})
 

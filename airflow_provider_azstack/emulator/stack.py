@@ -161,6 +161,11 @@ class Emulator(Fleet):
         """Bugs of the emulator that answered 500; tests assert that there are none."""
         return self._arm.crashes + self._blobs.crashes
 
+    def expire_grants(self) -> None:
+        """Let every signed URL of managed disks and snapshots die now."""
+        for grant in list(self.world.grants.values()):
+            grant.expires = self.world.clock()
+
     def leftovers(self) -> list[leftovers.Leftover]:
         """List all snapshots, living grants, and disks that carry a backup's tag."""
         return list(leftovers.leftovers(self.world))
