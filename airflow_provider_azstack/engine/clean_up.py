@@ -16,13 +16,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from airflow_provider_azstack.arm.client import Stack
-from airflow_provider_azstack.arm.compute import Compute
-from airflow_provider_azstack.engine import leftovers, names
+from airflow_provider_azstack.engine import leftovers, names, power
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.leftovers import Leftover, Sweep
-from airflow_provider_azstack.engine.machines import id_part, power_state, vm_key
+from airflow_provider_azstack.engine.machines import id_part
 from airflow_provider_azstack.engine.manifests import gathered
-from airflow_provider_azstack.engine.snapshots import is_interrupted, start_again
 from airflow_provider_azstack.errors import AzStackError, SessionLost, SourceError
 from airflow_provider_azstack.model import Manifest, SnapshotSet, WorkloadVm
 from airflow_provider_azstack.repo.repository import Repository
@@ -53,7 +51,7 @@ def clean_up(
     with Accounts(stack, (id_part(vm.id, "subscriptions") for vm in vms.values())) as accounts:
         sweep = Sweep(stack, accounts, repository.id)
         for vm_sets in _sets(repository, run, session_id, sweep).values():
-            _start_if_stopped(stack, vm_sets, sweep)
+            sweep.do(vm_sets[0].vm.id, power.undo, stack, repository, vm_sets)
         ours = _found(vms, sweep)
         living = repository.sessions().keys() - {session_id}
         for key, of_vm in ours.items():
@@ -87,22 +85,6 @@ def _sets(
         if names.is_of_session(snapshot_set.id, session_id):
             found[snapshot_set.vm.key].append(snapshot_set)
     return found
-
-
-def _start_if_stopped(stack: Stack, sets: list[SnapshotSet], sweep: Sweep) -> None:
-    """Start a VM that was stopped for its snapshots by a task that was killed meanwhile."""
-    if not is_interrupted(sets):
-        return
-    vm = sets[0].vm
-
-    def start() -> None:
-        compute = Compute(stack)
-        body = compute.vm(vm.id, instance_view=True)
-        if vm_key(body) == vm.key and power_state(body) not in {"running", "starting"}:
-            log.warning("%s was stopped for its snapshots: starting it again", vm.name)
-            start_again(compute, vm.id)
-
-    sweep.do(vm.id, start)
 
 
 def _found(vms: Mapping[str, WorkloadVm], sweep: Sweep) -> dict[str, list[Leftover]]:

@@ -2,16 +2,18 @@
 Find and remove what killed runs left on a stack.
 
 Owns what counts as left: a snapshot of this repository's whose session is gone and which no
-restore point counts its next changes from. Invariant: what belongs to a living session, to another
+restore point counts its next changes from, and a VM that was stopped for its snapshots under such
+a session and not started again. Invariant: what belongs to a living session, to another
 repository or to anybody else stays, and so does everything of a VM whose points cannot be read.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Literal, NamedTuple
 
 from airflow_provider_azstack.arm.client import Stack
-from airflow_provider_azstack.engine import leftovers
+from airflow_provider_azstack.engine import leftovers, names, power
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.leftovers import Leftover, Sweep
 from airflow_provider_azstack.errors import SourceError
@@ -19,7 +21,7 @@ from airflow_provider_azstack.repo.repository import Repository
 
 log = logging.getLogger(__name__)
 
-Action = Literal["delete", "revoke"]
+Action = Literal["delete", "revoke", "start"]
 
 
 class Finding(NamedTuple):
@@ -59,16 +61,39 @@ def janitor(
         seen += sweep.unmanaged(url for place in places for url in sweep.unmanaged_disks(place))
         # The snapshots are listed before the sessions: one taken later is not in the list.
         living = repository.sessions().keys()
+        findings += _vms_left_off(stack, repository, living, sweep, dry_run=dry_run)
         for leftover in seen:
             finding = _judged(repository, leftover, living)
             if finding and (dry_run or _done(finding, leftover, sweep)):
-                log.info("%s%s", "would " if dry_run else "", finding)
                 findings.append(finding)
+    for finding in findings:
+        log.info("%s%s", "would " if dry_run else "", finding)
     if sweep.errors:
         raise SourceError(
             f"the janitor could not do {len(sweep.errors)} things on {stack.name}: "
             f"{'; '.join(sweep.errors[:5])}"
         )
+    return findings
+
+
+def _vms_left_off(
+    stack: Stack, repository: Repository, living: Iterable[str], sweep: Sweep, *, dry_run: bool
+) -> list[Finding]:
+    """Start the VMs that killed runs stopped. The notes' names tell; few are ever read."""
+    marks = {names.session_mark(session) for session in living}
+    notes: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for info in repository.store.list("sets/"):
+        _, run, vm_key, set_id = info.name.split("/")
+        if set_id.split("-")[0] not in marks:
+            notes[run, vm_key].add(set_id)
+    findings = []
+    for (run, vm_key), ids in notes.items():
+        if not power.interrupted(ids):
+            continue
+        sets = [s for s in repository.sets(run, vm_key) if s.id in ids]
+        finding = Finding("start", sets[0].vm.id, "", run, vm_key)
+        if dry_run or sweep.do(finding.id, power.undo, stack, repository, sets):
+            findings.append(finding)
     return findings
 
 

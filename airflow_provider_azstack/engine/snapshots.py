@@ -5,18 +5,16 @@ Owns the check that the VM still is the one of the manifest, its power state aro
 and the set's record; what happens to the snapshots later is not its business.
 Invariant: a recorded set has a snapshot of every disk of the manifest, all taken in this one call,
 while the VM's power state and disks stayed the same. A set is never filled up later: a new attempt
-takes a whole new one. A VM that was stopped is started again, by a later attempt or by the clean-up
-if need be, because that it ran is recorded before it is stopped.
+takes a whole new one.
 
 A set without snapshots is a note: with consistency ``required_stopped`` that the VM ran and was
-skipped, with ``stopped`` that it ran and is being stopped.
+skipped; what it is with ``stopped`` is in ``power``.
 """
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -24,7 +22,7 @@ import msgspec
 
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.compute import Compute
-from airflow_provider_azstack.engine import names
+from airflow_provider_azstack.engine import names, power
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.machines import (
     BlobFacts,
@@ -39,7 +37,6 @@ from airflow_provider_azstack.errors import (
     AzStackError,
     ConfigurationError,
     SourceChanged,
-    SourceError,
 )
 from airflow_provider_azstack.model import (
     Disk,
@@ -54,7 +51,6 @@ from airflow_provider_azstack.repo.sessions import Session
 log = logging.getLogger(__name__)
 
 AT_ONCE = 8  # snapshots of one VM requested at the same time: they should be of the same moment
-_OFF = {"deallocated", "stopped"}
 
 Random = Callable[[], uuid.UUID]
 
@@ -85,7 +81,7 @@ def take_set(work: Work, vm: WorkloadVm, *, random: Random = uuid.uuid4) -> Snap
             return candidate
         log.warning("%s: a snapshot of set %s is gone: all are taken anew", vm.name, candidate.id)
     attempt = _Attempt(work, vm, names.new_set_id(work.job.session, random))
-    return attempt.run(was_interrupted=is_interrupted(earlier), random=random)
+    return attempt.run(power.interrupted(s.id for s in earlier))
 
 
 def is_current(snapshot_set: SnapshotSet, job: Job) -> bool:
@@ -107,12 +103,6 @@ def covers(vm: WorkloadVm) -> Callable[[SnapshotSet], bool]:
 def taken_at(snapshot_set: SnapshotSet) -> datetime:
     """Return when the first snapshot of a set was taken."""
     return min(snapshot.taken_at for snapshot in snapshot_set.snapshots)
-
-
-def is_interrupted(sets: list[SnapshotSet]) -> bool:
-    """Tell whether a VM was stopped for its snapshots and nobody recorded the set since."""
-    notes = [s for s in sets if not s.snapshots and s.consistency == "stopped"]
-    return bool(notes) and not any(s.snapshots for s in sets)
 
 
 def _live_machine(work: Work, vm: WorkloadVm) -> tuple[VirtualMachine, Body]:
@@ -181,31 +171,22 @@ class _Attempt:
         self._vm = vm
         self._set_id = set_id
 
-    def run(self, *, was_interrupted: bool, random: Random) -> SnapshotSet:
+    def run(self, interrupted: set[str]) -> SnapshotSet:
+        """:param interrupted: stops of this VM that an earlier try did not make up for."""
         found, body = _live_machine(self._work, self._vm)
-        is_off = found.power_state in _OFF
-        if self._work.job.consistency == "required_stopped" and not is_off:
+        is_off = found.power_state in power.OFF
+        consistency = self._work.job.consistency
+        if consistency == "required_stopped" and not is_off:
             log.warning("%s is %s and must be stopped: skipped", found.name, found.power_state)
             return self._put(found, ())
-        if self._work.job.consistency != "stopped" or (is_off and not was_interrupted):
+        if consistency != "stopped" or (is_off and not interrupted):
             return self._put(found, self._snapshots(found, body))
-        if not was_interrupted:
-            note = names.new_set_id(self._work.job.session, random)
-            self._work.session.put_set(self._set(note, found, ()))
-        with self._stopped(found):
+        empty = self._set(found, ())
+        with power.stopped(self._work.session, self._compute, empty, interrupted):
             body = self._compute.vm(found.id, instance_view=True)
             found = msgspec.structs.replace(found, power_state=power_state(body))
             snapshots = self._snapshots(found, body)
         return self._put(found, snapshots)
-
-    @contextmanager
-    def _stopped(self, found: VirtualMachine) -> Iterator[None]:
-        """Have the VM deallocated meanwhile, and started again whatever happens."""
-        try:
-            self._compute.deallocate(found.id)
-            yield
-        finally:
-            start_again(self._compute, found.id)
 
     def _snapshots(self, found: VirtualMachine, before: Body) -> tuple[DiskSnapshot, ...]:
         """Snapshot every disk at once; leave nothing behind unless all of it can be used."""
@@ -287,11 +268,9 @@ class _Attempt:
         except AzStackError as error:
             log.warning("%s: left for the clean-up: %s", snapshot.id, error)
 
-    def _set(
-        self, set_id: str, found: VirtualMachine, snapshots: tuple[DiskSnapshot, ...]
-    ) -> SnapshotSet:
+    def _set(self, found: VirtualMachine, snapshots: tuple[DiskSnapshot, ...]) -> SnapshotSet:
         return SnapshotSet(
-            id=set_id,
+            id=self._set_id,
             run=self._work.job.run,
             vm=found,
             consistency=self._work.job.consistency,
@@ -299,24 +278,9 @@ class _Attempt:
         )
 
     def _put(self, found: VirtualMachine, snapshots: tuple[DiskSnapshot, ...]) -> SnapshotSet:
-        made = self._set(self._set_id, found, snapshots)
+        made = self._set(found, snapshots)
         self._work.session.put_set(made)
         return made
-
-
-def start_again(compute: Compute, vm_id: str) -> None:
-    """
-    Start a VM that was stopped for its snapshots.
-
-    :raises SourceError: it did not start: that somebody must know at once.
-    """
-    try:
-        compute.start(vm_id)
-    except AzStackError as error:
-        raise SourceError(
-            f"{vm_id} was stopped for its snapshots and could not be started again ({error}): "
-            "start it by hand"
-        ) from error
 
 
 def delete_snapshot(stack: Stack, accounts: Accounts, snapshot: DiskSnapshot) -> None:

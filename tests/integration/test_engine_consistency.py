@@ -10,7 +10,8 @@ from support.compound import Rig, rig
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
-from airflow_provider_azstack.errors import SourceBusy
+from airflow_provider_azstack.engine.janitor import janitor
+from airflow_provider_azstack.errors import AccessDenied, SourceBusy
 from airflow_provider_azstack.model import Consistency
 
 pytestmark = pytest.mark.tier2
@@ -120,6 +121,56 @@ def test_a_vm_that_a_killed_task_left_stopped_is_started_by_the_clean_up(
     run.clean_up()
     assert emulator.power(vm) == "running"
     assert emulator.leftovers() == []
+
+
+def test_a_vm_that_was_left_stopped_is_started_by_the_janitor_once(
+    it: Rig, emulator: Emulator, vm: EmulatedVm
+) -> None:
+    """When the clean-up was killed too; and who stops the VM later keeps it stopped."""
+    killed_while_stopped(it, emulator, vm)
+    run = it.begin()
+    run.snapshot()
+    emulator.faults.clear()
+    assert janitor(it.stack, it.repository, dry_run=False) == [], "its session lives"
+    it.repository.fence(run.session.id)
+    told = janitor(it.stack, it.repository)
+    assert told[0].action == "start"
+    assert emulator.power(vm) == "deallocated"
+    assert janitor(it.stack, it.repository, dry_run=False) == told
+    assert emulator.power(vm) == "running"
+    emulator.set_power(vm, "deallocated")
+    assert janitor(it.stack, it.repository, dry_run=False) == []
+    assert emulator.power(vm) == "deallocated"
+
+
+def test_a_second_stop_that_is_interrupted_is_made_up_for_as_well(
+    it: Rig, emulator: Emulator, vm: EmulatedVm
+) -> None:
+    """A set that was recorded before does not hide that the VM was stopped again."""
+    use(it, "stopped")
+    run = it.begin()
+    run.snapshot()
+    (whole,) = [s for s in it.repository.sets(run.job.run) if s.snapshots]
+    it.stack.delete(whole.snapshots[0].id)
+    killed_while_stopped(it, emulator, vm)
+    run.snapshot()
+    emulator.faults.clear()
+    assert emulator.power(vm) == "deallocated"
+    run.clean_up()
+    assert emulator.power(vm) == "running"
+
+
+def test_a_vm_that_may_not_be_stopped_keeps_running(
+    it: Rig, emulator: Emulator, vm: EmulatedVm
+) -> None:
+    use(it, "stopped")
+    emulator.behaviour.denied.add("Microsoft.Compute/virtualMachines/deallocate/action")
+    run = it.begin()
+    run.snapshot()
+    assert isinstance(run.failures[vm.vm_id], AccessDenied)
+    assert emulator.power(vm) == "running"
+    run.clean_up()
+    assert actions(emulator, vm).count("start") == 0
 
 
 def test_a_vm_that_runs_is_skipped_when_it_must_be_stopped(
