@@ -2,9 +2,9 @@
 Shared access signatures that a stack accepts.
 
 Owns the string that is signed; knows no account and asks for no key.
-Invariant: the signed version is the profile's. azure-storage-blob signs with its newest version
-only (a constant in it), which a stack refuses; the strings below are from "Create a service SAS",
-for versions from 2015-04-05 up to, and not including, 2020-12-06.
+Invariant: the signed version is the profile's. The text is that of "Create a service SAS" for
+versions from 2015-04-05 up to, and not including, 2020-12-06. azure-storage-blob signs with its
+newest version, which a stack refuses, and adds a field of 2020-12-06 even when told an older one.
 """
 
 import base64
