@@ -160,7 +160,9 @@ def _row(point: RestorePoint, verdict: str) -> Row:
 
 def _leave_running(demo: Demo) -> None:
     demo.screen.step(f"{demo.airflow.url}  user {USER}  password {demo.airflow.password}")
-    demo.screen.remark(f"DAG {DAG_ID}; stack and Airflow run until you press Ctrl-C")
+    demo.screen.remark(f"in another terminal: . {demo.airflow.environment_file}; then")
+    demo.screen.remark(f"{Path(sys.executable).parent}/airflow azstack points")
+    demo.screen.remark("stack and Airflow run until you press Ctrl-C")
     while True:
         demo.processes.check()
         time.sleep(1)

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import secrets
+import shlex
 import time
 import urllib.error
 import urllib.request
@@ -44,6 +45,8 @@ class Airflow:
             "AIRFLOW_HOME": str(home),
             **_options(home, dags, self._connections, port),
         }
+        exports = (f"export {key}={shlex.quote(value)}\n" for key, value in self.settings.items())
+        self.environment_file = _private(home / "environment", "".join(exports))
 
     def connect(self, connections: dict[str, Any]) -> None:
         """Let Airflow know connections, from a file that only its owner reads."""

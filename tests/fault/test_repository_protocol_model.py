@@ -14,7 +14,7 @@ SLOW = "believe the index without listing packs"  # its shortest failure is the 
 @pytest.mark.tier2
 @pytest.mark.parametrize(("writers", "collectors", "least"), [(2, 1, 300_000), (1, 2, 100_000)])
 def test_no_published_point_ever_loses_a_pack(writers: int, collectors: int, least: int) -> None:
-    """Holds in all states; there are many, and in many of them somebody committed."""
+    """F-K1: holds in all states; there are many, and in many of them somebody committed."""
     states, committed, holds = explore(writers=writers, collectors=collectors)
     assert holds
     assert states > least
@@ -24,6 +24,7 @@ def test_no_published_point_ever_loses_a_pack(writers: int, collectors: int, lea
 @pytest.mark.tier1
 @pytest.mark.parametrize("mutant", sorted(MUTANTS.keys() - {SLOW}))
 def test_every_rule_is_needed(mutant: str) -> None:
+    """F-K1: every mutant is caught."""
     assert not explore(mutant)[2], f"{MUTANTS[mutant]} left out, and nothing broke"
 
 
