@@ -261,3 +261,36 @@ def test_bodies_of_resized_disks_keep_their_footer(
     assert client.read(url, 1 << 30, 8).data == b"conectix"
     answer = client.snapshot(disk.source, "s2")
     assert client.get(answer.json()["id"], DISKS)["properties"]["diskSizeGB"] == 1
+
+
+def test_a_vhd_blob_is_imported(emulator: Emulator, client: StackClient) -> None:
+    """Import takes a page blob with a right footer, and nothing else."""
+    account = emulator.add_storage_account("store", "prod")
+    spec = DiskSpec("unmanaged", 2 << 20, account="store")
+    vhd = emulator.add_vm("old", "prod", [spec]).disks[0]
+    vhd.write(0, b"boot")
+    path = f"{account.rpartition('/providers/')[0]}/providers/Microsoft.Compute/disks/new"
+    creation = {"createOption": "Import", "sourceUri": vhd.source, "storageAccountId": account}
+    body = {"location": "local", "properties": {"creationData": creation}}
+    assert client.arm("PUT", path, DISKS, body).status == 202
+    assert client.read(client.grant(path), 0, 4).data == b"boot"
+    vhd.volume.write(vhd.size_bytes, bytes(512))
+    assert error_of(client.arm("PUT", f"{path}2", DISKS, body)) == (400, "InvalidVhd")
+    creation["sourceUri"] += "x"
+    assert error_of(client.arm("PUT", f"{path}2", DISKS, body)) == (400, "InvalidParameter")
+
+
+def test_all_grants_can_be_expired(client: StackClient, disk: EmulatedDisk) -> None:
+    """What a test with a real clock uses to see a renewal."""
+    path = client.snapshot(disk.source, "s1").json()["id"]
+    url = client.grant(path)
+    client.emulator.expire_grants()
+    assert client.read(url, 0, 512).status == 403
+    assert client.read(client.grant(path), 0, 512).status == 206
+
+
+def test_attached_disks_are_not_deleted(client: StackClient, disk: EmulatedDisk) -> None:
+    """409 names the VM."""
+    answer = client.arm("DELETE", disk.source, DISKS)
+    assert error_of(answer) == (409, "OperationNotAllowed")
+    assert "web01" in answer.json()["error"]["message"]
