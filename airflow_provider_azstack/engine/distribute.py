@@ -13,7 +13,6 @@ would be done with it first; a host that may run only so many at once has its ba
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.errors import ConfigurationError
@@ -85,8 +84,7 @@ def distribute(
     """
     if not hosts:
         raise ConfigurationError("no backup host is left to do the work: add one to the policy")
-    work = [_workload_vm(vm, (history or {}).get(vm.key)) for vm in vms]
-    lumps = _lumped_by_account(work, account_cap)
+    lumps = _lumped_by_account(list(vms), history or {}, account_cap)
     shares = _shares(hosts, stack_cap)
     batches = _batched(lumps, _batch_target(lumps, batch_bytes, sum(shares.values())))
     assigned = _assigned(batches, shares)
@@ -101,11 +99,6 @@ def distribute(
         )
         for name in sorted(assigned)
     )
-
-
-def account_of(source: str) -> str:
-    """Return the storage account of an unmanaged disk: the first label of its URL's host."""
-    return (urlsplit(source).hostname or "").partition(".")[0]
 
 
 def _workload_vm(vm: VirtualMachine, expected_bytes: int | None) -> WorkloadVm:
@@ -145,23 +138,26 @@ def _join(lumps: Iterable[_Lump]) -> _Lump:
     return _lump(vm for lump in lumps for vm in lump.vms)
 
 
-def _lumped_by_account(vms: Sequence[WorkloadVm], cap: int | None) -> list[_Lump]:
+def _lumped_by_account(
+    vms: Sequence[VirtualMachine], history: Mapping[str, int], cap: int | None
+) -> list[_Lump]:
     """
     Lump VMs together until no storage account has disks in more lumps than its cap.
 
     Accounts that a VM connects count as one: that is never too many, and simple.
     """
+    single = {vm.key: _lump([_workload_vm(vm, history.get(vm.key))]) for vm in vms}
     if cap is None:
-        return [_lump([vm]) for vm in vms]
-    by_account = _by_connected_accounts(vms)
-    free = [_lump([vm]) for vm in by_account.pop("", [])]
-    for group in by_account.values():
-        free += _merged([_lump([vm]) for vm in group], cap)
-    return free
+        return list(single.values())
+    groups = _by_connected_accounts(vms)
+    lumps = [single[key] for key in groups.pop("", [])]
+    for keys in groups.values():
+        lumps += _merged([single[key] for key in keys], cap)
+    return lumps
 
 
-def _by_connected_accounts(vms: Sequence[WorkloadVm]) -> dict[str, list[WorkloadVm]]:
-    """Group VMs by the accounts that their unmanaged disks connect; ``""`` has those with none."""
+def _by_connected_accounts(vms: Sequence[VirtualMachine]) -> dict[str, list[str]]:
+    """Group VM keys by the accounts that their disks connect; ``""`` has those with none."""
     parent: dict[str, str] = {}
 
     def root(account: str) -> str:
@@ -170,15 +166,13 @@ def _by_connected_accounts(vms: Sequence[WorkloadVm]) -> dict[str, list[Workload
             account = parent[account]
         return account
 
-    accounts = [
-        sorted({account_of(d.source) for d in vm.disks if d.kind == "unmanaged"}) for vm in vms
-    ]
-    for first, *others in filter(None, accounts):
+    accounts = {vm.key: sorted({d.storage_account for d in vm.disks} - {""}) for vm in vms}
+    for first, *others in filter(None, accounts.values()):
         for other in others:
             parent[root(other)] = root(first)
-    groups: dict[str, list[WorkloadVm]] = {}
-    for vm, names in zip(vms, accounts, strict=True):
-        groups.setdefault(root(names[0]) if names else "", []).append(vm)
+    groups: dict[str, list[str]] = {}
+    for key, names in accounts.items():
+        groups.setdefault(root(names[0]) if names else "", []).append(key)
     return groups
 
 

@@ -14,7 +14,6 @@ from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.engine.distribute import (
     DISK_COST_BYTES,
     MAX_WORKLOADS,
-    account_of,
     distribute,
     history,
 )
@@ -46,9 +45,10 @@ def machine(number: int, sizes: list[int], account: str = "") -> VirtualMachine:
             key="os" if i == 0 else f"data-{i}",
             name=f"d{i}",
             kind="unmanaged" if account else "managed",
-            source=f"https://{account}.blob.x/c/{key}-{i}.vhd" if account else f"/disks/{key}-{i}",
+            source=f"https://x/{account}/c/{key}-{i}.vhd" if account else f"/disks/{key}-{i}",
             size_bytes=size,
             unique_id=f"{key}-{i}",
+            storage_account=account,
         )
         for i, size in enumerate(sizes)
     )
@@ -112,9 +112,10 @@ def test_every_vm_once_within_the_caps_whatever_the_order(
     streams = {h.name: h.streams for h in hosts}
     at_once = sum(min(streams[m.host], len(m.workloads)) for m in manifests)
     assert at_once <= (stack_cap or at_once)
+    accounts = {vm.key: {disk.storage_account for disk in vm.disks} - {""} for vm in vms}
     used: Counter[str] = Counter()
     for workload in (w for m in manifests for w in m.workloads):
-        used.update({account_of(d.source) for vm in workload.vms for d in vm.disks} - {""})
+        used.update(set().union(*(accounts[vm.key] for vm in workload.vms)))
     assert all(count <= (account_cap or count) for count in used.values())
     rng.shuffle(vms)
     rng.shuffle(hosts)
