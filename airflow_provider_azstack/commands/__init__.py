@@ -5,7 +5,14 @@ Owns what the command line looks like; the work is in the sibling modules, loade
 Invariant: every ``airflow`` command loads this module, so it imports nothing but Airflow's own CLI.
 """
 
-from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand, lazy_load_command
+from airflow.cli.cli_config import (
+    ARG_VERBOSE,
+    ActionCommand,
+    Arg,
+    CLICommand,
+    GroupCommand,
+    lazy_load_command,
+)
 
 _HERE = "airflow_provider_azstack.commands"
 
@@ -96,5 +103,8 @@ def _subcommands() -> tuple[ActionCommand, ...]:
 
 def _command(name: str, function: str, text: str, *args: Arg) -> ActionCommand:
     return ActionCommand(
-        name=name, help=text, func=lazy_load_command(f"{_HERE}.{function}"), args=args
+        name=name,
+        help=text,
+        func=lazy_load_command(f"{_HERE}.{function}"),
+        args=(*args, ARG_VERBOSE),
     )

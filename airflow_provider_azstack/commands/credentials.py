@@ -8,8 +8,9 @@ Invariant: no secret is printed, and a connection that exists is replaced only w
 import json
 from argparse import Namespace
 
-from airflow_provider_azstack.commands.console import command, say
+from airflow_provider_azstack.commands.console import command
 from airflow_provider_azstack.config import Credentials, read_credentials
+from airflow_provider_azstack.console.present import say
 from airflow_provider_azstack.errors import ConfigurationError
 
 

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from airflow_provider_azstack.commands.connections import repository_hook, stack_hook
-from airflow_provider_azstack.commands.console import DONE, FAILED, PARTLY, command, show
+from airflow_provider_azstack.commands.console import command
 from airflow_provider_azstack.commands.pools import plan, read_pools
 from airflow_provider_azstack.config import BackupHost, load_config
+from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, show
 from airflow_provider_azstack.errors import AzStackError
 from airflow_provider_azstack.hooks.connections import WAITING_SECONDS
 

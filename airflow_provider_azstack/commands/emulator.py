@@ -12,7 +12,7 @@ from airflow_provider_azstack.errors import ConfigurationError
 
 
 @command
-def run_emulator(args: Namespace) -> None:
+def run_emulator(args: Namespace) -> int:
     """Run it until it is stopped."""
     try:
         from airflow_provider_azstack.emulator.__main__ import main  # noqa: PLC0415 - an extra
@@ -21,4 +21,4 @@ def run_emulator(args: Namespace) -> None:
             f"{error.name} is not installed: pip install 'airflow-provider-azstack[emulator]'"
         ) from None
     argv = ["--root", args.root, "--port", str(args.port)]
-    main([*argv, "--demo"] if args.demo else argv)
+    return main([*argv, "--demo"] if args.demo else argv)

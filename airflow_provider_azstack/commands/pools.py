@@ -11,8 +11,9 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from airflow_provider_azstack.commands.console import command, say, show
+from airflow_provider_azstack.commands.console import command
 from airflow_provider_azstack.config import BackupHost, load_config
+from airflow_provider_azstack.console.present import say, show
 from airflow_provider_azstack.hooks.pools import POOLS_VARIABLE
 
 _PREFIX = "azstack_"

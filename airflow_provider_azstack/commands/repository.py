@@ -9,7 +9,8 @@ kept nowhere.
 from argparse import Namespace
 
 from airflow_provider_azstack.commands.connections import repository_hook
-from airflow_provider_azstack.commands.console import command, say
+from airflow_provider_azstack.commands.console import command
+from airflow_provider_azstack.console.present import say
 
 
 @command

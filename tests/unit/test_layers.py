@@ -38,8 +38,10 @@ MAY_IMPORT = {
     "dag_factory": BASE
     | {"config", "policy", "links", "operators", "params", "triggers", "engine"},
     "plugin": BASE | {"hooks", "links"},
-    "commands": BASE | {"config", "policy", "store", "repo", "arm", "engine", "hooks", "emulator"},
-    "cli": BASE | {"commands", "config", "store", "repo", "arm", "engine", "emulator"},
+    "commands": BASE
+    | {"config", "policy", "store", "repo", "arm", "engine", "hooks", "console", "emulator"},
+    "console": BASE | {"config", "policy", "store", "repo", "arm", "engine"},
+    "__main__": {"console"},
     "emulator": BASE,
 }
 IMPORT_AIRFLOW = {

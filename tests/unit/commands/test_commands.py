@@ -9,11 +9,12 @@ import support.airflow_home
 from airflow.cli.cli_config import GroupCommand
 
 from airflow_provider_azstack.commands import get_commands
-from airflow_provider_azstack.commands.console import command, show
+from airflow_provider_azstack.commands.console import command
 from airflow_provider_azstack.commands.doctor import ask, pool_answers
 from airflow_provider_azstack.commands.pools import plan
 from airflow_provider_azstack.commands.roles import ROLES, role_definition, roles
 from airflow_provider_azstack.config import Config, Host
+from airflow_provider_azstack.console.present import show
 from airflow_provider_azstack.errors import ConfigurationError, Unreachable
 
 pytestmark = pytest.mark.tier1
@@ -97,7 +98,7 @@ def test_an_error_is_one_line_and_a_state_above_one(capsys: pytest.CaptureFixtur
         raise ConfigurationError("azurestack.conf: [hosts] is missing: add it")
 
     with pytest.raises(SystemExit) as caught:
-        broken(Namespace())
+        broken(Namespace(verbose=False))
     assert caught.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""

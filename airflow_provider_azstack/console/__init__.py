@@ -1,0 +1,64 @@
+"""
+``azstack ...``: the same engine without Airflow, for the day on which Airflow is down as well.
+
+Owns the commands' names; each one's arguments and work are in the module of its name, with
+``add(parser)`` and ``run(args)``, loaded when that command is called.
+Invariant: nothing here imports Airflow, and every error of ours ends in one line and state 2.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Protocol, cast
+
+from airflow_provider_azstack import __version__
+
+# Name -> what it does, in one line. The module is the name with underscores.
+COMMANDS = {
+    "points": "list restore points, oldest first",
+    "show": "show one restore point: its VM, its disks, how it was read",
+}
+
+
+class Command(Protocol):
+    """What a command's module has."""
+
+    add: Callable[[ArgumentParser], None]  # declare its arguments
+    run: Callable[[Namespace], int]  # do it, and return the exit state
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit state: 0 done, 1 partly done, 2 failed."""
+    argv = sys.argv[1:] if argv is None else argv
+    name = next((argument for argument in argv if not argument.startswith("-")), "")
+    args = _parser(name).parse_args(argv)
+    # Loaded only now: it needs rich, and --help does not.
+    from airflow_provider_azstack.console.present import guarded  # noqa: PLC0415
+
+    try:
+        return guarded(load(name).run, args)
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def load(name: str) -> Command:
+    """Return the module of a command."""
+    return cast("Command", import_module(f"{__name__}.{name.replace('-', '_')}"))
+
+
+def _parser(chosen: str) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="azstack",
+        description="Backups of Azure Stack Hub virtual machines, without Airflow.",
+        epilog="Exit states: 0 done, 1 partly done, 2 failed.",
+    )
+    parser.add_argument("--version", action="version", version=f"azstack {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, text in COMMANDS.items():
+        one = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name == chosen:
+            load(name).add(one)
+    return parser

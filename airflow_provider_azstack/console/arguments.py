@@ -1,0 +1,155 @@
+"""
+Options that many commands have, and what they open.
+
+Owns where a repository's address and passphrase, or a stack's credentials, come from: options,
+files, the environment, a prompt; knows nothing of what is done with what it opened.
+Invariant: no secret is taken from the command line, which every user of the host can read.
+"""
+
+import json
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
+from getpass import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.secret import Secret
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.repo.repository import Repository
+    from airflow_provider_azstack.store.base import Store
+
+_MAX_FILE_BYTES = 2**20
+
+
+def add_output(parser: ArgumentParser) -> None:
+    """Declare in which form the result is printed: ``args.output``."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="default: table"
+    )
+    group.add_argument(
+        "--json", dest="output", action="store_const", const="json", help="the same as -o json"
+    )
+
+
+def add_repository(parser: ArgumentParser, prefix: str = "") -> None:
+    """
+    Declare which repository a command is about.
+
+    :param prefix: of the options' names, for a command with a second repository: ``"to-"``.
+    """
+    group = parser.add_argument_group(f"{prefix.rstrip('-')} repository".strip())
+    for name, metavar, text in (
+        ("repository", "URL", "a directory, s3://, az:// or gs:// address"),
+        ("repository-id", "ID", "refuse any other repository at that address"),
+        ("passphrase-file", "FILE", "its first line is the passphrase, or the recovery key"),
+        ("store-options", "FILE", "a JSON object with the store's options, see docs/stores.md"),
+        ("cache-directory", "DIR", "keeps the index between runs"),
+    ):
+        variable = _variable(prefix + name)
+        group.add_argument(
+            f"--{prefix}{name}",
+            metavar=metavar,
+            default=os.environ.get(variable, ""),
+            help=f"{text}; default: ${variable}",
+        )
+
+
+def open_repository(args: Namespace, prefix: str = "") -> "Repository":
+    """
+    Open the repository that the options name.
+
+    :raises ConfigurationError: an option is missing or wrong, or there is no repository.
+    :raises WrongKey: the passphrase opens none of its keys.
+    """
+    # Repositories load cryptography and zstandard: not to print a help text.
+    from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
+
+    store = open_repository_store(args, prefix)
+    cache = _option(args, prefix + "cache-directory")
+    return Repository.open(
+        store,
+        read_passphrase(args, prefix),
+        expected_id=_option(args, prefix + "repository-id"),
+        cache_directory=Path(cache) if cache else None,
+    )
+
+
+def open_repository_store(args: Namespace, prefix: str = "") -> "Store":
+    """Open the store that holds, or shall hold, the repository."""
+    name = prefix + "repository"
+    url = _option(args, name)
+    if not url:
+        raise ConfigurationError(f"which repository? Give --{name} or set {_variable(name)}")
+    return open_store_at(url, _option(args, prefix + "store-options"))
+
+
+def open_store_at(url: str, options_file: str = "") -> "Store":
+    """Open a store with the options that a file holds."""
+    from airflow_provider_azstack.store import open_store  # noqa: PLC0415 - obstore is heavy
+
+    options = read_json(options_file, "store options") if options_file else {}
+    if not all(isinstance(value, str) for value in options.values()):
+        raise ConfigurationError(f"store options {options_file}: values are texts")
+    return open_store(url, options={name: Secret(str(options[name])) for name in options})
+
+
+def read_passphrase(
+    args: Namespace, prefix: str = "", *, ask: Callable[[str], str] = getpass
+) -> Secret:
+    """Return the passphrase: of the file, else of the environment, else asked for."""
+    variable = _variable(prefix + "passphrase")
+    if file := _option(args, prefix + "passphrase-file"):
+        return passphrase_from(file)
+    if text := os.environ.get(variable):
+        return Secret(text)
+    if not sys.stdin.isatty():
+        raise ConfigurationError(
+            f"no passphrase: give --{prefix}passphrase-file, or set {variable}_FILE or {variable}"
+        )
+    return Secret(ask(f"Passphrase of {_option(args, prefix + 'repository')}: "))
+
+
+def passphrase_from(file: str) -> Secret:
+    """Return the first line of a file."""
+    text = read_text(file, "passphrase").partition("\n")[0].removesuffix("\r")
+    if not text:
+        raise ConfigurationError(f"passphrase file {file} begins with an empty line")
+    return Secret(text)
+
+
+def read_text(file: str, what: str) -> str:
+    """Return the text of a file of at most 1 MiB."""
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(_MAX_FILE_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise ConfigurationError(f"{what} file {file}: {reason}") from None
+
+
+def read_json(file: str, what: str) -> Mapping[str, object]:
+    """
+    Return the JSON object that a file holds.
+
+    :raises ConfigurationError: it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(read_text(file, what))
+    except (ValueError, RecursionError):  # the error would quote what may be secret
+        raise ConfigurationError(f"{what} file {file} is not JSON") from None
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{what} file {file} holds no JSON object")
+    return found
+
+
+def _option(args: Namespace, name: str) -> str:
+    return str(getattr(args, name.replace("-", "_")))
+
+
+def _variable(name: str) -> str:
+    return "AZSTACK_" + name.replace("-", "_").upper()

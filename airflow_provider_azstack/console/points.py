@@ -1,0 +1,87 @@
+"""
+``azstack points``: what could be restored.
+
+Owns the listing, and which VM or point a user means; knows nothing of restoring.
+Invariant: only published restore points are shown, and one that cannot be read is an error.
+"""
+
+import re
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
+from airflow_provider_azstack.console.present import show
+from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.model import RestorePoint
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.repo.repository import Repository
+
+LATEST = "latest"
+_COLUMNS = ("vm", "point", "taken_at", "disks", "disk_bytes", "stored_bytes", "consistency")
+_VM_KEY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--vm", default="", help="only VMs of this name, key or id")
+    add_repository(parser)
+    add_output(parser)
+
+
+def run(args: Namespace) -> int:
+    """List restore points of all VMs, or of those called --vm."""
+    return list_points(open_repository(args), args.vm, args.output)
+
+
+def list_points(repository: "Repository", vm: str, output: str) -> int:
+    """Print the restore points of all VMs, or of those called ``vm``."""
+    show([point_facts(point) for point in points_of(repository, vm)], output, _COLUMNS)
+    return 0
+
+
+def points_of(repository: "Repository", vm: str = "") -> list[RestorePoint]:
+    """Return the restore points of all VMs, or of those of a name, key or id, oldest first."""
+    if _VM_KEY.fullmatch(vm):
+        return repository.points(vm)
+    return [point for point in repository.points() if vm in {"", point.vm.name, point.vm.id}]
+
+
+def find_point(repository: "Repository", vm: str, point_id: str = LATEST) -> RestorePoint:
+    """
+    Return the one restore point that is meant.
+
+    :param vm: the VM's name, key or id.
+    :raises ConfigurationError: there is none, or the name is that of several VMs.
+    """
+    points = points_of(repository, vm)
+    if not points:
+        raise ConfigurationError(f"no restore point of a VM {vm!r}: 'azstack points' lists all")
+    keys = sorted({point.vm.key for point in points})
+    if len(keys) > 1:
+        raise ConfigurationError(f"{vm!r} names {len(keys)} VMs; give a key: {', '.join(keys)}")
+    if point_id == LATEST:
+        return points[-1]
+    for point in points:
+        if point.id == point_id:
+            return point
+    raise ConfigurationError(
+        f"VM {vm!r} has no restore point {point_id!r}; its newest is {points[-1].id}"
+    )
+
+
+def point_facts(point: RestorePoint) -> dict[str, Any]:
+    """Return what a list says of a restore point."""
+    return {
+        "vm": point.vm.name,
+        "point": point.id,
+        "taken_at": point.taken_at.isoformat(timespec="seconds"),
+        "disks": len(point.images),
+        "disk_bytes": sum(image.size_bytes for image in point.images),
+        "stored_bytes": sum(image.stored_bytes for image in point.images),
+        "consistency": point.consistency,
+        "policy": point.policy,
+        "run": point.run,
+        "vm_id": point.vm.id,
+        "vm_key": point.vm.key,
+    }

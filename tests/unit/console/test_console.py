@@ -1,0 +1,194 @@
+"""``azstack``: the commands without Airflow, as a shell runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from support.repositories import CHEAP, VM_KEY, back_up, noise
+
+import airflow_provider_azstack
+from airflow_provider_azstack.console import COMMANDS, load, main
+from airflow_provider_azstack.console.arguments import read_passphrase
+from airflow_provider_azstack.console.points import find_point
+from airflow_provider_azstack.console.stacks import add_stack, open_stack, read_stack_settings
+from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store.local import LocalStore
+
+ROOT = Path(airflow_provider_azstack.__file__).parents[1]
+PASSPHRASE = "canary-of-the-console"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with two restore points, and an environment that leads to it."""
+    directory = tmp_path / "store"
+    directory.mkdir()
+    repository, _ = Repository.create(LocalStore(directory), Secret(PASSPHRASE), kdf=CHEAP)
+    back_up(repository, [noise(1)], "run-1")
+    back_up(repository, [noise(2)], "run-2")
+    (tmp_path / "passphrase").write_text(PASSPHRASE + "\nnot this line\n")
+    monkeypatch.setenv("AZSTACK_REPOSITORY", str(directory))
+    monkeypatch.setenv("AZSTACK_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
+    return directory
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_module_that_keeps_the_contract(name: str) -> None:
+    parser = ArgumentParser()
+    load(name).add(parser)
+    assert callable(load(name).run)
+    secret = {"passphrase", "password", "secret", "recovery-key", "key"}
+    options = {option.lstrip("-") for option in parser._option_string_actions}
+    assert not secret & options, "a secret in the arguments is seen by every user of the host"
+
+
+@pytest.mark.tier1
+def test_points_are_listed_oldest_first(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["points", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["vm"], row["point"]) for row in rows] == [("web", "p-run-1"), ("web", "p-run-2")]
+    assert main(["points", "--vm", "db", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.tier1
+def test_a_point_is_shown_as_facts_and_as_its_whole_record(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "web"]) == 0
+    text = capsys.readouterr().out
+    assert "p-run-2" in text
+    assert "os" in text
+    assert main(["show", VM_KEY, "p-run-1", "-o", "json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["id"] == "p-run-1"
+    assert record["vm"]["size"] == "Standard_A1"
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["show", "db"], "no restore point of a VM 'db'"),
+        (["show", "web", "p-9"], "its newest is p-run-2"),
+        (["points", "--repository", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["points", "--repository-id", "0" * 32], "it was swapped"),
+        (["points", "--passphrase-file", "/nowhere"], "No such file"),
+        (["points", "--store-options", "/dev/null"], "is not JSON"),
+        (["points", "--repository", ""], "give --repository or set azstack_repository"),
+    ],
+)
+def test_an_error_is_one_line_and_state_2(
+    place: Path, arguments: list[str], advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert advice.lower() in printed.err.lower()
+
+
+@pytest.mark.tier1
+def test_a_name_that_two_vms_have_asks_for_a_key(place: Path) -> None:
+    repository = Repository.open(LocalStore(place), Secret(PASSPHRASE))
+    point = repository.point(VM_KEY, "p-run-1")
+    other = VM_KEY.replace("1", "9")
+    point = replace(point, vm=replace(point.vm, key=other))
+    repository.records.put(f"points/{other}/{point.id}", point)
+    with pytest.raises(ConfigurationError, match=f"{VM_KEY}, {other}"):
+        find_point(repository, "web")
+    assert find_point(repository, other).vm.key == other
+
+
+@pytest.mark.tier1
+def test_where_the_passphrase_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file wins over the environment, that over the prompt; without a terminal none asks."""
+    file = tmp_path / "passphrase"
+    file.write_text("of the file\r\n")
+    monkeypatch.setenv("AZSTACK_PASSPHRASE", "of the environment")
+    named, unnamed = (Namespace(passphrase_file=f, repository="r") for f in (str(file), ""))
+    assert read_passphrase(named).reveal() == "of the file"
+    assert read_passphrase(unnamed).reveal() == "of the environment"
+    monkeypatch.delenv("AZSTACK_PASSPHRASE")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    with pytest.raises(ConfigurationError, match="--passphrase-file"):
+        read_passphrase(unnamed)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert read_passphrase(unnamed, ask=lambda _: "typed").reveal() == "typed"
+
+
+@pytest.mark.tier1
+def test_a_stack_is_described_like_its_connection(tmp_path: Path) -> None:
+    """The emulator's file serves as it is; a field that is not known is refused."""
+    connection = {
+        "conn_type": "azure_stack",
+        "host": "https://management.example",
+        "login": "client",
+        "password": PASSPHRASE,
+        "extra": {"tenant_id": "t", "ca_bundle": ""},
+    }
+    args = stack_arguments(tmp_path, {"control_token": "x", "airflow_connection": connection})
+    assert read_stack_settings(args).login == "client"
+    assert PASSPHRASE not in repr(read_stack_settings(args))
+    with open_stack(args) as stack:
+        assert stack.name == "management.example"
+    wrong = stack_arguments(tmp_path, connection | {"extra": {"verify": "false"}})
+    with pytest.raises(ConfigurationError, match="verify"):
+        read_stack_settings(wrong)
+    bare = stack_arguments(tmp_path, connection | {"password": ""})
+    with pytest.raises(ConfigurationError, match="no password"):
+        open_stack(bare)
+
+
+def stack_arguments(tmp_path: Path, content: object) -> Namespace:
+    file = tmp_path / "stack.json"
+    file.write_text(json.dumps(content))
+    parser = ArgumentParser()
+    add_stack(parser)
+    return parser.parse_args(["--stack-file", str(file)])
+
+
+@pytest.mark.tier2
+def test_points_are_listed_without_airflow(place: Path) -> None:
+    """F-R6: a URL and a passphrase are all that a listing needs; no Airflow is imported."""
+    script = (
+        "import sys; from airflow_provider_azstack.console import main; "
+        "state = main(['points', '--json']); "
+        "assert not [m for m in sys.modules if m.split('.')[0] == 'airflow']; sys.exit(state)"
+    )
+    ended = run_python("-c", script)
+    assert [row["point"] for row in json.loads(ended.stdout)] == ["p-run-1", "p-run-2"]
+    module = run_python("-m", "airflow_provider_azstack", "points", "--json")
+    assert module.stdout == ended.stdout
+
+
+@pytest.mark.tier2
+def test_help_loads_no_command() -> None:
+    script = (
+        "import sys; from airflow_provider_azstack.console import _parser; "
+        "_parser('').format_help(); "
+        "heavy = {'cryptography', 'zstandard', 'azure', 'rich', 'msgspec', 'airflow'}; "
+        "assert not heavy & {m.split('.')[0] for m in sys.modules}"
+    )
+    run_python("-c", script)
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "AIRFLOW_HOME": "/nonexistent"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environ,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
