@@ -39,7 +39,9 @@ def host(name: str, streams: int = 4) -> BackupHost:
 
 
 def machine(number: int, sizes: list[int], account: str = "") -> VirtualMachine:
+    """:param account: of its disks in turn, joined by ``+``; none means managed disks."""
     key = str(uuid.UUID(int=number))
+    accounts = account.split("+")
     disks = tuple(
         Disk(
             key="os" if i == 0 else f"data-{i}",
@@ -48,7 +50,7 @@ def machine(number: int, sizes: list[int], account: str = "") -> VirtualMachine:
             source=f"https://x/{account}/c/{key}-{i}.vhd" if account else f"/disks/{key}-{i}",
             size_bytes=size,
             unique_id=f"{key}-{i}",
-            storage_account=account,
+            storage_account=accounts[i % len(accounts)],
         )
         for i, size in enumerate(sizes)
     )
@@ -82,7 +84,7 @@ def load(manifest: Manifest) -> int:
 machines = st.lists(
     st.tuples(
         st.lists(st.integers(0, 1023 * GIB), min_size=1, max_size=5),
-        st.sampled_from(["", "", "acc1", "acc2", "acc3"]),
+        st.sampled_from(["", "", "acc1", "acc2", "acc3", "acc1+acc2", "acc3+acc4"]),
     ),
     max_size=60,
 ).map(lambda items: [machine(n, sizes, acc) for n, (sizes, acc) in enumerate(items)])
