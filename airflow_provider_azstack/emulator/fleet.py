@@ -104,7 +104,7 @@ class Fleet:
         self.world.add(resource)
         machines.attach_all(self.world, resource)
         for extension in extensions:
-            self._add_extension(path, extension)
+            self._add_extension(resource, extension)
         self.vms[path] = vm
         return vm
 
@@ -163,6 +163,10 @@ class Fleet:
         vm.id = f"{self.add_group(vm.group)}/providers/{machines.VMS}/{name}"
         resource.body |= {"id": vm.id, "name": name}
         self.world.add(resource)
+        for extension in resource.settings.get("extensions", []):
+            self.world.remove(extension)
+            extension.body["id"] = f"{vm.id}/extensions/{extension.body['name']}"
+            self.world.add(extension)
         self.vms[vm.id] = vm
         machines.attach_all(self.world, resource)
 
@@ -272,8 +276,8 @@ class Fleet:
         made["properties"] = {"platformUpdateDomainCount": 1, "platformFaultDomainCount": 1}
         return self.world.add(Resource(made)).id
 
-    def _add_extension(self, vm_id: str, name: str) -> None:
-        path = f"{vm_id}/extensions/{name}"
+    def _add_extension(self, vm: Resource, name: str) -> None:
+        path = f"{vm.id}/extensions/{name}"
         made = body(path, machines.EXTENSIONS, self.world.location, {})
         made["properties"] = {
             "publisher": "Microsoft.Azure.Extensions",
@@ -283,7 +287,8 @@ class Fleet:
             "settings": {},
             "provisioningState": "Succeeded",
         }
-        self.world.add(Resource(made))
+        extension = self.world.add(Resource(made))
+        vm.settings.setdefault("extensions", []).append(extension)
 
 
 def _gigabytes(size_bytes: int) -> int:

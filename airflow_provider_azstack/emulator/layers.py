@@ -35,8 +35,15 @@ class Layer:
         self.path = path
         self.parent = parent
         self.pages = IntervalMap()
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        self._closer = weakref.finalize(self, _discard, self.fd, path)
+        self._opened: list[int] = []
+        weakref.finalize(self, _discard, self._opened, path)
+
+    @property
+    def fd(self) -> int:
+        """The file; made by the first write, so that untouched disks cost no descriptor."""
+        if not self._opened:
+            self._opened.append(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+        return self._opened[0]
 
     def chain(self, until: "Layer | None" = None) -> Iterator["Layer"]:
         """Yield this layer and its ancestors, newest first, without ``until`` and those below."""
@@ -66,9 +73,10 @@ class Layer:
                 return
 
 
-def _discard(fd: int, path: Path) -> None:
-    os.close(fd)
-    path.unlink(missing_ok=True)
+def _discard(opened: list[int], path: Path) -> None:
+    for fd in opened:
+        os.close(fd)
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

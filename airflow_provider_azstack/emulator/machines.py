@@ -91,7 +91,7 @@ def usages(world: World, call: Call) -> Answer:
 def get(world: World, call: Call) -> Answer:
     """``GET`` a VM, with its instance view when asked for."""
     vm = resources.target(world, call, VMS)
-    shown = _with_extensions(world, vm)
+    shown = _with_extensions(vm)
     if call.query.get("$expand", "").lower() == "instanceview":
         shown = {**shown, "properties": {**vm.properties, "instanceView": _view(world, vm)}}
     return json_answer(200, shown)
@@ -106,12 +106,12 @@ def list_all(world: World, call: Call) -> Answer:
     """``GET`` the VMs of the subscription or of a group; never with instance views."""
     under = f"{resources.group_id(world, call)}/" if "group" in call.params else world.scope
     found = world.of_type(VMS, under)
-    return resources.page(world, call, (_with_extensions(world, vm) for vm in found))
+    return resources.page(world, call, map(_with_extensions, found))
 
 
-def _with_extensions(world: World, vm: Resource) -> Json:
-    found = [extension.body for extension in world.of_type(EXTENSIONS, f"{vm.id}/")]
-    return {**vm.body, "resources": found} if found else vm.body
+def _with_extensions(vm: Resource) -> Json:
+    found = vm.settings.get("extensions")
+    return {**vm.body, "resources": [each.body for each in found]} if found else vm.body
 
 
 def _view(world: World, vm: Resource) -> Json:
@@ -267,7 +267,7 @@ def remove(world: World, vm: Resource) -> None:
         nic = world.find(reference["id"])
         if nic:
             nic.properties.pop("virtualMachine", None)
-    for extension in list(world.of_type(EXTENSIONS, f"{vm.id}/")):
+    for extension in vm.settings.get("extensions", []):
         world.remove(extension)
     world.remove(vm)
 

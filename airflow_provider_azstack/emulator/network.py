@@ -6,6 +6,7 @@ Invariant: what a resource refers to exists when it is created.
 """
 
 import ipaddress
+import itertools
 import uuid
 
 from airflow_provider_azstack.emulator import operations, resources
@@ -85,8 +86,8 @@ def _shape_configuration(world: World, given: Json, path: str) -> None:
         if asked in taken:
             raise Problem(400, "PrivateIPAddressInUse", f"{asked} is already in use.")
     elif not asked:
-        free = (str(host) for host in list(network.hosts())[3:] if str(host) not in taken)
-        given["privateIPAddress"] = next(free)
+        hosts = map(str, itertools.islice(network.hosts(), 3, None))  # a stack keeps the first
+        given["privateIPAddress"] = next(host for host in hosts if host not in taken)
     given |= {"provisioningState": "Succeeded", "privateIPAddressVersion": "IPv4"}
     if "publicIPAddress" in given:
         address = world.get(given["publicIPAddress"]["id"])
