@@ -29,7 +29,7 @@ from airflow_provider_azstack.arm.blob_http import (
 from airflow_provider_azstack.arm.grants import Grant, GrantKeeper
 from airflow_provider_azstack.arm.page_ranges import join, parse_page_list
 from airflow_provider_azstack.arm.retry import Patience
-from airflow_provider_azstack.arm.versions import DEFAULT_PROFILE, profile_named
+from airflow_provider_azstack.arm.versions import DEFAULT_PROFILE, PROFILES
 from airflow_provider_azstack.errors import (
     AccessDenied,
     ChangesUnknown,
@@ -75,6 +75,7 @@ class BlobDisk:
     :param grant: asks for access; called again at 80% of its time, and once when refused.
     :param size_bytes: of the disk without its VHD footer; None to find out from the blob.
     :param previous_snapshot: time stamp of the reference snapshot of the same blob.
+    :param blob_version: ``x-ms-version`` of the requests: the profile's.
     :param previous_grant: access to the reference snapshot of the same managed disk.
     """
 
@@ -85,7 +86,7 @@ class BlobDisk:
         size_bytes: int | None = None,
         previous_snapshot: str = "",
         previous_grant: Callable[[], Grant] | None = None,
-        profile: str = DEFAULT_PROFILE,
+        blob_version: str = PROFILES[DEFAULT_PROFILE].blob,
         ca_bundle: str | None = None,
         connections: int = 8,
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
@@ -99,7 +100,7 @@ class BlobDisk:
         self._previous = GrantKeeper(previous_grant, clock=clock) if previous_grant else None
         self._previous_snapshot = previous_snapshot
         self._client = BlobClient(
-            version=profile_named(profile).blob,
+            version=blob_version,
             ca_bundle=ca_bundle,
             connections=connections,
             read_timeout_seconds=read_timeout_seconds,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
@@ -31,7 +32,7 @@ from airflow_provider_azstack.arm.versions import (
 )
 from airflow_provider_azstack.arm.wire import READ_TIMEOUT_SECONDS, Wire
 from airflow_provider_azstack.errors import InvalidName, Refused, Unreachable, UnsupportedStack
-from airflow_provider_azstack.secret import without_query
+from airflow_provider_azstack.secret import Secret, without_query
 
 __all__ = ["Credentials", "Stack"]
 
@@ -52,6 +53,7 @@ class Stack:
     :param arm_endpoint: ``https://management.<region>.<domain>``; plain http on this machine only.
     :param ca_bundle: PEM file with the CAs of ARM, sign-in and blob hosts; None for the system's.
     :param retry_budget_seconds: how long one request may be refused, throttled or unanswered.
+    :param account_keys: keys of storage accounts by name, where the application may not list them.
     :param on_secret: called with every token, key and signed URL before its first use, so that
         the caller can have them masked in its logs.
     """
@@ -71,6 +73,7 @@ class Stack:
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
+        account_keys: Mapping[str, Secret] = MappingProxyType({}),
         on_secret: Callable[[str], None] = _keep_quiet,
     ) -> None:
         self._endpoint = arm_endpoint.rstrip("/")
@@ -86,6 +89,7 @@ class Stack:
         self.name = origin(self._endpoint)[1]
         self.profile = profile_named(profile)
         self.ca_bundle = ca_bundle
+        self.account_keys = account_keys
         self.clock = clock
         self.on_secret = on_secret
         self.patience = Patience(

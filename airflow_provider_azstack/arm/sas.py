@@ -44,7 +44,7 @@ def signed_url(
     """
     start, end = _time(now - START_SKEW), _time(now + timedelta(seconds=seconds))
     protocol = "https" if urlsplit(url).scheme == "https" else "https,http"
-    canonical = f"/blob/{account}{_path_in_account(url, account)}"
+    canonical = f"/blob/{account}{path_in_account(url, account)}"
     fields = [permissions, start, end, canonical, "", "", protocol, version]
     if version >= _RESOURCE_IN_STRING_SINCE:
         fields += [resource, ""]  # the second is a snapshot's time, for "bs"
@@ -56,8 +56,12 @@ def signed_url(
     return Secret(f"{url}?{urlencode(query, quote_via=quote)}")
 
 
-def _path_in_account(url: str, account: str) -> str:
-    """Return ``/container/blob``: the account is in the host name, or else leads the path."""
+def path_in_account(url: str, account: str) -> str:
+    """
+    Return ``/container/blob``, decoded: the account is in the host name, or else leads the path.
+
+    :raises Refused: the URL is of another account.
+    """
     parts = urlsplit(url)
     path = unquote(parts.path)
     if (parts.hostname or "").split(".")[0] == account.lower():

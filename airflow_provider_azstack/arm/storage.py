@@ -8,21 +8,21 @@ what leaves is a grant for one blob and a time.
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import urllib3
 
 from airflow_provider_azstack.arm.blob_http import BlobClient, Doubt
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.grants import Grant, GrantKeeper
-from airflow_provider_azstack.arm.sas import signed_url
+from airflow_provider_azstack.arm.sas import path_in_account, signed_url
 from airflow_provider_azstack.errors import AccessDenied, Refused, SourceGone
 from airflow_provider_azstack.secret import Secret
 
 _PROVIDER = "providers/Microsoft.Storage/storageAccounts"
 _SHORT_SECONDS = 900  # how long a signature for one request of our own holds
+_KEY_SECONDS = 300.0  # a key that was rotated is asked for again before long
 _MAX_LIST_BYTES = 16 * 2**20
 _META = "x-ms-meta-"
 
@@ -46,15 +46,11 @@ class BlobSnapshot(NamedTuple):
 
 
 class Storage:
-    """
-    Storage accounts of a stack.
+    """Storage accounts of a stack. Thread-safe."""
 
-    :param keys: keys by account name, where the application may not list them.
-    """
-
-    def __init__(self, stack: Stack, keys: Mapping[str, Secret] = MappingProxyType({})) -> None:
+    def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._keys = keys
+        self._keys: dict[str, tuple[Secret, float]] = {}
         self._client = BlobClient(
             version=stack.profile.blob,
             ca_bundle=stack.ca_bundle,
@@ -72,15 +68,15 @@ class Storage:
 
         :raises AccessDenied: the application may not list keys, and none was given.
         """
-        name = account_name(account_id)
-        key = self._keys.get(name)
-        if key is None:
-            answer = self._stack.request("POST", f"{account_id}/listKeys").object()
-            values = [entry.get("value") for entry in answer.get("keys") or ()]
-            if not values or not isinstance(values[0], str):
-                raise AccessDenied(f"{account_id} has no key: give one in the connection")
-            key = Secret(values[0])
-        self._stack.on_secret(key.reveal())
+        given = self._stack.account_keys.get(account_name(account_id))
+        if given is not None:
+            self._stack.on_secret(given.reveal())
+            return given
+        known = self._keys.get(account_id)
+        if known and self._stack.clock() < known[1]:
+            return known[0]
+        key = self._listed_key(account_id)
+        self._keys[account_id] = key, self._stack.clock() + _KEY_SECONDS
         return key
 
     def grant_read(self, account_id: str, url: str, snapshot: str, seconds: int) -> Grant:
@@ -102,9 +98,11 @@ class Storage:
 
         :param metadata: identifies the snapshot; names are letters, digits and underscores.
         """
-        container, _, name = url.rpartition("/")
+        path = path_in_account(url, account_name(account_id))
+        name = path.split("/", 2)[2]
+        container = unquote(url).removesuffix(f"/{name}")
         for there in self.blob_snapshots(account_id, container, prefix=name):
-            if there.url == url and there.metadata == dict(metadata):
+            if unquote(there.url) == unquote(url) and there.metadata == dict(metadata):
                 return there.snapshot
         headers = {_META + name: value for name, value in metadata.items()}
         keeper = self._keeper(account_id, url, "rcw")
@@ -144,6 +142,14 @@ class Storage:
     def close(self) -> None:
         """Close idle connections."""
         self._client.close()
+
+    def _listed_key(self, account_id: str) -> Secret:
+        answer = self._stack.request("POST", f"{account_id}/listKeys").object()
+        values = [entry.get("value") for entry in answer.get("keys") or ()]
+        if not values or not isinstance(values[0], str):
+            raise AccessDenied(f"{account_id} has no key: give one in the connection")
+        self._stack.on_secret(values[0])
+        return Secret(values[0])
 
     def _keeper(
         self,

@@ -3,17 +3,18 @@ import hmac
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from support.stacks import stack_of
+from support.virtual_clock import VirtualClock
 
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.sas import signed_url
 from airflow_provider_azstack.arm.storage import Storage
 from airflow_provider_azstack.arm.vhd import parse_footer
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedDisk, Emulator
+from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.errors import (
     AccessDenied,
     ChangesUnknown,
@@ -110,28 +111,66 @@ def test_the_disk_itself_is_never_deleted(account: Account) -> None:
         account.storage.properties(account.id, account.url, taken)
 
 
-def test_a_key_that_was_given_is_not_asked_for(emulator: Emulator, tmp_path: Path) -> None:
+def test_a_key_that_was_given_is_not_asked_for(emulator: Emulator) -> None:
     """Where the application may not list keys, the connection has them."""
     told: list[str] = []
     with stack_of(emulator, on_secret=told.append) as stack:
         account = Account(emulator, Storage(stack))
         key = account.storage.account_key(account.id)
         emulator.behaviour.denied.add("Microsoft.Storage/storageAccounts/listKeys/action")
-        with pytest.raises(AccessDenied):
-            account.storage.account_key(account.id)
-        given = Storage(stack, {account.id.rpartition("/")[2]: key})
-        assert given.properties(account.id, account.url).blob_type == "PageBlob"
-        assert key.reveal() in told
-        assert any("sig=" in secret for secret in told)
-        given.close()
+        stack.account_keys = {account.id.rpartition("/")[2]: key}
         account.storage.close()
+        storage = Storage(stack)
+        assert storage.properties(account.id, account.url).blob_type == "PageBlob"
+        stack.account_keys = {}
+        with pytest.raises(AccessDenied):
+            storage.account_key(account.id)
+        storage.close()
+    assert key.reveal() in told
+    assert any("sig=" in secret for secret in told)
+
+
+def test_a_key_is_listed_once_in_a_while(emulator: Emulator) -> None:
+    """Ten thousand unmanaged disks are not ten thousand requests for keys."""
+    clock = VirtualClock()
+    with stack_of(emulator, clock=clock) as stack:
+        account = Account(emulator, Storage(stack))
+        for _ in range(5):
+            account.storage.properties(account.id, account.url)
+        assert listings(emulator) == 1
+        clock.now += 301
+        account.storage.properties(account.id, account.url)
+        account.storage.close()
+    assert listings(emulator) == 2
+
+
+def listings(emulator: Emulator) -> int:
+    return sum(r.path.endswith("/listKeys") for r in emulator.requests)
+
+
+def test_a_blob_with_slashes_in_its_name(emulator: Emulator) -> None:
+    """The container is the first segment behind the account, whatever the name holds."""
+    seen: list[str] = []
+
+    def listing(call: Call) -> Answer:
+        seen.append(call.path + "?prefix=" + call.query["prefix"])
+        return Answer(200, {}, b"<EnumerationResults><Blobs/></EnumerationResults>")
+
+    with stack_of(emulator) as stack:
+        account = Account(emulator, Storage(stack))
+        emulator.faults.answer("GET", "comp=list", 200).instead = listing
+        url = account.url.replace("/vhds/", "/vhds/a%20dir/")
+        with pytest.raises(SourceGone):
+            account.storage.snapshot_blob(account.id, url, TAGS)
+        account.storage.close()
+    (asked,) = seen
+    assert "/vhds?prefix=a dir/" in asked
 
 
 def test_a_listing_goes_on_to_the_last_page(account: Account) -> None:
     taken = [
         account.storage.snapshot_blob(account.id, account.url, {"n": str(n)}) for n in range(3)
     ]
-    real = account.emulator.faults
     body = (
         b'<?xml version="1.0"?><EnumerationResults><Blobs/><NextMarker>0</NextMarker>'
         b"</EnumerationResults>"

@@ -82,7 +82,7 @@ def do_everything(emulator: Emulator, profile: str) -> None:
         first, second = (snapshot_id(managed.source, name) for name in ("first", "second"))
         for snapshot in (first, second):
             compute.create_snapshot(snapshot, managed.source, emulator.location, {"a": "b"})
-        grants = {"previous_grant": granting(compute, first), "profile": profile}
+        grants = {"previous_grant": granting(compute, first), "blob_version": stack.profile.blob}
         with BlobDisk(granting(compute, second), **grants) as disk:
             disk.read_into(0, memoryview(bytearray(4096)))
             disk.allocated(0, disk.size_bytes)
