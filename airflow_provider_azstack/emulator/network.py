@@ -18,6 +18,7 @@ ADDRESSES = "Microsoft.Network/publicIPAddresses"
 NETWORKS = "Microsoft.Network/virtualNetworks"
 SUBNETS = "Microsoft.Network/virtualNetworks/subnets"
 GROUPS = "Microsoft.Network/networkSecurityGroups"
+_FIRST_HOST = 4  # a stack keeps those before for itself
 
 
 def put(resource_type: str, world: World, call: Call) -> Answer:
@@ -47,6 +48,8 @@ def make(world: World, path: str, resource_type: str, sent: Json) -> Resource:
         "provisioningState": "Succeeded",
     }
     shape = {NICS: _shape_nic, ADDRESSES: _shape_address, NETWORKS: _shape_network}
+    if previous and resource_type == NICS:
+        _release_addresses(world, previous)
     if resource_type in shape:
         shape[resource_type](world, made, etag)
     return world.add(Resource(made))
@@ -75,7 +78,7 @@ def _shape_nic(world: World, made: Json, etag: str) -> None:
 def _shape_configuration(world: World, given: Json, path: str) -> None:
     subnet = _subnet(world, (given.get("subnet") or {}).get("id", ""))
     network = ipaddress.ip_network(subnet["properties"]["addressPrefix"])
-    taken = _addresses(world, subnet["id"], path)
+    taken = world.addresses.setdefault(subnet["id"].lower(), {})
     given.setdefault("privateIPAllocationMethod", "Dynamic")
     asked = given.get("privateIPAddress", "")
     if given["privateIPAllocationMethod"] == "Static":
@@ -85,9 +88,11 @@ def _shape_configuration(world: World, given: Json, path: str) -> None:
             )
         if asked in taken:
             raise Problem(400, "PrivateIPAddressInUse", f"{asked} is already in use.")
-    elif not asked:
-        hosts = map(str, itertools.islice(network.hosts(), 3, None))  # a stack keeps the first
-        given["privateIPAddress"] = next(host for host in hosts if host not in taken)
+    elif not asked or asked in taken:
+        hosts = (str(network[number]) for number in itertools.count(_FIRST_HOST + len(taken)))
+        asked = next(host for host in hosts if host not in taken)
+    given["privateIPAddress"] = asked
+    taken[asked] = path
     given |= {"provisioningState": "Succeeded", "privateIPAddressVersion": "IPv4"}
     if "publicIPAddress" in given:
         address = world.get(given["publicIPAddress"]["id"])
@@ -106,14 +111,11 @@ def _subnet(world: World, subnet_id: str) -> Json:
     raise Problem(400, "InvalidResourceReference", f"Subnet {subnet_id!r} was not found.")
 
 
-def _addresses(world: World, subnet_id: str, but: str) -> set[str]:
-    return {
-        configuration["properties"]["privateIPAddress"]
-        for nic in world.of_type(NICS)
-        for configuration in nic.properties["ipConfigurations"]
-        if configuration["properties"]["subnet"]["id"].lower() == subnet_id.lower()
-        and configuration["id"].lower() != but.lower()
-    }
+def _release_addresses(world: World, nic: Resource) -> None:
+    for configuration in nic.properties["ipConfigurations"]:
+        given = configuration["properties"]
+        taken = world.addresses.get(given["subnet"]["id"].lower(), {})
+        taken.pop(given["privateIPAddress"], None)
 
 
 def _shape_address(world: World, made: Json, _: str) -> None:
@@ -159,6 +161,8 @@ def delete(resource_type: str, world: World, call: Call) -> Answer:
     kind = f"network.{resource_type.rsplit('/', 1)[-1]}.delete"
 
     def finish() -> None:
+        if resource_type == NICS:
+            _release_addresses(world, found)
         for address in world.of_type(ADDRESSES):
             owner = address.properties.get("ipConfiguration", {}).get("id", "")
             if owner.lower().startswith(f"{found.id.lower()}/"):

@@ -144,6 +144,7 @@ class World:
         self.blobs: dict[tuple[str, str, str], Blob] = {}
         self.containers: set[tuple[str, str]] = set()
         self.grants: dict[str, Grant] = {}
+        self.addresses: dict[str, dict[str, str]] = {}  # subnet -> private address -> whose
         self.tokens: dict[str, float] = {}
         self.operations: dict[str, Operation] = {}
         self.log: list[Seen] = []
