@@ -272,17 +272,23 @@ class BlockReader:
         :raises Tampered: every pack that should have it is damaged; names the first.
         """
         damage: Tampered | None = None
+        gone: list[str] = []
         for location in self._locations(block_id):
             try:
                 return self._read_at(location)
             except ObjectNotFound:
-                continue
+                gone.append(pack_name(location.pack))
             except (Tampered, ShortRead) as error:
                 damage = damage or Tampered(str(error))
         if damage is not None:
             raise damage
-        hint = "; rebuild the index, part of it is damaged" if self._index.damaged else ""
-        raise MissingBlock(f"block {block_id.hex()} is in no pack of the repository{hint}")
+        raise self._missing(block_id, gone)
+
+    def _missing(self, block_id: bytes, gone: list[str]) -> MissingBlock:
+        reason = f"{', '.join(gone)} is gone" if gone else "no index segment names it"
+        if self._index.damaged:
+            reason += f"; rebuild the index, {self._index.damaged[0]} is damaged"
+        return MissingBlock(f"block {block_id.hex()} is missing: {reason}")
 
     def _locations(self, block_id: bytes) -> list[Location]:
         """Look it up; an index that was never loaded, or is older than the block, is refreshed."""

