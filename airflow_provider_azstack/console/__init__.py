@@ -19,6 +19,7 @@ from airflow_provider_azstack import __version__
 COMMANDS = {
     "points": "list restore points, oldest first",
     "show": "show one restore point: its VM, its disks, how it was read",
+    "probe": "ask a store whether it keeps what backups rely on",
 }
 
 

@@ -9,7 +9,7 @@ Invariant: no secret is taken from the command line, which every user of the hos
 import json
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _ActionsContainer
 from collections.abc import Callable, Mapping
 from getpass import getpass
 from pathlib import Path
@@ -47,16 +47,16 @@ def add_repository(parser: ArgumentParser, prefix: str = "") -> None:
         ("repository", "URL", "a directory, s3://, az:// or gs:// address"),
         ("repository-id", "ID", "refuse any other repository at that address"),
         ("passphrase-file", "FILE", "its first line is the passphrase, or the recovery key"),
-        ("store-options", "FILE", "a JSON object with the store's options, see docs/stores.md"),
         ("cache-directory", "DIR", "keeps the index between runs"),
     ):
-        variable = _variable(prefix + name)
-        group.add_argument(
-            f"--{prefix}{name}",
-            metavar=metavar,
-            default=os.environ.get(variable, ""),
-            help=f"{text}; default: ${variable}",
-        )
+        _add(group, prefix + name, metavar, text)
+    add_store_options(group, prefix)
+
+
+def add_store_options(parser: _ActionsContainer, prefix: str = "") -> None:
+    """Declare the file with a store's credentials and the like."""
+    text = "a JSON object with the store's options, see docs/stores.md"
+    _add(parser, prefix + "store-options", "FILE", text)
 
 
 def open_repository(args: Namespace, prefix: str = "") -> "Repository":
@@ -145,6 +145,16 @@ def read_json(file: str, what: str) -> Mapping[str, object]:
     if not isinstance(found, dict):
         raise ConfigurationError(f"{what} file {file} holds no JSON object")
     return found
+
+
+def _add(parser: _ActionsContainer, name: str, metavar: str, text: str) -> None:
+    variable = _variable(name)
+    parser.add_argument(
+        f"--{name}",
+        metavar=metavar,
+        default=os.environ.get(variable, ""),
+        help=f"{text}; default: ${variable}",
+    )
 
 
 def _option(args: Namespace, name: str) -> str:

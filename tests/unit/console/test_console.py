@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from support.repositories import CHEAP, VM_KEY, back_up, noise
+from support.stores import LastWriterWins
 
 import airflow_provider_azstack
+from airflow_provider_azstack import store
 from airflow_provider_azstack.console import COMMANDS, load, main
 from airflow_provider_azstack.console.arguments import read_passphrase
 from airflow_provider_azstack.console.points import find_point
@@ -155,6 +157,23 @@ def stack_arguments(tmp_path: Path, content: object) -> Namespace:
     parser = ArgumentParser()
     add_stack(parser)
     return parser.parse_args(["--stack-file", str(file)])
+
+
+@pytest.mark.tier1
+def test_a_store_is_probed_without_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The state says it: 0 fit, 1 fit within limits, 2 unfit."""
+    assert main(["probe", str(tmp_path)]) == 0
+    assert "is fit" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [tmp_path / "probe"]
+    monkeypatch.setattr(LocalStore, "file_system", lambda _self: "nfs4")
+    assert main(["probe", str(tmp_path), "--quick", "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert "nfs4" in finding["observed"]
+    monkeypatch.setattr(store.opening, "LocalStore", lambda _directory: LastWriterWins())
+    assert main(["probe", str(tmp_path), "--quick"]) == 2
+    assert "unfit" in capsys.readouterr().err
 
 
 @pytest.mark.tier2
