@@ -82,9 +82,6 @@ class Refusal(Exception):
         super().__init__(f"{what}: status {status} {code}".rstrip())
         self.status = status
 
-    def __reduce__(self) -> str:
-        raise TypeError("a refusal stays where it was met")
-
 
 class _Again(Exception):
     def __init__(self, failure: AzStackError, pause: float | None = None) -> None:
@@ -201,7 +198,7 @@ class BlobClient:
             method, query, {"x-ms-version": self._version, **(headers or {})}, refusals
         )
         tries = self._patience.start()
-        doubts = 0
+        doubts: list[Doubt] = []
         while True:
             grant = keeper.current()
             what = f"{method} {without_query(grant.url.reveal())}"
@@ -212,12 +209,8 @@ class BlobClient:
                     raise TooMuch(again.failure) from None
                 tries.wait(again.failure, again.pause)
             except Doubt as doubt:
-                doubts += 1
-                if doubts == MAX_DOUBTS:
-                    raise IntegrityError(
-                        f"{what}: {doubt}, {MAX_DOUBTS} times: check proxies and the network "
-                        "between this host and the stack"
-                    ) from None
+                doubts.append(doubt)
+                _require_few(doubts, what)
             except AccessDenied:
                 keeper.refused(grant)
             else:
@@ -316,6 +309,14 @@ def error_for(what: str, status: int, code: str, version: str) -> AzStackError:
     if status < 400:
         kind, advice = Refused, "an answer that leads elsewhere is not followed"
     return kind(f"{said}: {advice}")
+
+
+def _require_few(doubts: list[Doubt], what: str) -> None:
+    if len(doubts) == MAX_DOUBTS:
+        raise IntegrityError(
+            f"{what}: {doubts[-1]}, {MAX_DOUBTS} times: check proxies and the network between "
+            "this host and the stack"
+        ) from None
 
 
 def _patience_over(what: str, status: int, code: str, pause: float | None) -> AzStackError:

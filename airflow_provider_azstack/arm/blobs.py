@@ -30,6 +30,7 @@ from airflow_provider_azstack.arm.grants import Grant, GrantKeeper
 from airflow_provider_azstack.arm.page_ranges import join, parse_page_list
 from airflow_provider_azstack.arm.retry import Patience
 from airflow_provider_azstack.arm.versions import DEFAULT_PROFILE, PROFILES
+from airflow_provider_azstack.arm.vhd import FOOTER_BYTES, parse_footer
 from airflow_provider_azstack.errors import (
     AccessDenied,
     ChangesUnknown,
@@ -42,8 +43,6 @@ from airflow_provider_azstack.secret import without_query
 
 __all__ = ["BlobDisk", "Grant"]
 
-FOOTER_BYTES = 512
-FOOTER_COOKIE = b"conectix"
 MD5_LIMIT_BYTES = 4 * 2**20
 # One range in so many carries a checksum by the service. All would cost more than the rest of the
 # read together; what is wrong systematically (a proxy, a driver) shows in a sample.
@@ -208,7 +207,7 @@ class BlobDisk:
             )
         last = bytearray(FOOTER_BYTES)
         self._read(facts, total - FOOTER_BYTES, memoryview(last))
-        has_footer = expected is not None or last.startswith(FOOTER_COOKIE)
+        has_footer = expected is not None or parse_footer(last) is not None
         return bytes(last) if has_footer else b""
 
     def _read(self, facts: _Facts, offset: int, buffer: memoryview) -> None:

@@ -12,6 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from azure.core.credentials import TokenCredential
+from azure.core.exceptions import AzureError, ClientAuthenticationError
+from azure.identity import CertificateCredential, ClientSecretCredential
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509 import load_pem_x509_certificate
+from msal.oauth2cli import JwtAssertionCreator
+
 from airflow_provider_azstack.arm.answers import Answer, error_fields, one_line
 from airflow_provider_azstack.arm.endpoints import Endpoints
 from airflow_provider_azstack.arm.retry import RETRIED
@@ -144,30 +151,9 @@ def _v2(
     credentials: Credentials, endpoints: Endpoints, tenant: str, ca_bundle: str | None
 ) -> _Form:
     """Return azure-identity's way: ``scope=<audience>/.default``, discovery from the authority."""
-    from azure.core.exceptions import AzureError, ClientAuthenticationError  # noqa: PLC0415 - see v1
-    from azure.identity import CertificateCredential, ClientSecretCredential  # noqa: PLC0415
-
-    common: dict[str, Any] = {
-        "authority": endpoints.authority,
-        "disable_instance_discovery": True,  # asks login.microsoft.com, which knows no stack
-        "connection_verify": ca_bundle or True,
-        "retry_total": 0,  # our own tries, with our own budget
-    }
     what = f"sign-in at {endpoints.authority}"
-    credential: ClientSecretCredential | CertificateCredential
     try:
-        if credentials.secret:
-            credential = ClientSecretCredential(
-                tenant, credentials.client_id, credentials.secret.reveal(), **common
-            )
-        else:
-            credential = CertificateCredential(
-                tenant,
-                credentials.client_id,
-                certificate_data=_text(credentials.certificate).encode(),
-                password=_text(credentials.certificate_password) or None,
-                **common,
-            )
+        credential = _azure_credential(credentials, endpoints.authority, tenant, ca_bundle)
     except ValueError as error:
         raise ConfigurationError(f"{what}: {one_line(str(error))}") from None
     scope = endpoints.audience.rstrip("/") + "/.default"
@@ -184,6 +170,28 @@ def _v2(
         return token.token, token.expires_on - time.time()
 
     return ask
+
+
+def _azure_credential(
+    credentials: Credentials, authority: str, tenant: str, ca_bundle: str | None
+) -> TokenCredential:
+    common: dict[str, Any] = {
+        "authority": authority,
+        "disable_instance_discovery": True,  # asks login.microsoft.com, which knows no stack
+        "connection_verify": ca_bundle or True,
+        "retry_total": 0,  # our own tries, with our own budget
+    }
+    if credentials.secret:
+        return ClientSecretCredential(
+            tenant, credentials.client_id, credentials.secret.reveal(), **common
+        )
+    return CertificateCredential(
+        tenant,
+        credentials.client_id,
+        certificate_data=_text(credentials.certificate).encode(),
+        password=_text(credentials.certificate_password) or None,
+        **common,
+    )
 
 
 def _ask_v1(
@@ -233,10 +241,6 @@ def _refused(what: str, status: int, reason: str) -> AzStackError:
 
 def _assertion(credentials: Credentials, url: str) -> str:
     """Return a JWT that proves possession of the certificate's key (RFC 7523)."""
-    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
-    from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415
-    from msal.oauth2cli import JwtAssertionCreator  # noqa: PLC0415
-
     pem = _text(credentials.certificate).encode()
     password = _text(credentials.certificate_password)
     try:

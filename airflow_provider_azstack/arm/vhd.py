@@ -21,7 +21,7 @@ class Footer(NamedTuple):
     unique_id: str
 
 
-def parse_footer(data: bytes) -> Footer | None:
+def parse_footer(data: bytes | bytearray) -> Footer | None:
     """Return what the footer says, or None when ``data`` is no footer of a fixed VHD."""
     if len(data) != FOOTER_BYTES or not data.startswith(COOKIE):
         return None
@@ -29,4 +29,4 @@ def parse_footer(data: bytes) -> Footer | None:
     (kind,) = struct.unpack_from(">L", data, 60)
     if kind != _FIXED:
         return None
-    return Footer(disk_bytes, str(UUID(bytes=data[68:84])))
+    return Footer(disk_bytes, str(UUID(bytes=bytes(data[68:84]))))

@@ -6,10 +6,10 @@ Invariant: the bearer token is put on a request here and nowhere else, and only 
 goes to the configured ARM host. Redirects are handed back, never followed.
 
 The pipeline is azure-mgmt-compute's, through its public ``send_request``; its generated operations
-are not used. Tried with 39.0.0, they get in the way three times: a ``Retry-After`` that is an HTTP
-date (or garbage) raises ``DeserializationError`` after the stack accepted the operation, which
-loses a snapshot that now exists; bodies are read whole, whatever their size; and pagers ask for
-whatever ``nextLink`` names. One way for all resource providers is also one place for the rules.
+are not used. Tried with 39.0.0, they get in the way: a ``Retry-After`` that is an HTTP date, or
+garbage, raises ``ValueError`` after the stack accepted the operation, which loses track of a
+snapshot that now exists; bodies are read whole, whatever their size; and pagers follow ``nextLink``
+wherever it leads. One way for all resource providers is also one place for the rules.
 """
 
 from collections.abc import Mapping
