@@ -31,8 +31,9 @@ class Child(NamedTuple):
 class Processes:
     """Starts commands in the background; stops them all on every way out."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, patience_seconds: float = 8) -> None:
         self._directory = directory
+        self._patience_seconds = patience_seconds
         self._children: list[Child] = []
 
     def __enter__(self) -> Self:
@@ -81,7 +82,7 @@ class Processes:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience must not leave some behind
         for child in reversed(self._children):
             _send(child.process, signal.SIGTERM)
-        end = time.monotonic() + 8
+        end = time.monotonic() + self._patience_seconds
         for child in self._children:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.1, end - time.monotonic()))
