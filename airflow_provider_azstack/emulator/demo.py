@@ -9,11 +9,13 @@ from pathlib import Path
 
 from airflow_provider_azstack.emulator import guests
 from airflow_provider_azstack.emulator.fleet import Fleet
-from airflow_provider_azstack.emulator.handles import DiskSpec
+from airflow_provider_azstack.emulator.handles import DiskSpec, Kind
 
 MIB = 1 << 20
-# VM: group, tags, and its disks: kind, storage account of unmanaged ones, MiB, MiB of files.
-FLEET: dict[str, tuple[str, dict[str, str], list[tuple[str, str, int, int]]]] = {
+# A disk: its kind, the storage account of an unmanaged one, MiB, MiB of files in it.
+Shape = tuple[Kind, str, int, int]
+# VM: group, tags, disks.
+FLEET: dict[str, tuple[str, dict[str, str], list[Shape]]] = {
     "web01": ("prod", {"tier": "web", "backup": "daily"}, [("managed", "", 96, 24)]),
     "web02": ("prod", {"tier": "web", "backup": "daily"}, [("managed", "", 96, 24)]),
     "db01": (
@@ -43,23 +45,10 @@ def build(fleet: Fleet, directory: Path, *, scale: int = 1) -> None:
     for account, group in (("officevhds", "prod"), ("legacyvhds", "legacy")):
         fleet.add_storage_account(account, group)
     for number, (name, (group, tags, shapes)) in enumerate(FLEET.items()):
-        images = [
-            guests.build(
-                directory / f"{name}-{position}.img",
-                size_bytes=size * MIB * scale,
-                content_bytes=files * MIB * scale,
-                seed=number // 2 * 10 + position,  # pairs of VMs share files: something to dedup
-                label=name,
-            )
-            for position, (_, _, size, files) in enumerate(shapes)
-        ]
+        shared = number // 2 * 10  # pairs of VMs share files: something to dedup
+        images = _images(directory, name, shapes, shared, scale)
         specs = [
-            DiskSpec(
-                "managed" if kind == "managed" else "unmanaged",
-                image.size_bytes,
-                image.path,
-                account=account,
-            )
+            DiskSpec(kind, image.size_bytes, image.path, account=account)
             for image, (kind, account, _, _) in zip(images, shapes, strict=True)
         ]
         vm = fleet.add_vm(
@@ -74,3 +63,18 @@ def build(fleet: Fleet, directory: Path, *, scale: int = 1) -> None:
             extensions=["CustomScript"] if name == "web02" else (),
         )
         fleet.guests |= {disk.source: image for disk, image in zip(vm.disks, images, strict=True)}
+
+
+def _images(
+    directory: Path, name: str, shapes: list[Shape], seed: int, scale: int
+) -> list[guests.GuestDisk]:
+    return [
+        guests.build(
+            directory / f"{name}-{position}.img",
+            size_bytes=size * MIB * scale,
+            content_bytes=files * MIB * scale,
+            seed=seed + position,
+            label=name,
+        )
+        for position, (_, _, size, files) in enumerate(shapes)
+    ]

@@ -88,15 +88,7 @@ class Fleet:
         vm = EmulatedVm(path, str(uuid.uuid4()), name, group)
         profile = self._storage_profile(vm, disks, os_type)
         nic = self._add_nic(group, name, static_address, public=public_address)
-        given: Json = {
-            "hardwareProfile": {"vmSize": size},
-            "provisioningState": "Succeeded",
-            "vmId": vm.vm_id,
-            "storageProfile": profile,
-            "osProfile": {**_OS_PROFILE, "computerName": name},
-            "networkProfile": {"networkInterfaces": [{"id": nic.id}]},
-            **(properties or {}),
-        }
+        given = {**_vm_properties(vm, size, profile, nic.id), **(properties or {})}
         if availability_set:
             given["availabilitySet"] = {"id": self._add_set(group, availability_set)}
         made = body(path, machines.VMS, self.world.location, {"tags": tags}, **top)
@@ -289,6 +281,17 @@ class Fleet:
         }
         extension = self.world.add(Resource(made))
         vm.settings.setdefault("extensions", []).append(extension)
+
+
+def _vm_properties(vm: EmulatedVm, size: str, profile: Json, nic_id: str) -> Json:
+    return {
+        "hardwareProfile": {"vmSize": size},
+        "provisioningState": "Succeeded",
+        "vmId": vm.vm_id,
+        "storageProfile": profile,
+        "osProfile": {**_OS_PROFILE, "computerName": vm.name},
+        "networkProfile": {"networkInterfaces": [{"id": nic_id}]},
+    }
 
 
 def _gigabytes(size_bytes: int) -> int:

@@ -8,6 +8,7 @@ the first request after its end, whoever makes that request.
 import uuid
 from collections.abc import Callable
 
+from airflow_provider_azstack.emulator.faults import Outcome
 from airflow_provider_azstack.emulator.http import Answer, Call, Json, Problem, json_answer
 from airflow_provider_azstack.emulator.state import Operation, World, stamp
 
@@ -34,36 +35,49 @@ def start(
     now = world.clock()
     operation = Operation(str(uuid.uuid4()), now, now + world.operation_seconds, finish)
     outcome = world.faults.outcome(kind)
-    if outcome and outcome.status in {"Failed", "Canceled"}:
+    if outcome:
+        _script(operation, outcome, fail)
+    world.operations[operation.id] = operation
+    world.running.append(operation)
+    settle(world)
+    answer = Answer(status) if body is None else json_answer(status, body)
+    answer.headers |= _polling_urls(world, call, kind, operation.id)
+    return answer
+
+
+def _script(operation: Operation, outcome: Outcome, fail: Callable[[], None] | None) -> None:
+    """Let the operation end as a test says."""
+    if outcome.status in {"Failed", "Canceled"}:
         error = {"code": outcome.code, "message": outcome.message}
         operation.finish = lambda: _fail(operation, outcome.status, error, fail)
-    elif outcome and outcome.status == "InProgress":
+    elif outcome.status == "InProgress":
         operation.ends = float("inf")
-    if not (outcome and outcome.status == "404"):
-        world.operations[operation.id] = operation
-    settle(world)
+    elif outcome.status == "404":
+        operation.forgotten = True
+
+
+def _polling_urls(world: World, call: Call, kind: str, identifier: str) -> dict[str, str]:
     folder = "DiskOperations" if kind.startswith(("disks.", "snapshots.")) else "operations"
     namespace = "Microsoft.Network" if kind.startswith("network") else "Microsoft.Compute"
     url = f"{call.base_url}{world.scope}/providers/{namespace}/locations/{world.location}/{folder}"
     version = f"api-version={call.query['api-version']}"
     headers = {
-        "Azure-AsyncOperation": f"{url}/{operation.id}?{version}",
-        "Location": f"{url}/{operation.id}?monitor=true&{version}",
-        "Retry-After": str(RETRY_AFTER_SECONDS),
-        "x-ms-request-id": operation.id,
+        "Azure-AsyncOperation": f"{url}/{identifier}?{version}",
+        "Location": f"{url}/{identifier}?monitor=true&{version}",
+        "x-ms-request-id": identifier,
     }
-    answer = Answer(status) if body is None else json_answer(status, body)
-    if not world.operation_seconds:
-        del headers["Retry-After"]  # nothing to wait for
-    answer.headers |= headers
-    return answer
+    if world.operation_seconds:  # otherwise there is nothing to wait for
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return headers
 
 
 def settle(world: World) -> None:
     """Let every operation that is due have its effect."""
     now = world.clock()
-    for operation in list(world.operations.values()):
-        if operation.status == "InProgress" and operation.ends <= now:
+    due = [operation for operation in world.running if operation.ends <= now]
+    for operation in due:
+        if operation in world.running:  # an effect may have settled others
+            world.running.remove(operation)
             operation.status = "Succeeded"
             operation.output = operation.finish()
 
@@ -71,7 +85,7 @@ def settle(world: World) -> None:
 def poll(world: World, call: Call) -> Answer:
     """``GET`` on either polling URL of an operation."""
     operation = world.operations.get(call.params["operation"])
-    if operation is None:
+    if operation is None or operation.forgotten:
         raise Problem(404, "NotFound", "The operation was not found.")
     if call.query.get("monitor") == "true":
         return _monitor(world, call, operation)

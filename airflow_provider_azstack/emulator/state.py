@@ -116,6 +116,7 @@ class Operation:
     status: str = "InProgress"
     output: Json | None = None
     error: Json | None = None
+    forgotten: bool = False  # polling it is answered 404, as scripted
 
 
 @dataclass
@@ -147,6 +148,7 @@ class World:
         self.addresses: dict[str, dict[str, str]] = {}  # subnet -> private address -> whose
         self.tokens: dict[str, float] = {}
         self.operations: dict[str, Operation] = {}
+        self.running: list[Operation] = []
         self.log: list[Seen] = []
         self.layers = self.root / "layers"
         self.layers.mkdir(parents=True, exist_ok=True)

@@ -100,10 +100,11 @@ def test_operations_end_as_scripted(client: StackClient, disk: EmulatedDisk, sta
 
 
 def test_polling_can_end_in_404(client: StackClient, disk: EmulatedDisk) -> None:
-    """The operation is forgotten."""
+    """The operation is forgotten; its effect is there all the same."""
     client.emulator.faults.end_operation("snapshots.write", "404")
     answer = client.snapshot(disk.source, "s1")
     assert client.arm("GET", answer.headers["Azure-AsyncOperation"], "").status == 404
+    assert client.get(answer.json()["id"], DISKS)["properties"]["provisioningState"] == "Succeeded"
 
 
 def test_slow_and_arbitrary_answers(client: StackClient) -> None:
