@@ -1,5 +1,6 @@
 """The world changes between discovery and streaming: noticed, never backed up as if it had not."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def test_a_disk_that_grew_after_a_backup_is_read_anew(it: Rig) -> None:
     done = it.backup()["vm"]
     require_point(it, vm, done)
     assert {image.changes_known for image in it.point(done).images} == {"allocated"}
+    assert {it.repository.image(i.image).based_on for i in it.point(done).images} == {""}
 
 
 @pytest.mark.parametrize("change", ["detach", "attach", "swap"])
@@ -178,6 +180,20 @@ def test_a_vm_that_was_renamed_and_its_name_given_to_another(it: Rig) -> None:
     require_nothing_left_but_references(it)
 
 
+def test_a_vm_that_was_created_again_with_the_same_name_and_disks(it: Rig) -> None:
+    """F-W6: it is another VM: its vmId says so, though name and disks are the same."""
+    vm = add_vm(it, "vm", ["managed"])
+    first = it.backup()["vm"]
+    run = it.begin()
+    it.emulator.world.get(vm.id).properties["vmId"] = str(uuid.uuid4())
+    done = run.finish()
+    assert done["vm"].status == "failed"
+    assert "another VM now" in str(run.failures[vm.vm_id])
+    again = it.backup()["vm"]
+    assert again.key != first.key
+    assert it.point(again).previous == ""
+
+
 @pytest.mark.parametrize("kind", ["managed", "unmanaged"])
 def test_a_snapshot_that_an_administrator_deleted(it: Rig, kind: str) -> None:
     """F-W7: the retry takes a whole new set for all disks; nothing of the old one is mixed in."""
@@ -186,11 +202,13 @@ def test_a_snapshot_that_an_administrator_deleted(it: Rig, kind: str) -> None:
     run.snapshot()
     (taken,) = it.repository.sets(run.job.run)
     lost = taken.snapshots[1]
-    fault = it.emulator.faults.answer(
-        "GET", "/md-|/legacy/", 404, times=999
-    )  # reads fail: mid-stream
+    if kind == "managed":
+        fault = it.emulator.faults.answer("POST", "-data-0-.*beginGetAccess", 404, times=99)
+    else:
+        fault = it.emulator.faults.answer("GET", "/legacy/.*snapshot=", 404, times=99)
     run.stream()
     assert fault.struck
+    assert [image.set_id for image in it.repository.images(run.job.run)] == [taken.id]
     it.emulator.faults.clear()
     assert vm.vm_id in run.failures
     if kind == "managed":
