@@ -91,6 +91,12 @@ def _stack_connection() -> dict[str, Any]:
             "certificate_password": _field(
                 "Certificate password", "Of an encrypted key.", format="password"
             ),
+            "secret_account_keys": {
+                "label": "Storage account keys",
+                "description": "For unmanaged disks, where listing keys is not allowed: "
+                '{"account": "key", ...}.',
+                "schema": {"type": ["object", "null"], "format": "json"},
+            },
         },
     }
 

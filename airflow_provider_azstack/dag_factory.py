@@ -153,7 +153,7 @@ def _backup(
         **control,
     )
     clean_up = CleanUp(task_id="clean_up", job=open_session.output, **control)
-    open_session.as_setup()
+    open_session.as_setup()  # type: ignore[no-untyped-call]
     for host in hosts:
         streams = _host(host, discover, connections)
         streams >> complete

@@ -16,16 +16,10 @@ from airflow_provider_azstack.errors import ConfigurationError
 
 @command
 def import_credentials(args: Namespace) -> None:
-    """Create the connection, and say what the file held that a connection does not need."""
+    """Create the connection, keys of storage accounts included."""
     credentials = read_credentials(args.file)
     _store(args, credentials)
     say(f"connection {args.conn_id!r} is ready: try 'airflow azstack doctor'")
-    if credentials.account_keys:
-        accounts = ", ".join(sorted(credentials.account_keys))
-        say(
-            f"not taken: the keys of storage accounts ({accounts}). They are asked for when an "
-            "unmanaged disk is read, with the role 'unmanaged', and so may be rotated"
-        )
 
 
 def _store(args: Namespace, credentials: Credentials) -> None:
@@ -33,7 +27,13 @@ def _store(args: Namespace, credentials: Credentials) -> None:
     from airflow.utils.session import create_session  # noqa: PLC0415
     from sqlalchemy import select  # noqa: PLC0415
 
-    extra = {"tenant_id": credentials.tenant_id, "ca_bundle": args.ca_bundle}
+    extra = {
+        "tenant_id": credentials.tenant_id,
+        "ca_bundle": args.ca_bundle,
+        "secret_account_keys": {
+            account: key.reveal() for account, key in credentials.account_keys.items()
+        },
+    }
     connection = Connection(
         conn_id=args.conn_id,
         conn_type="azure_stack",

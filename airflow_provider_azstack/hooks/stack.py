@@ -27,6 +27,7 @@ _FIELDS = frozenset(
         "certificate_path",
         "certificate_private_key",
         "certificate_password",
+        "secret_account_keys",
     }
 )
 
@@ -78,6 +79,7 @@ class AzureStackHook(BaseHook):
             ca_bundle=fields.text("ca_bundle") or None,
             sign_in=fields.text("sign_in", choices=_SIGN_INS),  # type: ignore[arg-type]
             profile=fields.text("profile") or DEFAULT_PROFILE,
+            account_keys=fields.secrets("secret_account_keys"),
             retry_budget_seconds=budget_seconds,
             on_secret=mask,
         )

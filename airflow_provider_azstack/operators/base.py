@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, Context
 
-from airflow_provider_azstack.errors import AzStackError, Cancelled, ConfigurationError
+from airflow_provider_azstack.errors import (
+    AzStackError,
+    Cancelled,
+    ConfigurationError,
+    SessionLost,
+)
 from airflow_provider_azstack.hooks.repository import RepositoryHook
 from airflow_provider_azstack.hooks.stack import AzureStackHook
 from airflow_provider_azstack.model import Job
@@ -39,6 +44,9 @@ def stops_retries(execute: Callable[..., T]) -> Callable[..., T]:
         try:
             return execute(self, context)
         except AzStackError as error:
+            if isinstance(error, SessionLost):
+                # Each task of a run has the same session: one that is gone stays gone.
+                raise AirflowFailException(f"SessionLost: {error}: trigger a new run") from None
             if error.never_retry:
                 raise AirflowFailException(f"{type(error).__name__}: {error}") from None
             raise

@@ -43,7 +43,7 @@ class Site:
 
     def __init__(self, directory: Path) -> None:
         self.emulator = Emulator(directory / "stack")
-        self.secrets = {self.emulator.client_secret, PASSPHRASE}
+        self.secrets = {self.emulator.client_secret, PASSPHRASE, "canary+account/key=="}
         home = directory / "airflow"
         self.store_url = f"file://{directory}/repository"
         repository = {
@@ -86,6 +86,7 @@ class Site:
                     "ClientId": self.emulator.client_id,
                     "ClientSecret": self.emulator.client_secret,
                     "AuthResource": "https://management.example",
+                    "anaccount": "canary+account/key==",
                 }
             )
         )
@@ -138,7 +139,11 @@ def nightly(site: Site) -> dict[str, Any]:
         "rendered_map_index from task_instance where run_id = ?",
         run_id,
     )
-    return {"state": state, "tasks": [dict(zip(columns, row, strict=True)) for row in rows]}
+    return {
+        "run_id": run_id,
+        "state": state,
+        "tasks": [dict(zip(columns, row, strict=True)) for row in rows],
+    }
 
 
 def test_the_shipped_dag_backs_up_every_vm(site: Site, nightly: dict[str, Any]) -> None:
@@ -248,9 +253,10 @@ def test_the_doctor_is_content_and_finds_what_is_wrong(site: Site) -> None:
     assert {answer["verdict"] for answer in json.loads(good.stdout)} == {"ok"}
     conf = site.airflow.home / "other.conf"
     conf.write_text(json.dumps({"hosts": {**HOSTS, "gamma": {}}}))
-    bad = site.airflow.run("azstack", "doctor", "--config", str(conf), check=False)
+    bad = site.airflow.run("azstack", "doctor", "--config", str(conf), "-o", "json", check=False)
     assert bad.returncode > 1
-    assert "azstack_gamma is missing, needs 4: run 'airflow azstack sync-pools'" in bad.stdout
+    failed = [line["finding"] for line in json.loads(bad.stdout) if line["verdict"] == "failed"]
+    assert failed == ["azstack_gamma is missing, needs 4: run 'airflow azstack sync-pools'"]
 
 
 def test_points_are_listed(site: Site, nightly: Any) -> None:
@@ -270,3 +276,22 @@ def test_the_provider_is_listed_with_its_connections_and_links(site: Site) -> No
     assert {"tenant_id", "ca_bundle", "sign_in"} <= set(stack["extra_fields"])
     assert repository["standard_fields"]["password"]["title"] == "Passphrase"
     assert stack["extra_fields"]["certificate_private_key"]["schema"]["format"] == "password"
+
+
+def test_a_cleared_stream_makes_no_second_restore_point(site: Site, nightly: Any) -> None:
+    """F-A7: the session is closed: the run turns red, says what to do, and changes no point."""
+    before = sorted(point.id for point in site.open().points())
+    body = {
+        "dry_run": False,
+        "dag_run_id": nightly["run_id"],
+        "task_ids": [["alpha.workloads.stream", 0]],
+        "include_downstream": True,
+        "only_failed": False,
+        "reset_dag_runs": True,
+    }
+    site.airflow.call("POST", "/api/v2/dags/azstack_nightly/clearTaskInstances", body)
+    assert site.airflow.wait("azstack_nightly", nightly["run_id"]) == "failed"
+    assert sorted(point.id for point in site.open().points()) == before
+    assert list(site.open().store.list("sessions/")) == []
+    logs = site.airflow.logs.rglob(f"*{nightly['run_id']}/**/*.log")
+    assert "trigger a new run" in "".join(log.read_text() for log in logs)

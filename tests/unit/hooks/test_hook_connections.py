@@ -50,6 +50,14 @@ def test_a_connection_becomes_a_stack(connect: Any) -> None:
         assert hook.subscription_id == "sub"
 
 
+def test_keys_of_storage_accounts_are_masked_and_handed_on(connect: Any) -> None:
+    extra = {"secret_account_keys": {"account": "canary-account-key=="}}
+    connect("s", **stack_fields(extra=extra))
+    with AzureStackHook("s").get_conn() as stack:
+        assert stack.account_keys["account"].reveal() == "canary-account-key=="
+    assert "canary-account-key" not in str(redact("x canary-account-key== y"))
+
+
 def test_opening_a_stack_masks_its_secret(connect: Any) -> None:
     """R5: raw and percent-encoded, before the first use."""
     connect("s", **stack_fields())
@@ -69,6 +77,7 @@ def test_opening_a_stack_masks_its_secret(connect: Any) -> None:
         ({"extra": {"tenent_id": "x"}}, "tenent_id"),
         ({"extra": {"sign_in": "v3"}}, "'sign_in'"),
         ({"extra": {"sign_in": 2}}, "'sign_in'"),
+        ({"extra": {"secret_account_keys": {"a": 1}}}, "'secret_account_keys'"),
         ({"extra": {"profile": "latest"}}, "profile"),
         ({"extra": {"certificate_path": "/no/such/file"}}, "/no/such/file"),
     ],

@@ -15,7 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_azstack.config import BackupHost
-from airflow_provider_azstack.errors import Cancelled, ConfigurationError, StoreFull, Unreachable
+from airflow_provider_azstack.errors import (
+    Cancelled,
+    ConfigurationError,
+    SessionLost,
+    StoreFull,
+    Unreachable,
+)
 from airflow_provider_azstack.links import portal_url
 from airflow_provider_azstack.model import Job, Manifest, Workload, WorkloadVm, from_plain, to_plain
 from airflow_provider_azstack.operators.backup import (
@@ -71,7 +77,7 @@ def accept(discovered: Any, **xcoms: Any) -> Any:
     return execute(task, ti=Ti(**xcoms))
 
 
-@pytest.mark.parametrize("error", [ConfigurationError("x"), StoreFull("x")])
+@pytest.mark.parametrize("error", [ConfigurationError("x"), StoreFull("x"), SessionLost("x")])
 def test_what_cannot_be_cured_is_not_retried(error: Exception) -> None:
     @stops_retries
     def run(self: Any, context: Any) -> None:
