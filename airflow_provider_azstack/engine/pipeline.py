@@ -55,6 +55,7 @@ class Pipeline:
         self._before = previous.regions if previous else ()
         self._previous_name = previous.name if previous else ""
         self._samples = audit.sample_offsets(previous, rng) if previous else []
+        self._has_losses = writer.has_losses()
         self._crew: Crew[Task] = Crew(self._plan())
         self.known: ChangesKnown = "allocated" if trust == "difference" and not previous else trust
         self.based_on = ""
@@ -95,7 +96,10 @@ class Pipeline:
     ) -> Iterator[Task]:
         if known == "difference":
             group = self._before[number]
-            if extents or not self._fit_to_refer_to(group):
+            # Without losses in the repository an idle region is fit when its group is: it is not
+            # even loaded. With losses its blocks are looked at one by one, so that it heals.
+            is_doubtful = group is not None and self._has_losses
+            if extents or is_doubtful or not self._fit_to_refer_to(group):
                 yield partial(self._overlay_region, number, extents)
                 return
             self.regions[number] = group

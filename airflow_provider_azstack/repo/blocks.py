@@ -122,6 +122,10 @@ class BlockWriter:
         """
         return self._index.usable(block_id)
 
+    def has_losses(self) -> bool:
+        """Tell whether blocks were lost, or may vanish: then ask ``knows`` for each one."""
+        return self._index.has_losses()
+
     def abort(self) -> None:
         """Drop what is not durable yet; calls in other threads end with an error."""
         self._fail(StoreError("writing was stopped before everything was stored"))

@@ -42,6 +42,13 @@ FROM blocks b JOIN seen s ON s.segment = b.segment JOIN usable u ON u.pack = b.p
 WHERE b.id = ? AND NOT EXISTS (SELECT 1 FROM bad WHERE bad.id = b.id AND bad.pack = b.pack)
 LIMIT 1
 """
+_LOSSES = """
+SELECT 1 FROM packs
+WHERE number NOT IN (SELECT pack FROM usable)
+  AND number IN (SELECT b.pack FROM blocks b JOIN seen s ON s.segment = b.segment)
+UNION ALL SELECT 1 FROM bad
+LIMIT 1
+"""
 
 T = TypeVar("T")
 
@@ -113,6 +120,11 @@ class Index:
         """Tell whether a writer need not store this block."""
         with self._database() as database:
             return database.execute(_USABLE, (block_id,)).fetchone() is not None
+
+    def has_losses(self) -> bool:
+        """Tell whether some block that the index knows may not be usable."""
+        with self._database() as database:
+            return database.execute(_LOSSES).fetchone() is not None
 
     def require(self, block_ids: Iterable[bytes]) -> None:
         """

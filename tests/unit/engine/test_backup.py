@@ -361,6 +361,27 @@ def test_lost_blocks_of_the_image_before_are_stored_again() -> None:
         assert back_up(disk, session, second).stored_bytes == 0
 
 
+def test_idle_regions_heal_too() -> None:
+    """F-S7: a lost pack that holds an idle region's blocks, but not its group: stored again."""
+    store = MemoryStore()
+    with open_session(store) as session:
+        disk = noisy_disk()
+        first = back_up(disk, session)
+        data = {name for name in store.objects if name.startswith("packs/")}
+        disk.freeze()
+        disk.write(MIB, b"changed")
+        second = back_up(disk, session, first)
+        for name in data:
+            del store.objects[name]
+    with open_session(store) as session:
+        disk.freeze()
+        healed = back_up(disk, session, second)
+        assert healed.changed_bytes == 0
+        assert healed.stored_bytes > 4 * MIB
+        assert_same(disk, healed, session)
+        assert back_up(disk, session, healed).stored_bytes == 0
+
+
 def test_large_groups_of_cells_use_whole_blocks() -> None:
     """A rewritten file is stored in aligned blocks, which its copies on other disks share."""
     with open_session() as session:
