@@ -1,5 +1,6 @@
 """What is shipped: the wheel's files, its metadata, and pins that fit what it asks for."""
 
+import ast
 import configparser
 import email
 import shutil
@@ -100,3 +101,43 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert entry_points["apache_airflow_provider"]["provider_info"] == (
         "airflow_provider_azstack:get_provider_info"
     )
+
+
+# Imported under a name that is not the distribution's.
+DISTRIBUTIONS = {
+    "airflow": "apache-airflow",
+    "airflow.providers.common.compat": "apache-airflow-providers-common-compat",
+    "azure.core": "azure-core",
+    "azure.identity": "azure-identity",
+    "azure.mgmt.compute": "azure-mgmt-compute",
+    "yaml": "pyyaml",
+}
+OPTIONAL = {"obstore"}  # by the extras s3, azureblob, gcs
+OF_AIRFLOW = {"sqlalchemy"}  # the metadata database's, in Airflow's own commands
+
+
+def imports() -> set[str]:
+    """Return the distributions that the package imports from, anywhere in it."""
+    found = set()
+    for path in (ROOT / "airflow_provider_azstack").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found |= {distribution_of(name) for name in names}
+    return found - {"", "airflow-provider-azstack"} - OF_AIRFLOW
+
+
+def distribution_of(module: str) -> str:
+    root = module.partition(".")[0]
+    if root in sys.stdlib_module_names:
+        return ""
+    prefixes = [name for name in DISTRIBUTIONS if f"{module}.".startswith(f"{name}.")]
+    return DISTRIBUTIONS[max(prefixes, key=len)] if prefixes else canonicalize_name(root)
+
+
+@pytest.mark.tier1
+def test_what_is_imported_is_required_and_nothing_else() -> None:
+    """A requirement that nothing needs is weight in every Airflow that installs this."""
+    lines = setup_cfg()["options"]["install_requires"].splitlines()
+    required = {canonicalize_name(Requirement(line).name) for line in lines if line.strip()}
+    assert imports() - OPTIONAL == required
