@@ -236,7 +236,9 @@ class BlobDisk:
                 found += self._page_list(
                     offset, stop, query, headers, splittable=window > SMALLEST_WINDOW_BYTES
                 )
-            except TooMuch:
+            except TooMuch as too_much:
+                if window <= SMALLEST_WINDOW_BYTES:
+                    raise too_much.failure from None
                 self._window = max(min(window, stop - offset) // SPLIT, SMALLEST_WINDOW_BYTES)
             else:
                 offset = stop
@@ -252,7 +254,7 @@ class BlobDisk:
             _require_same(response, etag)
             text = response.read(MAX_PAGE_LIST_BYTES + 1)
             if len(text) > MAX_PAGE_LIST_BYTES:
-                raise TooMuch(Unreachable("a page list without end"))
+                raise TooMuch(Unreachable(f"{self._name()}: a page list that does not end"))
             return parse_page_list(text, start, end)
 
         try:

@@ -17,6 +17,7 @@ from support.virtual_clock import VirtualClock
 
 from airflow_provider_azstack.arm.client import Credentials, Stack
 from airflow_provider_azstack.arm.compute import Compute
+from airflow_provider_azstack.arm.wire import Wire
 from airflow_provider_azstack.emulator import Emulator
 from airflow_provider_azstack.emulator.http import Answer, Call, json_answer
 from airflow_provider_azstack.errors import (
@@ -265,7 +266,7 @@ def test_no_token_for_another_host(emulator: Emulator, lead: Redirect, address: 
     disk = emulator.add_vm("vm", "group").disks[0]
     with (
         serving(lambda _: Reply(200, {}, b'{"value": []}')) as other,
-        stack_of(emulator) as stack,
+        stack_of(emulator, **patient(VirtualClock())) as stack,
     ):
         lead(emulator, address.format(other.url, port=other.server_address[1]))
         with pytest.raises(Refused, match="another host"):
@@ -275,6 +276,17 @@ def test_no_token_for_another_host(emulator: Emulator, lead: Redirect, address: 
                 snapshot_id(disk.source), disk.source, emulator.location, {}
             )
         assert other.came == []
+
+
+def test_the_wire_itself_sends_the_token_to_one_host_only(emulator: Emulator) -> None:
+    """F-N13: were a check above forgotten, the last one before the socket still holds."""
+    wire = Wire(emulator.arm_url, ca_bundle=None)
+    with serving(lambda _: Reply(200, {}, b"{}")) as other:
+        for url in (other.url, emulator.arm_url):
+            wire.send("GET", f"{url}/subscriptions", what="GET", token=Secret("canary"))
+        assert [c.headers.get("authorization") for c in other.came] == [None]
+    assert [r.authorized for r in emulator.requests] == [True]
+    wire.close()
 
 
 def test_a_redirect_within_the_host_is_followed_but_not_for_ever(emulator: Emulator) -> None:

@@ -116,8 +116,13 @@ def test_a_small_range_cut_at_every_byte(setup: Setup) -> None:
             assert cut.struck == 1
 
 
+def status_200(_: Call, answer: Answer) -> Answer:
+    return replace(answer, status=200)
+
+
 WRONG = {
     "200 with everything": whole_blob,
+    "200 with the range": status_200,
     "another Content-Range": with_header("Content-Range", "bytes 0-65535/67109376"),
     "another total": with_header("Content-Range", f"bytes {RANGE}-{2 * RANGE - 1}/1"),
     "no Content-Range": with_header("Content-Range", ""),
@@ -418,6 +423,13 @@ def test_a_window_that_times_out_is_asked_for_in_parts(setup: Setup) -> None:
     with setup.reader(second, size_bytes=None) as disk, pytest.raises(Unreachable):
         disk.allocated(0, disk.size_bytes)
     assert setup.clock.slept != []
+
+
+def test_a_page_list_without_end_is_bounded(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-N15, page lists: too long is "too much" as well, and in the smallest window an error."""
+    monkeypatch.setattr("airflow_provider_azstack.arm.blobs.MAX_PAGE_LIST_BYTES", 10)
+    with setup.reader() as disk, pytest.raises(Unreachable, match="does not end"):
+        disk.allocated(0, disk.size_bytes)
 
 
 @pytest.mark.parametrize(
