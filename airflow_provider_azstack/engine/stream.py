@@ -266,10 +266,9 @@ def _latest_point(repository: Repository, vm: WorkloadVm) -> RestorePoint | None
 def _reference(
     repository: Repository, point: RestorePoint | None, snapshot: DiskSnapshot
 ) -> Reference | None:
-    """Return what to count changes from: the last image of the very same disk, of the same size."""
+    """Return what to count changes from: the last image of the very same disk."""
     for image in point.images if point else ():
-        same_disk = image.snapshot.unique_id == snapshot.unique_id
-        if same_disk and image.size_bytes == snapshot.size_bytes:
+        if image.snapshot.unique_id == snapshot.unique_id:
             try:
                 return Reference(repository.image(image.image), image.snapshot)
             except (IntegrityError, ObjectNotFound) as error:

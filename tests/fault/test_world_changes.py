@@ -85,7 +85,10 @@ def test_a_disk_that_grew_after_a_backup_is_read_anew(it: Rig) -> None:
     for disk in vm.disks:
         it.emulator.resize(disk, 8 * MIB)
         disk.write(7 * MIB, b"new end" * 1000)
+    (old, *_) = [left.id for left in it.emulator.leftovers() if left.kind == "snapshot"]
+    it.emulator.requests.clear()
     done = it.backup()["vm"]
+    assert f"{old}/beginGetAccess" not in {seen.path for seen in it.emulator.requests}
     require_point(it, vm, done)
     assert {image.changes_known for image in it.point(done).images} == {"allocated"}
     assert {it.repository.image(i.image).based_on for i in it.point(done).images} == {""}

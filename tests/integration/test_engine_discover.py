@@ -12,6 +12,7 @@ from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.engine.discover import Inventory, discover
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.policy import Policy, Selection, load_policy, read_trigger
+from airflow_provider_azstack.secret import Secret
 
 pytestmark = pytest.mark.tier2
 
@@ -79,6 +80,15 @@ def test_an_account_that_may_not_be_used_makes_its_vm_unprotected(
     reasons = {vm.name: vm.reason for vm in inventory.unprotected}
     assert "may not be read" in reasons["db-1"]
     assert "sig=" not in reasons["db-1"]
+
+
+@pytest.mark.usefixtures("fleet")
+def test_an_account_whose_key_is_in_the_connection_needs_no_role(emulator: Emulator) -> None:
+    emulator.behaviour.denied.add("Microsoft.Storage/storageAccounts/listKeys/action")
+    account = next(r for r in emulator.world.resources.values() if r.id.endswith("/legacy"))
+    keys = {"legacy": Secret(account.settings["keys"][0])}
+    with connect(emulator, account_keys=keys) as stack:
+        assert names(discover(stack, ALL)) == ["db-1", "web-1", "web-2"]
 
 
 @pytest.mark.usefixtures("fleet")
