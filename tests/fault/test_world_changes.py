@@ -257,3 +257,18 @@ def test_deleting_a_snapshot_that_is_still_exported(it: Rig) -> None:
     run.clean_up()
     assert it.emulator.leftovers() == []
     assert vm.name == record.vms[0].name
+
+
+@pytest.mark.parametrize("end", ["Failed", "Canceled", "404"])
+def test_a_snapshot_operation_that_does_not_end_well(it: Rig, other: EmulatedVm, end: str) -> None:
+    """F-N12: the VM fails with the operation's reason, and no snapshot of it stays."""
+    vm = add_vm(it, "vm", ["managed", "managed"])
+    run = it.begin()
+    it.emulator.faults.end_operation("snapshots.write", end, times=1)
+    run.snapshot()
+    assert len(run.failures) == 1
+    it.emulator.faults.clear()
+    done = run.finish()
+    require_point(it, vm, done["vm"])
+    require_point(it, other, done["other"])
+    require_nothing_left_but_references(it)
