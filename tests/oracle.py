@@ -1,0 +1,36 @@
+"""
+What every test of a fault ends with.
+
+R1: every restore point that was reported complete, and not forgotten, reads back bit-exactly. The
+digests are SHA-256 that the test took from its own disks; nothing that is compared was computed by
+the package.
+"""
+
+from collections.abc import Mapping
+
+from support.points import restored_digest
+
+from airflow_provider_azstack.repo.repository import Repository
+
+# (VM key, point id) -> disk key -> SHA-256
+Expected = Mapping[tuple[str, str], Mapping[str, str]]
+
+
+def assert_repository_sound(repository: Repository, expected: Expected) -> None:
+    """
+    Hold R1: all expected points are there and right, and others that are there can be read.
+
+    A point that nobody expects may be one whose run died before it could report it.
+    """
+    fresh = Repository(repository.store, repository.keys)  # remembers nothing, as a restore would
+    try:
+        found = {(point.vm.key, point.id): point for point in fresh.points()}
+        missing = sorted(expected.keys() - found.keys())
+        assert not missing, f"restore points were lost: {missing}"
+        for which, point in found.items():
+            digests = {
+                image.disk_key: restored_digest(fresh, image.image) for image in point.images
+            }
+            assert digests == expected.get(which, digests), f"{which} restores to other bytes"
+    finally:
+        fresh.close()
