@@ -293,6 +293,7 @@ class Stack:
                     form=self._form,
                     ca_bundle=self.ca_bundle,
                     clock=self.clock,
+                    wall_clock=self._wall_clock,
                     on_secret=self.on_secret,
                 )
             return self._signed_in

@@ -6,8 +6,8 @@ Invariant: a token is renewed before it ends, and a sign-in service that is down
 the token at hand has ended. Secrets go to the sign-in address of the stack and nowhere else.
 """
 
+import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -74,9 +74,12 @@ class SignIn:
         form: SignInForm,
         ca_bundle: str | None,
         clock: Callable[[], float],
+        wall_clock: Callable[[], float],
         on_secret: Callable[[str], None],
     ) -> None:
-        self._forms = _forms(credentials, endpoints, wire, form, ca_bundle)
+        self._forms = _forms(
+            credentials, endpoints, wire, form, ca_bundle=ca_bundle, wall_clock=wall_clock
+        )
         self._clock = clock
         self._on_secret = on_secret
         self._lock = threading.Lock()
@@ -129,7 +132,9 @@ def _forms(
     endpoints: Endpoints,
     wire: Wire,
     form: SignInForm,
+    *,
     ca_bundle: str | None,
+    wall_clock: Callable[[], float],
 ) -> list[_Form]:
     tenant = "adfs" if endpoints.uses_adfs else credentials.tenant_id
     if not tenant:
@@ -143,12 +148,16 @@ def _forms(
     # azure-identity takes no plain http, which only the emulator on this machine speaks.
     if form == "v1" or (form == "auto" and endpoints.authority.startswith("http:")):
         return [v1]
-    v2 = _v2(credentials, endpoints, tenant, ca_bundle)
+    v2 = _v2(credentials, endpoints, tenant, ca_bundle, wall_clock)
     return [v2] if form == "v2" else [v2, v1]
 
 
 def _v2(
-    credentials: Credentials, endpoints: Endpoints, tenant: str, ca_bundle: str | None
+    credentials: Credentials,
+    endpoints: Endpoints,
+    tenant: str,
+    ca_bundle: str | None,
+    wall_clock: Callable[[], float],
 ) -> _Form:
     """Return azure-identity's way: ``scope=<audience>/.default``, discovery from the authority."""
     what = f"sign-in at {endpoints.authority}"
@@ -167,7 +176,7 @@ def _v2(
             raise unreachable(error, endpoints.authority, what) from None
         except ValueError as error:  # msal could not read the authority's configuration
             raise Unreachable(f"{what}: {one_line(str(error))}") from None
-        return token.token, token.expires_on - time.time()
+        return token.token, token.expires_on - wall_clock()
 
     return ask
 
@@ -180,6 +189,7 @@ def _azure_credential(
         "disable_instance_discovery": True,  # asks login.microsoft.com, which knows no stack
         "connection_verify": ca_bundle or True,
         "retry_total": 0,  # our own tries, with our own budget
+        "http_logging_level": logging.DEBUG,  # its headers are no news in a task's log
     }
     if credentials.secret:
         return ClientSecretCredential(
