@@ -10,7 +10,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from airflow_provider_azstack.model import Job
@@ -63,8 +63,8 @@ def snapshot_name(vm_key: str, disk_key: str, set_id: str) -> str:
 
 
 def point_id(taken_at: datetime, set_id: str) -> str:
-    """Return the restore point's id of a snapshot set: always the same one, sorted by time."""
-    return f"{taken_at:%Y%m%dt%H%M%Sz}-{set_id}"
+    """Return the restore point's id of a snapshot set: always the same one; ids sort by time."""
+    return f"{taken_at.astimezone(UTC):%Y%m%dt%H%M%S.%fz}-{set_id}"
 
 
 def tags(job: Job, repository: str, vm_key: str, set_id: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What we create is recognised as ours; nothing else is."""
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -63,7 +63,14 @@ def test_what_others_made_is_never_taken_for_ours(name: str, tags: dict[str, str
 
 def test_ids_of_points_sort_by_time_and_repeat() -> None:
     set_id = names.new_set_id(JOB.session)
-    moments = [datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)]
+    first = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    east = timezone(timedelta(hours=9))
+    moments = [
+        first,
+        first.replace(microsecond=1),
+        (first + timedelta(hours=1)).astimezone(east),
+        first + timedelta(hours=2),
+    ]
     ids = [names.point_id(moment, set_id) for moment in moments]
     assert ids == sorted(ids) == [names.point_id(moment, set_id) for moment in moments]
     assert names.is_of_session(set_id, JOB.session)
