@@ -19,6 +19,8 @@ from airflow_provider_azstack import __version__
 COMMANDS = {
     "points": "list restore points, oldest first",
     "show": "show one restore point: its VM, its disks, how it was read",
+    "init": "create a repository and print its recovery key",
+    "keys": "list, add, change and remove what opens the repository",
     "probe": "ask a store whether it keeps what backups rely on",
 }
 

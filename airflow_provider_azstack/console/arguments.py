@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _MAX_FILE_BYTES = 2**20
 
+Ask = Callable[[str], str]
+
 
 def add_output(parser: ArgumentParser) -> None:
     """Declare in which form the result is printed: ``args.output``."""
@@ -59,10 +61,18 @@ def add_store_options(parser: _ActionsContainer, prefix: str = "") -> None:
     _add(parser, prefix + "store-options", "FILE", text)
 
 
-def open_repository(args: Namespace, prefix: str = "") -> "Repository":
+def add_new_passphrase(parser: _ActionsContainer) -> None:
+    """Declare where a new passphrase comes from."""
+    _add(parser, "new-passphrase-file", "FILE", "its first line is the new passphrase")
+
+
+def open_repository(
+    args: Namespace, prefix: str = "", *, passphrase: Secret | None = None
+) -> "Repository":
     """
     Open the repository that the options name.
 
+    :param passphrase: if it was read already.
     :raises ConfigurationError: an option is missing or wrong, or there is no repository.
     :raises WrongKey: the passphrase opens none of its keys.
     """
@@ -73,45 +83,49 @@ def open_repository(args: Namespace, prefix: str = "") -> "Repository":
     cache = _option(args, prefix + "cache-directory")
     return Repository.open(
         store,
-        read_passphrase(args, prefix),
+        passphrase or read_passphrase(args, prefix),
         expected_id=_option(args, prefix + "repository-id"),
         cache_directory=Path(cache) if cache else None,
     )
 
 
-def open_repository_store(args: Namespace, prefix: str = "") -> "Store":
-    """Open the store that holds, or shall hold, the repository."""
+def open_repository_store(args: Namespace, prefix: str = "", *, create: bool = False) -> "Store":
+    """
+    Open the store that holds, or shall hold, the repository.
+
+    :param create: make a missing local directory.
+    """
     name = prefix + "repository"
     url = _option(args, name)
     if not url:
         raise ConfigurationError(f"which repository? Give --{name} or set {_variable(name)}")
-    return open_store_at(url, _option(args, prefix + "store-options"))
+    return open_store_at(url, _option(args, prefix + "store-options"), create=create)
 
 
-def open_store_at(url: str, options_file: str = "") -> "Store":
+def open_store_at(url: str, options_file: str = "", *, create: bool = False) -> "Store":
     """Open a store with the options that a file holds."""
     from airflow_provider_azstack.store import open_store  # noqa: PLC0415 - obstore is heavy
 
     options = read_json(options_file, "store options") if options_file else {}
     if not all(isinstance(value, str) for value in options.values()):
         raise ConfigurationError(f"store options {options_file}: values are texts")
-    return open_store(url, options={name: Secret(str(options[name])) for name in options})
+    secrets = {name: Secret(str(options[name])) for name in options}
+    return open_store(url, options=secrets, create=create)
 
 
-def read_passphrase(
-    args: Namespace, prefix: str = "", *, ask: Callable[[str], str] = getpass
-) -> Secret:
+def read_passphrase(args: Namespace, prefix: str = "", *, ask: Ask = getpass) -> Secret:
     """Return the passphrase: of the file, else of the environment, else asked for."""
-    variable = _variable(prefix + "passphrase")
-    if file := _option(args, prefix + "passphrase-file"):
-        return passphrase_from(file)
-    if text := os.environ.get(variable):
-        return Secret(text)
-    if not sys.stdin.isatty():
-        raise ConfigurationError(
-            f"no passphrase: give --{prefix}passphrase-file, or set {variable}_FILE or {variable}"
-        )
-    return Secret(ask(f"Passphrase of {_option(args, prefix + 'repository')}: "))
+    return _given_passphrase(args, prefix) or Secret(ask(_prompt(prefix)))
+
+
+def read_new_passphrase(args: Namespace, prefix: str = "", *, ask: Ask = getpass) -> Secret:
+    """Return a passphrase that nothing is locked with yet; one that is typed is asked for twice."""
+    if given := _given_passphrase(args, prefix):
+        return given
+    typed = ask(_prompt(prefix))
+    if ask("Once more: ") != typed:
+        raise ConfigurationError("these were two different passphrases")
+    return Secret(typed)
 
 
 def passphrase_from(file: str) -> Secret:
@@ -155,6 +169,23 @@ def _add(parser: _ActionsContainer, name: str, metavar: str, text: str) -> None:
         default=os.environ.get(variable, ""),
         help=f"{text}; default: ${variable}",
     )
+
+
+def _given_passphrase(args: Namespace, prefix: str) -> Secret | None:
+    variable = _variable(prefix + "passphrase")
+    if file := _option(args, prefix + "passphrase-file"):
+        return passphrase_from(file)
+    if text := os.environ.get(variable):
+        return Secret(text)
+    if not sys.stdin.isatty():
+        raise ConfigurationError(
+            f"no passphrase: give --{prefix}passphrase-file, or set {variable}_FILE or {variable}"
+        )
+    return None
+
+
+def _prompt(prefix: str) -> str:
+    return f"{prefix.replace('-', ' ')}passphrase: ".capitalize()
 
 
 def _option(args: Namespace, name: str) -> str:

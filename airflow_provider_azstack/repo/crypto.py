@@ -10,6 +10,7 @@ a pack has a key of its own and counts.
 import base64
 import os
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -65,6 +66,9 @@ class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sealed: Annotated[
         bytes, Meta(min_length=KEY_BYTES + TAG_BYTES, max_length=KEY_BYTES + TAG_BYTES)
     ]
+    label: Annotated[str, Meta(max_length=64)]
+    created_at: Annotated[datetime, Meta(tz=True)]
+    tag: Annotated[str, Meta(max_length=64)] = ""  # proves that a key holder wrote all of it
 
 
 def recovery_passphrase(random: Random = os.urandom) -> Secret:
@@ -78,14 +82,6 @@ def context(repository_id: bytes, kind: str, name: str) -> bytes:
     return b"%b%b\0%b\0" % (repository_id, kind.encode(), name.encode())
 
 
-def wrap(keys: "Keys", master: bytes, passphrase: Secret, cost: Cost, name: str) -> bytes:
-    """Return the object ``name``: the master key under a passphrase."""
-    salt, nonce = keys.random(SALT_BYTES), keys.random(NONCE_BYTES)
-    cipher = AESGCM(_derive_from_passphrase(passphrase, salt, cost))
-    sealed = cipher.encrypt(nonce, master, context(keys.repository_id, "key", name))
-    return msgspec.json.encode(WrappedKey("scrypt", *cost, salt, nonce, sealed))
-
-
 def unwrap(data: bytes, passphrase: Secret, repository_id: bytes, name: str) -> bytes:
     """
     Return the master key from the object ``name``.
@@ -97,9 +93,11 @@ def unwrap(data: bytes, passphrase: Secret, repository_id: bytes, name: str) -> 
     cost = Cost(key.n, key.r, key.p)
     cipher = AESGCM(_derive_from_passphrase(passphrase, key.salt, cost))
     try:
-        return cipher.decrypt(key.nonce, key.sealed, context(repository_id, "key", name))
+        master = cipher.decrypt(key.nonce, key.sealed, context(repository_id, "key", name))
     except InvalidTag:
         raise WrongKey(f"{name} does not open with this passphrase") from None
+    Keys(repository_id, master).read_wrapped(data, name)
+    return master
 
 
 def _parse_wrapped(data: bytes, name: str) -> WrappedKey:
@@ -139,6 +137,35 @@ class Keys:
         """Return what proves that a key holder wrote ``data`` as the repository's config."""
         return blake3(data, key=self._sub_key("config")).hexdigest()
 
+    def wrap(
+        self, name: str, passphrase: Secret, cost: Cost, *, label: str, created_at: datetime
+    ) -> bytes:
+        """Return the object ``name``: the master key under a passphrase."""
+        salt, nonce = self.random(SALT_BYTES), self.random(NONCE_BYTES)
+        cipher = AESGCM(_derive_from_passphrase(passphrase, salt, cost))
+        bound = context(self.repository_id, "key", name)
+        sealed = cipher.encrypt(nonce, self._master, bound)
+        key = WrappedKey("scrypt", *cost, salt, nonce, sealed, label, created_at)
+        return msgspec.json.encode(self._tagged(key, name))
+
+    def read_wrapped(self, data: bytes, name: str) -> WrappedKey:
+        """
+        Return what the object ``name`` says of itself, which needs no passphrase.
+
+        :raises Tampered: no key holder wrote it like this.
+        """
+        key = _parse_wrapped(data, name)
+        if self._tagged(key, name) != key:
+            raise Tampered(f"{name} was altered, or not written by a key holder")
+        return key
+
+    def opens(self, data: bytes, passphrase: Secret, name: str) -> bool:
+        """Tell whether a passphrase gets the master key out of the object ``name``."""
+        try:
+            return unwrap(data, passphrase, self.repository_id, name) == self._master
+        except (WrongKey, Tampered):
+            return False
+
     def pack_cipher(self, salt: bytes) -> AESGCM:
         """Return the cipher of the one pack with this salt."""
         return AESGCM(self._sub_key("pack", salt))
@@ -167,6 +194,12 @@ class Keys:
 
     def _bound(self, name: str) -> bytes:
         return context(self.repository_id, name.partition("/")[0], name)
+
+    def _tagged(self, key: WrappedKey, name: str) -> WrappedKey:
+        untagged = msgspec.structs.replace(key, tag="")
+        data = context(self.repository_id, "key", name) + msgspec.json.encode(untagged)
+        tag = blake3(data, key=self._sub_key("wrapped keys")).hexdigest()
+        return msgspec.structs.replace(key, tag=tag)
 
     def _sub_key(self, purpose: str, salt: bytes = b"") -> bytes:
         info = b"azstack " + purpose.encode() + b"\0" + salt

@@ -24,7 +24,6 @@ from airflow_provider_azstack.errors import (
     Refused,
     SessionLost,
     Tampered,
-    WrongKey,
 )
 from airflow_provider_azstack.model import (
     Image,
@@ -33,7 +32,7 @@ from airflow_provider_azstack.model import (
     RestorePoint,
     SnapshotSet,
 )
-from airflow_provider_azstack.repo import crypto, segments, sessions
+from airflow_provider_azstack.repo import crypto, keyring, segments, sessions
 from airflow_provider_azstack.repo.blocks import BlockReader
 from airflow_provider_azstack.repo.crypto import STRONG, Cost, Keys, Random
 from airflow_provider_azstack.repo.index import Index
@@ -92,7 +91,7 @@ class Repository:
         self.keys = keys
         self.records = Records(store, keys)
         self.cache_directory = cache_directory / self.id if cache_directory else None
-        self._clock = clock
+        self.now = clock
         self._index: Index | None = None
 
     @classmethod
@@ -103,6 +102,7 @@ class Repository:
         *,
         kdf: Cost = STRONG,
         random: Random = os.urandom,
+        clock: Callable[[], datetime] = _utc_now,
     ) -> tuple[Self, Secret]:
         """
         Create a repository in an empty store.
@@ -116,18 +116,17 @@ class Repository:
             raise ConfigurationError("the passphrase is empty: choose one before creating")
         if store.exists(_CONFIG) or any(store.list("packs/")) or any(store.list("points/")):
             raise Refused(f"{store.url} already holds a repository, or what is left of one")
-        keys = Keys(random(crypto.ID_BYTES), master := random(crypto.KEY_BYTES), random)
+        keys = Keys(random(crypto.ID_BYTES), random(crypto.KEY_BYTES), random)
         recovery = crypto.recovery_passphrase(random)
-        for secret in (passphrase, recovery):
-            name = f"keys/{random(crypto.ID_BYTES).hex()}"
-            store.put(name, crypto.wrap(keys, master, secret, kdf, name))
+        for secret, label in ((passphrase, keyring.PASSPHRASE), (recovery, keyring.RECOVERY)):
+            keyring.put_key(store, keys, secret, label, cost=kdf, now=clock())
         # Last: a store with keys and no config is not a repository yet, and creating starts again.
         config = _Config(FORMAT, (), keys.repository_id.hex()).tagged(keys)
         try:
             store.put(_CONFIG, config.encode())
         except ObjectExists:
             raise Refused(f"{store.url} was made a repository by someone else just now") from None
-        return cls(store, keys), recovery
+        return cls(store, keys, clock=clock), recovery
 
     @classmethod
     def open(
@@ -156,7 +155,7 @@ class Repository:
                 "it was swapped, or the connection points elsewhere"
             )
         repository_id = bytes.fromhex(config.id)
-        keys = Keys(repository_id, _unlock(store, passphrase, repository_id), random)
+        keys = Keys(repository_id, keyring.unlock(store, passphrase, repository_id), random)
         if config.tagged(keys) != config:
             raise Tampered(f"config of {store.url} was altered")
         return cls(store, keys, cache_directory=cache_directory, clock=clock)
@@ -164,7 +163,7 @@ class Repository:
     def open_session(self, purpose: str, *, run: str = "", host: str = "") -> Session:
         """W1: make this run visible to collectors."""
         session = self.keys.random(crypto.ID_BYTES).hex()
-        info = SessionInfo(purpose=purpose, run=run, host=host, opened_at=self._clock())
+        info = SessionInfo(purpose=purpose, run=run, host=host, opened_at=self.now())
         self.store.put(sessions.session_name(session), msgspec.json.encode(info))
         return Session(self, session)
 
@@ -317,20 +316,3 @@ def _read_config(store: Store) -> _Config:
     if config.encode() != data:
         raise Tampered(f"config of {store.url} was altered")
     return config
-
-
-def _unlock(store: Store, passphrase: Secret, repository_id: bytes) -> bytes:
-    """Return the master key. A key that is damaged does not keep another from opening."""
-    if not passphrase:
-        raise WrongKey(f"the passphrase for {store.url} is empty")
-    objects = sorted(store.list("keys/"))
-    problems: list[str] = []
-    for info in objects[: crypto.MAX_KEYS_TRIED]:
-        try:
-            if info.size_bytes > crypto.MAX_KEY_OBJECT_BYTES:
-                raise Tampered(f"{info.name} has {info.size_bytes} bytes")  # noqa: TRY301
-            return crypto.unwrap(store.get(info.name), passphrase, repository_id, info.name)
-        except (WrongKey, Tampered, ObjectNotFound) as error:
-            problems.append(str(error))
-    tried = "; ".join(problems) or "it has no key"
-    raise WrongKey(f"the passphrase does not open {store.url}: {tried}")

@@ -15,10 +15,11 @@ from support.stores import LastWriterWins
 import airflow_provider_azstack
 from airflow_provider_azstack import store
 from airflow_provider_azstack.console import COMMANDS, load, main
-from airflow_provider_azstack.console.arguments import read_passphrase
+from airflow_provider_azstack.console.arguments import read_new_passphrase, read_passphrase
 from airflow_provider_azstack.console.points import find_point
 from airflow_provider_azstack.console.stacks import add_stack, open_stack, read_stack_settings
 from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.repo.crypto import Keys
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.local import LocalStore
@@ -117,7 +118,7 @@ def test_where_the_passphrase_comes_from(tmp_path: Path, monkeypatch: pytest.Mon
     file = tmp_path / "passphrase"
     file.write_text("of the file\r\n")
     monkeypatch.setenv("AZSTACK_PASSPHRASE", "of the environment")
-    named, unnamed = (Namespace(passphrase_file=f, repository="r") for f in (str(file), ""))
+    named, unnamed = (Namespace(passphrase_file=f) for f in (str(file), ""))
     assert read_passphrase(named).reveal() == "of the file"
     assert read_passphrase(unnamed).reveal() == "of the environment"
     monkeypatch.delenv("AZSTACK_PASSPHRASE")
@@ -126,6 +127,49 @@ def test_where_the_passphrase_comes_from(tmp_path: Path, monkeypatch: pytest.Mon
         read_passphrase(unnamed)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert read_passphrase(unnamed, ask=lambda _: "typed").reveal() == "typed"
+    assert read_new_passphrase(unnamed, ask=lambda _: "typed").reveal() == "typed"
+    answers = iter(["typed", "mistyped"])
+    with pytest.raises(ConfigurationError, match="two different"):
+        read_new_passphrase(unnamed, ask=lambda _: next(answers))
+
+
+@pytest.mark.tier1
+def test_keys_from_creation_to_recovery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A repository is created, its passphrase changed and lost, and the recovery key helps."""
+    wrap = Keys.wrap
+    monkeypatch.setattr(
+        Keys,
+        "wrap",
+        lambda self, name, secret, _, **facts: wrap(self, name, secret, CHEAP, **facts),
+    )
+    for name in ("first", "second", "third", "recovery"):
+        (tmp_path / name).write_text(f"passphrase {name}")
+
+    def azstack(*arguments: str, opened_with: str = "first", new: str = "") -> str:
+        place = ["--repository", str(tmp_path / "store")]
+        place += ["--passphrase-file", str(tmp_path / opened_with)]
+        place += ["--new-passphrase-file", str(tmp_path / new)] if new else []
+        state = main([*arguments, *place])
+        printed = capsys.readouterr()
+        return printed.out if state == 0 else f"{state} {printed.err}"
+
+    (tmp_path / "recovery").write_text(azstack("init"))
+    assert "already holds a repository" in azstack("init")
+    assert azstack("keys", "change-passphrase", new="second") == ""
+    assert "does not open" in azstack("points")
+    rows = json.loads(azstack("keys", "list", "--json", opened_with="second"))
+    assert sorted(row["label"] for row in rows) == ["passphrase", "recovery key"]
+    lost = next(row["key"] for row in rows if row["label"] == "passphrase")
+    assert azstack("keys", "add", "--label", "rescue", opened_with="recovery", new="third") == ""
+    assert azstack("keys", "remove", lost, opened_with="third") == ""
+    assert "does not open" in azstack("points", opened_with="second")
+    newer = azstack("keys", "new-recovery-key", opened_with="third")
+    (tmp_path / "recovery").write_text(newer)
+    assert "rescue" in azstack("keys", "list", opened_with="recovery")
+    (tmp_path / "store" / "keys" / "planted").write_text("junk")
+    assert azstack("keys", "list", opened_with="third").startswith("1 ")
 
 
 @pytest.mark.tier1
@@ -164,7 +208,7 @@ def test_a_store_is_probed_without_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The state says it: 0 fit, 1 fit within limits, 2 unfit."""
-    assert main(["probe", str(tmp_path)]) == 0
+    assert main(["probe", str(tmp_path), "--quick"]) == 0
     assert "is fit" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [tmp_path / "probe"]
     monkeypatch.setattr(LocalStore, "file_system", lambda _self: "nfs4")

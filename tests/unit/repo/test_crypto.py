@@ -5,7 +5,7 @@ import time
 
 import msgspec
 import pytest
-from support.repositories import CHEAP
+from support.repositories import CHEAP, MOMENT
 
 from airflow_provider_azstack.errors import Tampered, WrongKey
 from airflow_provider_azstack.repo import crypto
@@ -19,7 +19,7 @@ KEYS = Keys(b"r" * 16, MASTER)
 
 
 def wrapped() -> bytes:
-    return crypto.wrap(KEYS, MASTER, Secret("open sesame"), CHEAP, "keys/a")
+    return KEYS.wrap("keys/a", Secret("open sesame"), CHEAP, label="escrow", created_at=MOMENT)
 
 
 def test_a_wrapped_key_opens_with_its_passphrase_only() -> None:
