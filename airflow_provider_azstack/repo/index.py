@@ -99,7 +99,7 @@ class Index:
 
         :param condemned: object names; read before this is called, or the proof does not hold.
         """
-        with self._database() as database, _transaction(database, "DEFERRED"):
+        with self.database() as database, _transaction(database, "DEFERRED"):
             database.execute("DELETE FROM usable")
             database.execute("DELETE FROM bad")
             packs = (
@@ -118,12 +118,12 @@ class Index:
 
     def usable(self, block_id: bytes) -> bool:
         """Tell whether a writer need not store this block."""
-        with self._database() as database:
+        with self.database() as database:
             return database.execute(_USABLE, (block_id,)).fetchone() is not None
 
     def has_losses(self) -> bool:
         """Tell whether some block that the index knows may not be usable."""
-        with self._database() as database:
+        with self.database() as database:
             return database.execute(_LOSSES).fetchone() is not None
 
     def require(self, block_ids: Iterable[bytes]) -> None:
@@ -140,7 +140,7 @@ class Index:
 
     def locations(self, block_id: bytes) -> list[Location]:
         """Return every known copy of a block, those not found damaged first."""
-        with self._database() as database:
+        with self.database() as database:
             rows = database.execute(_LOCATIONS, (block_id,)).fetchall()
         return [
             Location(pack, Entry(block_id, offset, sealed, raw))
@@ -149,13 +149,28 @@ class Index:
 
     def add(self, name: str, packs: Sequence[PackContents]) -> None:
         """Take up a segment of our own, which is durable, as are its packs."""
-        with self._database() as database, _transaction(database):
+        with self.database() as database, _transaction(database):
             _insert(database, name, packs)
             database.execute("INSERT INTO seen SELECT number FROM segments WHERE name = ?", (name,))
             database.executemany(
                 "INSERT OR IGNORE INTO usable SELECT number FROM packs WHERE id = ?",
                 ((contents.pack,) for contents in packs),
             )
+
+    @contextmanager
+    def database(self) -> Iterator[sqlite3.Connection]:
+        """
+        Lend the database, for questions about many blocks at once and temporary tables of one's own.
+
+        :raises StoreError: it failed.
+        """
+        with self._lock:
+            try:
+                yield self._file.connection
+            except sqlite3.DatabaseError as error:
+                if is_damage(error):
+                    self._file.report_damage()
+                raise self._broken(error) from None
 
     def _refresh(self) -> None:
         database = self._file.connection
@@ -194,16 +209,6 @@ class Index:
         except Tampered as error:
             log.warning("%s; rebuild the index to find its blocks again", error)
             return None
-
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._file.connection
-            except sqlite3.DatabaseError as error:
-                if is_damage(error):
-                    self._file.report_damage()
-                raise self._broken(error) from None
 
     def _broken(self, error: Exception) -> StoreError:
         where = self._directory or "the temporary directory"

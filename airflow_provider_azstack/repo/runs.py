@@ -153,19 +153,27 @@ def load_runs(reader: BlockReader, group: bytes | None, offset: int, length: int
     """
     if group is None:
         return [Run(offset, length)]
-    data = reader.read(group)
-    if data[:4] == _PARTS:
-        data = _joined_parts(reader, data)
+    data, _ = load_group(reader, group)
     return decode_runs(data, offset, length)
 
 
-def _joined_parts(reader: BlockReader, root: bytes) -> bytes:
+def load_group(reader: BlockReader, group: bytes) -> tuple[bytes, list[bytes]]:
+    """
+    Return a group's bytes, and the ids of the further blocks that it takes when it is large.
+
+    :raises MissingBlock: the group is in no pack.
+    """
+    data = reader.read(group)
+    return _joined_parts(reader, data) if data[:4] == _PARTS else (data, [])
+
+
+def _joined_parts(reader: BlockReader, root: bytes) -> tuple[bytes, list[bytes]]:
     _, _, count, size = _HEAD.unpack_from(root.ljust(_HEAD.size, b"\0"))
     fits = (count - 1) * BLOCK_SIZE < size <= count * BLOCK_SIZE
     if not 1 < count <= _MAX_PARTS or len(root) != _HEAD.size + count * BLOCK_ID_BYTES or not fits:
         raise Tampered("the parts of a group of runs are malformed")
-    ids = (root[i : i + BLOCK_ID_BYTES] for i in range(_HEAD.size, len(root), BLOCK_ID_BYTES))
+    ids = [root[i : i + BLOCK_ID_BYTES] for i in range(_HEAD.size, len(root), BLOCK_ID_BYTES)]
     data = b"".join(reader.read(block_id) for block_id in ids)
     if len(data) != size:
         raise Tampered("the parts of a group of runs do not add up")
-    return data
+    return data, ids
