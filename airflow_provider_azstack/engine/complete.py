@@ -270,7 +270,11 @@ def _publish(
 
 def _previous(session: Session, vm_key: str, point_id: str) -> str:
     """Return the id of the point before this one, also when this one is there already."""
-    latest = session.repository.latest_point(vm_key)
+    try:
+        latest = session.repository.latest_point(vm_key)
+    except IntegrityError as error:  # a damaged point must not keep all later ones from the VM
+        log.warning("the point before %s of %s cannot be read: %s", point_id, vm_key, error)
+        return ""
     if latest is None:
         return ""
     return latest.previous if latest.id == point_id else latest.id

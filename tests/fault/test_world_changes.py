@@ -164,6 +164,46 @@ def test_a_vm_whose_power_changes_while_it_is_snapshotted(it: Rig, kind: str) ->
     assert it.point(done["vm"]).vm.power_state == "deallocated"
 
 
+@pytest.mark.parametrize("kind", ["managed", "unmanaged"])
+def test_a_disk_that_is_swapped_while_the_vm_is_snapshotted(it: Rig, kind: str) -> None:
+    """F-W2: between the look and the snapshot: the set is dropped, nothing of it stays."""
+    vm = add_vm(it, "vm", ["managed", kind])
+
+    def swap(_: Call, answer: Answer) -> Answer:
+        it.emulator.swap(vm, spec(kind), 0)
+        return answer
+
+    path = "/snapshots/" if kind == "managed" else "comp=snapshot"
+    fault = it.emulator.faults.add(Fault("PUT", path, alter=swap))
+    run = it.begin()
+    run.snapshot()
+    assert fault.struck == 1
+    assert isinstance(run.failures[vm.vm_id], SourceChanged)
+    assert it.emulator.leftovers() == []
+    assert run.finish()["vm"].status == "failed"
+    require_point(it, vm, it.backup()["vm"])
+
+
+def test_a_disk_that_moved_to_another_lun(it: Rig) -> None:
+    """F-W2: the same disks in other places are another VM to restore: the next run has it."""
+    vm = add_vm(it, "vm", ["managed", "managed"])
+    run = it.begin()
+    profile = it.emulator.world.get(vm.id).properties["storageProfile"]
+    profile["dataDisks"][0]["lun"] = 5
+    assert run.finish()["vm"].status == "failed"
+    assert "moved from data-0 to data-5" in str(run.failures[vm.vm_id])
+    assert it.backup()["vm"].status == "done"
+
+
+def test_a_vm_that_joined_a_scale_set(it: Rig) -> None:
+    """It cannot be protected any more, and the run says so."""
+    vm = add_vm(it, "vm", ["managed"])
+    run = it.begin()
+    it.emulator.world.get(vm.id).properties["virtualMachineScaleSet"] = {"id": "x"}
+    assert run.finish()["vm"].status == "failed"
+    assert "scale set" in str(run.failures[vm.vm_id])
+
+
 def test_a_vm_that_was_renamed_and_its_name_given_to_another(it: Rig) -> None:
     """F-W6: the identity is the unique id: the new bearer of the name is not taken for the old."""
     old = add_vm(it, "vm", ["managed"])

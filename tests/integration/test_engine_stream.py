@@ -154,6 +154,25 @@ def test_a_reference_snapshot_that_somebody_deleted_costs_only_time(
     assert {image.changes_known for image in it.point(done).images} == {"allocated"}
 
 
+@pytest.mark.parametrize("what", ["points", "images"])
+def test_a_damaged_record_of_the_backup_before_costs_only_time(
+    it: Rig, vm: EmulatedVm, what: str
+) -> None:
+    """F-S5: what cannot be read is not relied on; the next point is whole without it."""
+    first = it.point(it.backup()["vm"])
+    store = it.repository.store
+    for info in list(store.list(f"{what}/")):
+        damaged = bytearray(store.get(info.name))
+        damaged[-1] ^= 1
+        store.delete(info.name)
+        store.put(info.name, bytes(damaged))
+    done = it.backup()["vm"]
+    require_point(it, vm, done)
+    point = it.point(done)
+    assert {image.changes_known for image in point.images} == {"allocated"}
+    assert point.previous == ("" if what == "points" else first.id)
+
+
 def test_a_fenced_stream_stops_at_once(it: Rig, vm: EmulatedVm) -> None:
     run = it.begin()
     run.snapshot()
