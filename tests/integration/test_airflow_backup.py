@@ -200,3 +200,21 @@ def test_each_restore_point_is_an_asset_event(site: Site) -> None:
     (point,) = site.reopen().points()
     assert (extra["point"], extra["key"]) == (point.id, vm.vm_id)
     assert extra["disk_bytes"] == 4 * MIB
+
+
+def test_a_stream_whose_success_was_not_heard_of_is_repeated_without_harm(site: Site) -> None:
+    """F-A3, F-A6: the second copy of a stream finds its images: one point, no disk read again."""
+    vm = add_vm(site, "a")
+    source = SOURCE + (
+        "from airflow_provider_azstack.operators.backup import Stream\n"
+        "class Repeated(Stream):\n"
+        "    def execute(self, context):\n"
+        "        super().execute(context)\n"
+        "        super().execute(context)\n"
+        "for host in ('one', 'two'):\n"
+        "    dag.get_task(host + '.workloads.stream').__class__ = Repeated\n"
+    )
+    assert site.run(site.dag("repeated", source)).state == "success"
+    (point,) = site.reopen().points()
+    assert len(list(site.reopen().images(point.run, vm.vm_id))) == 1
+    assert content(site, vm) == [vm.disks[0].read(0, 4 * MIB)]

@@ -1,0 +1,163 @@
+"""The commands against a metadata database, a stack and a repository."""
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.airflow_run import PASSPHRASE, Site, connections, database
+
+from airflow_provider_azstack.commands import credentials, doctor, points, pools, repository
+from airflow_provider_azstack.emulator import DiskSpec, Emulator
+from airflow_provider_azstack.hooks.pools import POOLS_VARIABLE
+from airflow_provider_azstack.hooks.stack import AzureStackHook
+
+pytestmark = pytest.mark.tier2
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call a command as its parser does; return its state, its JSON and its remarks."""
+
+    def run(function: Callable[[Namespace], None], **given: Any) -> tuple[Any, Any, str]:
+        common = {
+            "verbose": False,
+            "output": "json",
+            "config": None,
+            "stack_conn_id": None,
+            "repository_conn_id": None,
+        }
+        state: Any = 0
+        capsys.readouterr()  # what came before is not the command's
+        try:
+            function(Namespace(**{**common, **given}))
+        except SystemExit as ended:
+            state = ended.code
+        printed = capsys.readouterr()
+        return state, json.loads(printed.out or "null"), printed.err
+
+    return run
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    database()
+    file = tmp_path / "azurestack.conf"
+    file.write_text('{"hosts": {"pa": {"NO_OF_BACKUP_STREAMS_PER_NODE": 3}, "pb": {}}}')
+    return file
+
+
+def sync(call: Call, conf: Path, *, dry_run: bool = False, prune: bool = False) -> dict[str, str]:
+    state, rows, _ = call(pools.sync_pools, config=str(conf), dry_run=dry_run, prune=prune)
+    assert state == 0
+    return {
+        row["pool"]: row["action"] for row in rows if row["pool"] in {"azstack_pa", "azstack_pb"}
+    }
+
+
+def test_pools_follow_the_configuration_and_none_goes_unasked(call: Call, conf: Path) -> None:
+    """The difference first; then it is made so; a stale pool goes only with --prune."""
+    both = {"azstack_pa": "create", "azstack_pb": "create"}
+    assert sync(call, conf, dry_run=True) == both
+    assert "azstack_pa" not in pools.read_pools()
+    assert sync(call, conf) == both
+    assert pools.read_pools()["azstack_pa"] == 3
+    assert json.loads(variable()) == {"azstack_pa": 3, "azstack_pb": 4}
+    conf.write_text('{"hosts": {"pa": {"NO_OF_BACKUP_STREAMS_PER_NODE": 5}}}')
+    changes = {"azstack_pa": "resize", "azstack_pb": "delete"}
+    assert sync(call, conf) == changes
+    assert pools.read_pools()["azstack_pb"] == 4
+    assert sync(call, conf, prune=True) == {"azstack_pa": "keep", "azstack_pb": "delete"}
+    assert "azstack_pb" not in pools.read_pools()
+    assert pools.read_pools()["default_pool"]
+    assert json.loads(variable()) == {"azstack_pa": 5}
+
+
+def variable() -> str:
+    from airflow.models.variable import Variable
+
+    return str(Variable.get(POOLS_VARIABLE))
+
+
+def test_a_credentials_file_becomes_a_connection_once(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is there is replaced only when asked, and no secret is printed."""
+    database()
+    file = tmp_path / "credentials.json"
+    held = {
+        "IdentityProvider": "ADFS",
+        "TenantId": "adfs",
+        "ClientId": "client",
+        "ClientSecret": "canary-client-secret",
+        "AuthResource": "https://management.x",
+        "anaccount": "canary-account-key==",
+    }
+    file.write_text(json.dumps(held))
+    given = {
+        "file": str(file),
+        "endpoint": "https://management.local.example",
+        "conn_id": "imported",
+        "ca_bundle": "",
+        "replace": False,
+    }
+    state, _, said = call(credentials.import_credentials, **given)
+    assert (state, "canary" in said) == (0, False)
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
+    with AzureStackHook("imported").get_conn() as stack:
+        assert stack.name == "management.local.example"
+        assert stack.account_keys["anaccount"].reveal() == "canary-account-key=="
+    state, _, said = call(credentials.import_credentials, **given)
+    assert state > 1
+    assert "'imported' is there already" in said
+    assert call(credentials.import_credentials, **{**given, "replace": True})[0] == 0
+
+
+@pytest.fixture
+def site(tls_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    tls_emulator.add_vm("vm", "web", [DiskSpec()])
+    return Site(tls_emulator, tmp_path, monkeypatch)
+
+
+def test_a_repository_is_created_once(
+    site: Site, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The recovery key alone is on standard output; a repository that is there stays as it is."""
+    before = sorted(site.repository.store.list(""))
+    state, _, said = call(repository.init_repository, config=str(site.conf))
+    assert state > 1
+    assert "error: " in said
+    assert sorted(site.repository.store.list("")) == before
+    assert PASSPHRASE not in said
+
+
+def test_the_doctor_names_what_fails_and_goes_on(
+    site: Site, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong secret and missing pool: two failures, and the repository is asked all the same."""
+    fields = connections(site.emulator, site.store_url, site.repository.id)["azure_stack_default"]
+    wrong = json.dumps({**fields, "password": "wrong"})
+    monkeypatch.setenv("AIRFLOW_CONN_AZURE_STACK_DEFAULT", wrong)
+    state, answers, _ = call(doctor.doctor, config=str(site.conf))
+    verdicts = {answer["question"]: answer["verdict"] for answer in answers}
+    assert state > 1
+    assert verdicts["stack"] == "failed"
+    assert verdicts["repository"] == "ok"
+    assert verdicts["store"] in {"ok", "warning"}
+
+
+def test_the_doctor_names_a_missing_permission(site: Site, call: Call) -> None:
+    site.emulator.behaviour.denied.add("Microsoft.Compute/disks/read")
+    _, answers, _ = call(doctor.doctor, config=str(site.conf))
+    failed = [answer for answer in answers if answer["verdict"] == "failed"]
+    assert [answer["question"] for answer in failed] == ["read disks"]
+    assert "Microsoft.Compute/disks/read" in failed[0]["finding"]
+    assert "role 'reader'" in failed[0]["finding"]
+
+
+def test_no_points_is_an_empty_list_and_no_error(site: Site, call: Call) -> None:
+    state, listed, _ = call(points.points, config=str(site.conf), vm="")
+    assert (state, listed) == (0, [])
