@@ -239,8 +239,10 @@ class Complete(AzStackOperator):
             started_at=datetime.fromisoformat(self.discovered["started_at"]),
             reasons=self._reasons(context),
         )
-        self._announce(context, record)
+        for vm in record.vms:
+            self.log.info("%s: %s %s", vm.name, vm.status, vm.reason or vm.point)
         complete.require_done(record)
+        announce(context, record)
         return {"run": job.run, "status": record.status, "vms": len(record.vms)}
 
     def _reasons(self, context: Context) -> dict[str, str]:
@@ -249,16 +251,6 @@ class Complete(AzStackOperator):
         pulled = context["ti"].xcom_pull(task_ids=streams, key=_REASONS) if streams else None
         return {vm: str(reason) for some in pulled or () if some for vm, reason in some.items()}
 
-    def _announce(self, context: Context, record: JobRecord) -> None:
-        """Tell Airflow of each restore point; others' DAGs start on that."""
-        for vm in record.vms:
-            self.log.info("%s: %s %s", vm.name, vm.status, vm.reason or vm.point)
-            if vm.point:
-                uri = f"azstack://{record.job.stack}/{quote(vm.name, safe='')}"
-                context["outlet_events"][AssetAlias(RESTORE_POINTS)].add(
-                    Asset(uri), extra=to_plain(vm)
-                )
-
 
 class CleanUp(AzStackOperator):
     """Revoke grants, delete snapshots that are not needed any more, and close the session."""
@@ -266,6 +258,7 @@ class CleanUp(AzStackOperator):
     template_fields = ("job",)
 
     def __init__(self, *, job: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("outlets", [AssetAlias(RESTORE_POINTS)])
         super().__init__(**kwargs)
         self.job = job
 
@@ -276,14 +269,29 @@ class CleanUp(AzStackOperator):
 
         job = from_plain(Job, self.job, "the job from open_session")
         discovered = context["ti"].xcom_pull(task_ids="discover")
+        repository = self.open_repository()
         with self.open_stack() as stack:
-            clean_up.clean_up(
+            removed = clean_up.clean_up(
                 stack,
-                self.open_repository(),
+                repository,
                 run=job.run,
                 session_id=job.session,
                 manifests=discovered_manifests(context, discovered or {"hosts": []}),
             )
+        self.log.info("%d snapshots removed", removed)
+        record = repository.job(job.run)
+        if record and any(vm.status == "failed" for vm in record.vms):
+            # Airflow drops the events of a task that failed, as ``complete`` did.
+            announce(context, record)
+
+
+def announce(context: Context, record: JobRecord) -> None:
+    """Tell Airflow of each restore point; others' DAGs start on that."""
+    events = context["outlet_events"][AssetAlias(RESTORE_POINTS)]
+    for vm in record.vms:
+        if vm.point:
+            uri = f"azstack://{record.job.stack}/{quote(vm.name, safe='')}"
+            events.add(Asset(uri), extra=to_plain(vm))
 
 
 def chosen_hosts(hosts: Sequence[BackupHost], trigger: TriggerConf) -> tuple[BackupHost, ...]:

@@ -69,6 +69,9 @@ def test_a_vm_that_fails_fails_the_run_and_no_other_vm(site: Site) -> None:
     assert published(site) == ["good"]
     assert run.of("complete") == ["failed"]
     assert run.of("clean_up") == ["success"]
+    assert [event["point"] for event in asset_events("azstack://127.0.0.1/good")] == [
+        point.id for point in site.reopen().points()
+    ]
     assert content(site, good) == [good.disks[0].read(0, 4 * MIB)]
     (record,) = site.reopen().jobs()
     failed = {vm.name: vm for vm in record.vms if vm.status == "failed"}
@@ -202,7 +205,9 @@ def test_each_restore_point_is_an_asset_event(site: Site) -> None:
     assert extra["disk_bytes"] == 4 * MIB
 
 
-def test_a_stream_whose_success_was_not_heard_of_is_repeated_without_harm(site: Site) -> None:
+def test_a_stream_whose_success_was_not_heard_of_is_repeated_without_harm(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     """F-A3, F-A6: the second copy of a stream finds its images: one point, no disk read again."""
     vm = add_vm(site, "a")
     source = SOURCE + (
@@ -215,6 +220,7 @@ def test_a_stream_whose_success_was_not_heard_of_is_repeated_without_harm(site: 
         "    dag.get_task(host + '.workloads.stream').__class__ = Repeated\n"
     )
     assert site.run(site.dag("repeated", source)).state == "success"
+    assert "is there already" in caplog.text
     (point,) = site.reopen().points()
     assert len(list(site.reopen().images(point.run, vm.vm_id))) == 1
     assert content(site, vm) == [vm.disks[0].read(0, 4 * MIB)]
