@@ -8,6 +8,7 @@ Every exception this package raises on purpose.
     │   ├── InvalidName          a name, id or path failed validation
     │   └── UnsupportedStack     an api-version or capability is missing
     ├── AccessDenied             401/403 that renewal did not cure            never retried
+    │   └── ObjectHeld           an object lock keeps it; carries until       never retried
     ├── SourceError
     │   ├── SourceGone           VM, disk or snapshot no longer exists
     │   ├── SourceChanged        size, unique id or ETag differs from the manifest
@@ -36,6 +37,8 @@ Every exception this package raises on purpose.
 Each message says what, where and what to do next, in one line, and holds no URL query string.
 """
 
+from datetime import datetime
+
 
 class AzStackError(Exception):
     """Base of everything raised on purpose; ``never_retry`` tells Airflow's retries to stop."""
@@ -61,6 +64,14 @@ class AccessDenied(AzStackError):
     """The stack or the store said 401 or 403, and renewal did not cure it."""
 
     never_retry = True
+
+
+class ObjectHeld(AccessDenied):
+    """A lock or retention of the store keeps an object; deleting it will succeed later."""
+
+    def __init__(self, message: str, until: datetime | None = None) -> None:
+        super().__init__(message)
+        self.until = until
 
 
 class SourceError(AzStackError):

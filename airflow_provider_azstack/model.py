@@ -21,6 +21,10 @@ VmKey = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12
 DiskKey = Annotated[str, Meta(pattern=r"\A(os|data-[0-9]{1,3})\Z")]
 Moment = Annotated[datetime, Meta(tz=True)]
 
+# `$(?!\n)`: see `config`.
+Within = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,3}[hdwmy])+$(?!\n)", max_length=40)]
+Keep = Annotated[int, Meta(ge=0, le=10_000)]
+
 DiskKind = Literal["managed", "unmanaged"]
 Mode = Literal["incremental", "full"]
 Consistency = Literal["crash", "stopped", "required_stopped"]
@@ -240,6 +244,18 @@ class JobRecord(Record, frozen=True, kw_only=True):
     ended_at: Moment
     vms: tuple[JobVm, ...]
     unprotected: tuple[Unprotected, ...] = ()
+
+
+class Retention(Record, frozen=True, kw_only=True):
+    """Which restore points of a VM are kept. A rule that says nothing keeps everything."""
+
+    keep_within: Within | None = None
+    keep_last: Keep | None = None
+    keep_daily: Keep | None = None
+    keep_weekly: Keep | None = None
+    keep_monthly: Keep | None = None
+    keep_yearly: Keep | None = None
+    keep_minimum: Annotated[int, Meta(ge=1, le=10_000)] = 1
 
 
 R = TypeVar("R")

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from airflow_provider_azstack.config import ConnectionId, HostName, one_line, read_text
 from airflow_provider_azstack.errors import ConfigurationError
-from airflow_provider_azstack.model import Consistency, Mode, Record
+from airflow_provider_azstack.model import Consistency, Mode, Record, Retention
 
 GIB = 1 << 30
 R = TypeVar("R", bound=Record)
@@ -42,8 +42,6 @@ TagName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9 _.:@+=()-]{0,127
 TagPattern = Annotated[
     str, Meta(pattern=r"^([A-Za-z0-9_*?@+(][A-Za-z0-9 _.:@+=()*?,-]{0,255})?$(?!\n)")
 ]
-Within = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,3}[hdwmy])+$(?!\n)")]
-Keep = Annotated[int, Meta(ge=0, le=10_000)]
 MAX_NAMES = 1000
 
 
@@ -82,17 +80,6 @@ class Exclude(Record, frozen=True, kw_only=True):
             if is_like(vm_name, vm) and (is_like(disk_key, disk) or is_like(disk_name, disk)):
                 return True
         return False
-
-
-class Retention(Record, frozen=True, kw_only=True):
-    """Which restore points are kept. The newest good point of a VM always is."""
-
-    keep_within: Within | None = None
-    keep_last: Keep | None = None
-    keep_daily: Keep | None = None
-    keep_weekly: Keep | None = None
-    keep_monthly: Keep | None = None
-    keep_yearly: Keep | None = None
 
 
 class Policy(Record, frozen=True, kw_only=True):
@@ -209,6 +196,15 @@ def read_trigger(conf: object) -> TriggerConf:
         raise ConfigurationError("the trigger's config must be a JSON object, {...}")
     given = {key: value for key, value in conf.items() if value is not None}
     return _convert(given, TriggerConf, "the trigger's config")
+
+
+def read_retention(value: Mapping[str, Any]) -> Retention:
+    """
+    Read a retention rule.
+
+    :raises ConfigurationError: a key is unknown or a value is not what it must be, by name.
+    """
+    return _convert(dict(value), Retention, "retention")
 
 
 def trigger_params() -> dict[str, dict[str, Any]]:

@@ -21,6 +21,9 @@ COMMANDS = {
     "show": "show one restore point: its VM, its disks, how it was read",
     "init": "create a repository and print its recovery key",
     "keys": "list, add, change and remove what opens the repository",
+    "forget": "take restore points away: chosen ones, or those that a rule does not keep",
+    "hold": "put restore points on legal hold, lift a hold, list holds",
+    "sync": "copy restore points to another repository, and repair from it",
     "probe": "ask a store whether it keeps what backups rely on",
 }
 

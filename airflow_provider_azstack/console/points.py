@@ -40,9 +40,14 @@ def list_points(repository: "Repository", vm: str, output: str) -> int:
     return 0
 
 
+def is_vm_key(vm: str) -> bool:
+    """Tell a VM's key from its name or id."""
+    return _VM_KEY.fullmatch(vm) is not None
+
+
 def points_of(repository: "Repository", vm: str = "") -> list[RestorePoint]:
     """Return the restore points of all VMs, or of those of a name, key or id, oldest first."""
-    if _VM_KEY.fullmatch(vm):
+    if is_vm_key(vm):
         return repository.points(vm)
     return [point for point in repository.points() if vm in {"", point.vm.name, point.vm.id}]
 

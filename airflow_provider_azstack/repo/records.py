@@ -18,7 +18,7 @@ from airflow_provider_azstack.errors import (
     ObjectNotFound,
     Tampered,
 )
-from airflow_provider_azstack.model import Record, from_json, to_json
+from airflow_provider_azstack.model import Moment, Record, from_json, to_json
 from airflow_provider_azstack.repo.crypto import Keys
 from airflow_provider_azstack.store.base import Buffer, ObjectInfo, Store
 
@@ -30,9 +30,10 @@ BlockId = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 
 class CondemnedPacks(Record, frozen=True, kw_only=True):
-    """``condemned/<id>/packs``: packs that may go."""
+    """``condemned/<id>/packs``: packs that may go, and images and notes of runs that are over."""
 
     packs: tuple[PackText, ...]
+    objects: tuple[str, ...] = ()
 
 
 class AliveSessions(Record, frozen=True, kw_only=True):
@@ -52,6 +53,25 @@ class BadBlocks(Record, frozen=True, kw_only=True):
     """``bad/<id>``: copies found damaged by one verification."""
 
     blocks: tuple[BadBlock, ...]
+
+
+class Hold(Record, frozen=True, kw_only=True):
+    """``holds/<vm>/<point>``: a legal hold. Its name is what holds; this is for people."""
+
+    reason: str = ""
+    since: Moment
+
+
+class ForgottenPoints(Record, frozen=True, kw_only=True):
+    """``forgotten/<id>``: points that were taken away on purpose, as ``<vm>/<point>``."""
+
+    points: tuple[str, ...]
+
+
+class Census(Record, frozen=True, kw_only=True):
+    """``census/<id>``: all points that a collector saw, as ``<vm>/<point>``."""
+
+    points: tuple[str, ...]
 
 
 R = TypeVar("R", bound=Record)

@@ -33,6 +33,7 @@ from airflow_provider_azstack.model import (
     RestorePoint,
     SnapshotSet,
 )
+from airflow_provider_azstack.repo import census
 from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
 from airflow_provider_azstack.repo.index import Index
 from airflow_provider_azstack.repo.records import (
@@ -266,6 +267,7 @@ class Session:
 
     def _withdraw(self, name: str) -> str:
         try:
+            census.put_forgotten(self.repository, [name.removeprefix(census.POINTS)])
             self._delete(name)
         except AzStackError as error:
             return f"{name} could not be withdrawn: {error}"
