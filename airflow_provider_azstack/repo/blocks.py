@@ -8,6 +8,7 @@ and in a durable index segment. An error anywhere stops the whole writer and is 
 """
 
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -287,6 +288,29 @@ class BlockReader:
         if damage is not None:
             raise damage
         raise self._missing(block_id, gone)
+
+    def locate(self, block_id: bytes) -> Location | None:
+        """Return where ``read`` would look first, or None when no segment names the block."""
+        found = self._locations(block_id)
+        return found[0] if found else None
+
+    def read_together(self, places: Sequence[Location]) -> list[bytes]:
+        """
+        Return the contents of blocks that lie close to each other in one pack, by one read.
+
+        :param places: in the order of their offsets.
+        :raises ObjectNotFound: the pack is gone; ``read`` may find another copy.
+        :raises Tampered: one is damaged; ``read`` tells for each.
+        """
+        pack, start = places[0].pack, places[0].entry.offset
+        cipher = self._cipher(pack)
+        data = memoryview(
+            self._records.store.get_range(pack_name(pack), start, places[-1].entry.end - start)
+        )
+        return [
+            bytes(cipher.open(e, data[e.offset - start : e.end - start], self._codec))
+            for _, e in places
+        ]
 
     def _missing(self, block_id: bytes, gone: list[str]) -> MissingBlock:
         reason = f"{', '.join(gone)} is gone" if gone else "no index segment names it"

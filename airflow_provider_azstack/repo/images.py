@@ -7,14 +7,14 @@ states; an image whose regions do not add up to its size is refused before anyth
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import NamedTuple
 
 from airflow_provider_azstack.errors import IntegrityError, MissingBlock, Tampered
 from airflow_provider_azstack.model import Extent, Image
 from airflow_provider_azstack.repo.blocks import BlockReader
+from airflow_provider_azstack.repo.gather import Gathered, Gatherer
 from airflow_provider_azstack.repo.overlay import between
 from airflow_provider_azstack.repo.packs import BLOCK_SIZE
 from airflow_provider_azstack.repo.runs import BLOCK_ID_BYTES, Run, load_runs
@@ -23,6 +23,10 @@ _MAX_REGION_BYTES = 1024**3
 _CACHED_REGIONS = 8
 # Gathered blocks serve several cells near each other; whole-cell blocks serve one and pass by.
 _CACHED_BLOCK_BYTES = 32 * 1024**2
+# As many as the readers of a backup have in work at once: those lie mixed in one pack.
+_WINDOW_CELLS = 32
+
+OnDamage = Callable[[Extent, IntegrityError], None]
 
 
 class Piece(NamedTuple):
@@ -31,6 +35,14 @@ class Piece(NamedTuple):
     offset: int
     length: int
     data: bytes | None
+
+
+class _Cell(NamedTuple):
+    """A stretch within one block's length; without runs it is zero, and of any length."""
+
+    offset: int
+    length: int
+    runs: list[Run]
 
 
 class ImageReader:
@@ -61,10 +73,11 @@ class ImageReader:
             raise ValueError(f"{length} bytes at {offset} are not on a disk of {self.size_bytes}")
         return self._assemble(list(self._runs_between(offset, offset + length)))
 
-    def extents(self) -> Iterator[Extent]:
-        """Yield where the image holds data, in order, neighbours joined."""
-        offset = end = 0
-        for run in self._runs_between(0, self.size_bytes):
+    def extents(self, start: int = 0, length: int | None = None) -> Iterator[Extent]:
+        """Yield where the image, or a stretch of it, holds data, in order, neighbours joined."""
+        offset = end = start
+        stop = self.size_bytes if length is None else min(self.size_bytes, start + length)
+        for run in self._runs_between(start, stop):
             if run.block_id is None:
                 continue
             if run.offset != end:
@@ -75,47 +88,85 @@ class ImageReader:
         if end > offset:
             yield Extent(offset, end - offset)
 
-    def stream(self, *, threads: int = 4) -> Iterator[Piece]:
+    def stream(
+        self,
+        *,
+        threads: int = 4,
+        start: int = 0,
+        length: int | None = None,
+        on_damage: OnDamage | None = None,
+    ) -> Iterator[Piece]:
         """
-        Yield the whole disk in order: data by the cell, zeros in one piece however long.
+        Yield the disk, or a stretch of it, in order: data by the cell, zeros in one piece.
 
-        At most twice ``threads`` cells are read ahead, so memory is bounded.
+        What two windows of cells need is in memory, whatever the disk's size.
+
+        :param on_damage: is told what cannot be read, which then is zero; without it that raises.
         """
-        ahead: deque[tuple[Piece, Future[bytes] | None]] = deque()
-        pool = ThreadPoolExecutor(threads, "image-reader")
-        try:
-            for offset, length, runs in self._cells():
-                future = pool.submit(self._assemble, runs) if runs else None
-                ahead.append((Piece(offset, length, None), future))
-                if len(ahead) > 2 * threads:
-                    yield _finished(*ahead.popleft())
+        stop = self.size_bytes if length is None else start + length
+        if not 0 <= start <= stop <= self.size_bytes:
+            raise ValueError(f"{start} to {stop} is not on a disk of {self.size_bytes} bytes")
+        ahead: deque[tuple[list[_Cell], Gathered]] = deque()
+        with Gatherer(self._reader, threads) as gatherer:
+            for window in _windows(self._cells(start, stop, on_damage)):
+                ahead.append((window, gatherer.gather(self._wanted(window))))
+                if len(ahead) > 1:
+                    yield from self._pieces(*ahead.popleft(), on_damage)
             while ahead:
-                yield _finished(*ahead.popleft())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+                yield from self._pieces(*ahead.popleft(), on_damage)
 
-    def _cells(self) -> Iterator[tuple[int, int, list[Run]]]:
-        """Yield the disk cell by cell, without runs where it is zero; zero neighbours joined."""
-        zero_from = 0
-        for offset, end, runs in self._cells_with_data():
-            if zero_from < offset:
-                yield zero_from, offset - zero_from, []
-            yield offset, end - offset, runs
-            zero_from = end
-        if zero_from < self.size_bytes:
-            yield zero_from, self.size_bytes - zero_from, []
+    def _wanted(self, window: list[_Cell]) -> Iterator[bytes]:
+        """Yield the blocks of a window that are not in memory, each once, in order."""
+        ids = dict.fromkeys(run.block_id for cell in window for run in cell.runs if run.block_id)
+        with self._lock:
+            return iter([block_id for block_id in ids if block_id not in self._blocks])
 
-    def _cells_with_data(self) -> Iterator[tuple[int, int, list[Run]]]:
-        for number, group in enumerate(self._image.regions):
-            if group is None:
+    def _pieces(
+        self, window: list[_Cell], gathered: Gathered, on_damage: OnDamage | None
+    ) -> Iterator[Piece]:
+        for offset, length, runs in window:
+            yield Piece(offset, length, self._joined(runs, gathered, on_damage) if runs else None)
+
+    def _joined(self, runs: list[Run], gathered: Gathered, on_damage: OnDamage | None) -> bytes:
+        blocks: dict[bytes, bytes] = {}
+        parts = []
+        for run in runs:
+            try:
+                parts.append(self._part(run, blocks, gathered.block))
+            except IntegrityError as error:
+                if on_damage is None:
+                    raise
+                on_damage(Extent(run.offset, run.length, zero=True), error)
+                parts.append(bytes(run.length))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _cells(self, start: int, stop: int, on_damage: OnDamage | None) -> Iterator[_Cell]:
+        """Yield a stretch cell by cell, without runs where it is zero; zero neighbours joined."""
+        for cell in self._cells_with_data(start, stop, on_damage):
+            if start < cell.offset:
+                yield _Cell(start, cell.offset - start, [])
+            yield cell
+            start = cell.offset + cell.length
+        if start < stop:
+            yield _Cell(start, stop - start, [])
+
+    def _cells_with_data(
+        self, start: int, stop: int, on_damage: OnDamage | None
+    ) -> Iterator[_Cell]:
+        step = self._image.region_bytes
+        for number in range(start // step, -(-stop // step)):
+            if self._image.regions[number] is None:
                 continue
-            first, length = self._bounds(number)
-            region = self._region(number)
-            for offset in range(first, first + length, BLOCK_SIZE):
-                end = min(offset + BLOCK_SIZE, first + length)
-                runs = list(between(region, offset, end))
-                if any(run.block_id for run in runs):
-                    yield offset, end, runs
+            try:
+                region = self._region(number)
+            except IntegrityError as error:
+                if on_damage is None:
+                    raise
+                first, length = self._bounds(number)
+                lost, end = max(start, first), min(stop, first + length)
+                on_damage(Extent(lost, end - lost, zero=True), error)
+            else:
+                yield from _cells_of(region, start, stop)
 
     def _runs_between(self, offset: int, end: int) -> Iterator[Run]:
         step = self._image.region_bytes
@@ -146,26 +197,27 @@ class ImageReader:
 
     def _assemble(self, runs: Sequence[Run]) -> bytes:
         blocks: dict[bytes, bytes] = {}  # a fragmented cell refers to one block many times
-        parts = [self._part(run, blocks) for run in runs]
+        parts = [self._part(run, blocks, self._reader.read) for run in runs]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _part(self, run: Run, blocks: dict[bytes, bytes]) -> bytes:
+    def _part(self, run: Run, blocks: dict[bytes, bytes], fetch: Callable[[bytes], bytes]) -> bytes:
         if run.block_id is None:
             return bytes(run.length)
         if run.block_id not in blocks:
-            blocks[run.block_id] = self._block(run.block_id, run.offset)
-        part = blocks[run.block_id][run.start : run.start + run.length]
+            blocks[run.block_id] = self._block(run.block_id, run.offset, fetch)
+        block = blocks[run.block_id]
+        part = block[run.start : run.start + run.length]
         if len(part) != run.length:
             raise Tampered(f"{self._image.name}: the run at {run.offset} reaches past its block")
         return part
 
-    def _block(self, block_id: bytes, offset: int) -> bytes:
+    def _block(self, block_id: bytes, offset: int, fetch: Callable[[bytes], bytes]) -> bytes:
         with self._lock:
             if block_id in self._blocks:
                 self._blocks.move_to_end(block_id)
                 return self._blocks[block_id]
         try:
-            block = self._reader.read(block_id)
+            block = fetch(block_id)
         except IntegrityError as error:
             raise self._located(error, offset) from error
         if len(block) < BLOCK_SIZE:
@@ -185,8 +237,30 @@ class ImageReader:
         return kind(f"{self._image.name}, disk offset {offset}: {error}")
 
 
-def _finished(piece: Piece, future: "Future[bytes] | None") -> Piece:
-    return piece._replace(data=future.result()) if future else piece
+def _cells_of(region: Sequence[Run], start: int, stop: int) -> Iterator[_Cell]:
+    """Yield the cells with data; the zero ones between them cost nothing, however many."""
+    for run in region:
+        if run.block_id is None or run.end <= start:
+            continue
+        while start < min(run.end, stop):
+            if run.offset >= stop:
+                return
+            offset = max(start, run.offset - run.offset % BLOCK_SIZE)
+            start = min(offset - offset % BLOCK_SIZE + BLOCK_SIZE, region[-1].end, stop)
+            yield _Cell(offset, start - offset, list(between(region, offset, start)))
+
+
+def _windows(cells: Iterator[_Cell]) -> Iterator[list[_Cell]]:
+    window: list[_Cell] = []
+    count = 0
+    for cell in cells:
+        window.append(cell)
+        count += bool(cell.runs)
+        if count == _WINDOW_CELLS:
+            yield window
+            window, count = [], 0
+    if window:
+        yield window
 
 
 def _check(image: Image) -> None:

@@ -20,6 +20,18 @@ pytestmark = pytest.mark.tier1
 MIB = 1024**2
 
 
+class CountingStore(MemoryStore):
+    """Remembers the lengths of the ranges that were read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranges: list[int] = []
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        self.ranges.append(length)
+        return super().get_range(name, offset, length)
+
+
 def some_disk() -> SparseDisk:
     disk = SparseDisk(300 * MIB + 512)
     noise = Random(1)
@@ -167,3 +179,99 @@ def test_streaming_needs_memory_for_a_few_cells_only() -> None:
             assert tracemalloc.get_traced_memory()[1] < 16 * MIB
         finally:
             tracemalloc.stop()
+
+
+def streamed(reader: ImageReader, start: int, length: int) -> bytes:
+    pieces = list(reader.stream(start=start, length=length))
+    assert [piece.offset for piece in pieces] == [
+        start + sum(before.length for before in pieces[:n]) for n in range(len(pieces))
+    ]
+    return b"".join(bytes(p.length) if p.data is None else p.data for p in pieces)
+
+
+def test_any_stretch_streams_as_the_disk() -> None:
+    """One disk's ranges over several readers: borders inside runs, cells, regions, and holes."""
+    with open_session() as session:
+        disk = some_disk()
+        reader = ImageReader(days_of(disk, session), session.reader())
+        noise = Random(5)
+        for _ in range(60):
+            start = noise.choice([0, MIB, 2 * MIB, 255 * MIB, 259 * MIB]) + noise.randrange(MIB)
+            length = noise.choice([0, 1, PAGE, 3 * MIB + 1])
+            assert streamed(reader, start, length) == disk.read(start, length or 1)[:length]
+        with pytest.raises(ValueError, match="is not on a disk"):
+            next(reader.stream(start=disk.size_bytes, length=1))
+
+
+def test_a_stream_reads_packs_in_few_large_ranges() -> None:
+    """32 blocks that lie in one pack are not 32 requests."""
+    store = CountingStore()
+    with open_session(store) as session:
+        disk = SparseDisk(32 * MIB)
+        disk.write(0, Random(6).randbytes(24 * MIB))
+        image = back_up(disk, session)
+        store.ranges.clear()
+        for _ in ImageReader(image, session.reader()).stream():
+            pass
+        assert len(store.ranges) < 12
+        assert max(store.ranges) <= 4 * MIB
+
+
+def test_noise_streams_in_bounded_memory() -> None:
+    """More data than two windows hold: what passed by is let go."""
+    with open_session() as session:
+        disk = SparseDisk(128 * MIB)
+        for n in range(128):
+            disk.write(n * MIB, Random(n).randbytes(PAGE) * 256)  # every cell is another
+        image = back_up(disk, session)
+        reader = ImageReader(image, session.reader())
+        tracemalloc.start()
+        try:
+            for _ in reader.stream():
+                pass
+            assert tracemalloc.get_traced_memory()[1] < 90 * MIB
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_damaged_block_is_zero_when_the_rest_shall_be_saved() -> None:
+    """F-R4: what cannot be read is zero and told by its range; all other bytes are right."""
+    store = MemoryStore()
+    with open_session(store) as session:
+        disk = some_disk()
+        first = back_up(disk, session)
+        packs = {name for name in store.objects if name.startswith("packs/")}
+        disk.freeze()
+        disk.write(200 * MIB, Random(3).randbytes(PAGE))
+        second = back_up(disk, session, first)
+        reader = ImageReader(second, session.reader())
+        list(reader.extents())  # the groups of both regions are in memory, their blocks are not
+        for name in packs:
+            del store.objects[name]
+        with pytest.raises(MissingBlock, match=f"disk offset {MIB}:"):
+            list(reader.stream())
+        lost: list[Extent] = []
+        saved = bytearray()
+        for piece in reader.stream(on_damage=lambda extent, _: lost.append(extent)):
+            saved += piece.data or bytes(piece.length)
+        assert sum(extent.length for extent in lost) == 4 * MIB  # the cells that were touched
+        zeroed = bytearray(disk.read(0, disk.size_bytes))
+        for extent in lost:
+            assert extent.zero
+            zeroed[extent.offset : extent.offset + extent.length] = bytes(extent.length)
+        assert saved == zeroed
+        assert saved[200 * MIB : 200 * MIB + PAGE] == disk.read(200 * MIB, PAGE)
+
+
+def test_a_region_without_its_runs_is_zero_when_the_rest_shall_be_saved() -> None:
+    """F-R4: the list of a region's runs may be what is lost; then all of the region is."""
+    with open_session() as session:
+        image = back_up(some_disk(), session)
+        image = msgspec.structs.replace(image, regions=(b"\1" * 32, image.regions[1]))
+        lost: list[Extent] = []
+        pieces = list(
+            ImageReader(image, session.reader()).stream(on_damage=lambda e, _: lost.append(e))
+        )
+        assert lost == [Extent(0, 256 * MIB, zero=True)]
+        assert pieces[0].data is None
+        assert sum(piece.length for piece in pieces) == image.size_bytes
