@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from support.disks import SparseDisk
+from support.points import back_up_vm
 from support.repositories import CHEAP, VM_KEY, back_up, noise
 from support.stores import LastWriterWins
 
@@ -170,6 +172,50 @@ def test_keys_from_creation_to_recovery(
     assert "rescue" in azstack("keys", "list", opened_with="recovery")
     (tmp_path / "store" / "keys" / "planted").write_text("junk")
     assert azstack("keys", "list", opened_with="third").startswith("1 ")
+
+
+@pytest.mark.tier1
+def test_restore_points_are_copied_and_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The state is 0 only when every point that was meant is there; a loss is repaired."""
+    stores = [tmp_path / "one", tmp_path / "two"]
+    for store_directory in stores:
+        store_directory.mkdir()
+        file = tmp_path / f"{store_directory.name}.passphrase"
+        file.write_text(file.name)
+        Repository.create(LocalStore(store_directory), Secret(file.name), kdf=CHEAP)
+    disk = SparseDisk(2 * 1024**2)
+    source = Repository.open(LocalStore(stores[0]), Secret("one.passphrase"))
+    points = []
+    for day in range(2):
+        disk.write(day * 1024**2, noise(day))
+        points.append(back_up_vm(source, {"os": disk}, day=day))
+    for prefix, name in (("", "one"), ("TO_", "two")):
+        monkeypatch.setenv(f"AZSTACK_{prefix}REPOSITORY", str(tmp_path / name))
+        monkeypatch.setenv(f"AZSTACK_{prefix}PASSPHRASE", f"{name}.passphrase")
+    assert main(["sync", "--newest", "1"]) == 0
+    assert points[1].id in capsys.readouterr().out
+    assert main(["sync"]) == 0
+    lose_packs(stores[0])
+    capsys.readouterr()
+    assert main(["sync", "--repair", "--json"]) == 0
+    statuses = [outcome["status"] for outcome in json.loads(capsys.readouterr().out)]
+    assert statuses == ["there", "there", "repaired", "repaired", "there", "there"]
+    copy = Repository.open(LocalStore(stores[1]), Secret("two.passphrase"))
+    assert [point.id for point in copy.points()] == [point.id for point in points]
+    assert main(["sync", "--vm", "nobody"]) == 2
+    assert "azstack points" in capsys.readouterr().err
+    for store_directory in stores:
+        lose_packs(store_directory)
+    assert main(["sync", "--repair"]) == 1
+    assert "is gone" in capsys.readouterr().out
+
+
+def lose_packs(directory: Path) -> None:
+    for pack in (directory / "packs").rglob("*"):
+        if pack.is_file():
+            pack.unlink()
 
 
 @pytest.mark.tier1
