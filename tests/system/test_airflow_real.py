@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote
 
 import pytest
@@ -263,6 +264,15 @@ def test_points_are_listed(site: Site, nightly: Any) -> None:
     listed = site.airflow.run("azstack", "points", "--vm", "vm1", "--output", "json")
     (point,) = json.loads(listed.stdout)
     assert (point["vm"], point["disks"]) == ("vm1", 2)
+
+
+def test_a_wrong_trigger_is_refused_before_there_is_a_run(site: Site) -> None:
+    """F-A13: what the form knows, Airflow refuses itself, naming the field."""
+    with pytest.raises(HTTPError) as caught:
+        site.airflow.trigger("failing", {"vms": ["../../etc"]})
+    with caught.value as answer:
+        assert answer.code == 400
+        assert "vms" in answer.read().decode()
 
 
 def test_the_provider_is_listed_with_its_connections_and_links(site: Site) -> None:
