@@ -14,10 +14,12 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, Asset, AssetAlias, Context
+from msgspec.structs import replace
 
 from airflow_provider_azstack.config import BackupHost, Caps
 from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob, StreamsFailed
 from airflow_provider_azstack.hooks.pools import check_pool
+from airflow_provider_azstack.hooks.stack import AzureStackHook
 from airflow_provider_azstack.links import PORTAL_KEY, PortalLink, portal_url
 from airflow_provider_azstack.model import (
     Job,
@@ -37,7 +39,8 @@ from airflow_provider_azstack.operators.base import (
 from airflow_provider_azstack.policy import Policy, TriggerConf, read_trigger
 
 _REASONS = "reasons"
-# Consumers schedule on this alias, or on azstack://<stack>/<resource group>/<vm>.
+# Consumers schedule on this alias, or on azstack://<stack>/<vm>; names of VMs may repeat: the
+# event's extra has the key.
 RESTORE_POINTS = "azstack_restore_points"
 
 
@@ -98,7 +101,7 @@ class Discover(AzStackOperator):
         trigger = read_trigger(run.conf)
         session = self.join(job)
         with self.open_stack() as stack:
-            inventory = discover.discover(stack, self.policy, trigger)
+            inventory = discover.discover(stack, self._whole_policy(), trigger)
         for vm in inventory.unprotected:
             self.log.warning("not protected: %s: %s", vm.name, vm.reason)
         written = distribute.distribute(
@@ -111,20 +114,28 @@ class Discover(AzStackOperator):
             stack_cap=self.caps.stack,
         )
         for manifest in written:
-            self.log.info(
-                "%s: %d workloads, %d expected bytes",
-                manifest.host,
-                len(manifest.workloads),
-                sum(workload.expected_bytes for workload in manifest.workloads),
-            )
-            light = manifests.spill(session, manifest)
-            context["ti"].xcom_push(key=_manifest_key(manifest.host), value=to_plain(light))
+            self._push(context, manifest, manifests.spill(session, manifest))
         return {
             "job": to_plain(job),
             "hosts": [manifest.host for manifest in written],
             "unprotected": [to_plain(vm) for vm in inventory.unprotected],
             "started_at": str(run.start_date),
         }
+
+    def _whole_policy(self) -> Policy:
+        """Return the policy; its VMs are in the connection's subscription unless it names some."""
+        subscription = AzureStackHook(self.stack_conn_id).subscription_id
+        if self.policy.selection.subscriptions or not subscription:
+            return self.policy
+        selection = replace(self.policy.selection, subscriptions=(subscription,))
+        return replace(self.policy, selection=selection)
+
+    def _push(self, context: Context, manifest: Manifest, light: Manifest) -> None:
+        """Hand a host's manifest on: itself, or what says where it was spilled to."""
+        size = sum(workload.expected_bytes for workload in manifest.workloads)
+        count = len(manifest.workloads)
+        self.log.info("%s: %d workloads, %d expected bytes", manifest.host, count, size)
+        context["ti"].xcom_push(key=_manifest_key(manifest.host), value=to_plain(light))
 
 
 class AcceptManifest(AzStackOperator):

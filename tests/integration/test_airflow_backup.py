@@ -1,10 +1,11 @@
 """The whole compound backup as DAG runs: what is published, and how a run ends."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.airflow_run import SOURCE, Site, asset_events
+from support.airflow_run import SOURCE, Site, asset_events, connections
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 
@@ -127,6 +128,20 @@ def test_a_policy_that_selects_nothing_is_an_error(site: Site) -> None:
     run = site.run(site.dag("may-be-nothing", selection=selection, may_be_empty=True))
     assert run.state == "success"
     assert site.reopen().jobs()[-1].status == "done"
+
+
+def test_the_connections_subscription_is_asked_where_the_policy_names_none(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another subscription that the client can see as well is not backed up by accident."""
+    add_vm(site, "a")
+    other = "00000000-0000-0000-0000-000000000001"
+    fields = connections(site.emulator, site.store_url, site.repository.id)["azure_stack_default"]
+    fields["extra"]["subscription_id"] = other
+    monkeypatch.setenv("AIRFLOW_CONN_AZURE_STACK_DEFAULT", json.dumps(fields))
+    assert site.run(site.dag("other-subscription")).of("discover") == ["failed"]
+    named = {"subscriptions": [site.emulator.subscription_id]}
+    assert site.run(site.dag("named-subscription", selection=named)).state == "success"
 
 
 def test_a_host_without_work_is_skipped_and_the_run_is_good(site: Site) -> None:
