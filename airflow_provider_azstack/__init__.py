@@ -31,7 +31,11 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "Azure Stack Hub",
-                "python-modules": [f"{_PACKAGE}.operators.backup", f"{_PACKAGE}.operators.janitor"],
+                "python-modules": [
+                    f"{_PACKAGE}.operators.backup",
+                    f"{_PACKAGE}.operators.janitor",
+                    f"{_PACKAGE}.operators.sync",
+                ],
             }
         ],
         "connection-types": [_stack_connection(), _repository_connection()],

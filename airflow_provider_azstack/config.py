@@ -86,6 +86,8 @@ class Config(Record, frozen=True, kw_only=True):
     caps: Caps = Caps()
     stack_conn_id: ConnectionId = "azure_stack_default"
     repository_conn_id: ConnectionId = "azstack_repository_default"
+    # Repositories that restore points are copied to.
+    replica_conn_ids: Annotated[tuple[ConnectionId, ...], Meta(max_length=20)] = ()
 
     def backup_hosts(self, names: tuple[str, ...] = ()) -> tuple[BackupHost, ...]:
         """

@@ -1,5 +1,5 @@
 """
-Builds the DAGs: the compound backup of one policy, and the janitor.
+Builds the DAGs: the compound backup of one policy, the janitor, and copies.
 
 Owns their shape, pools, queues, retries and the form; knows nothing of what the tasks do.
 Invariants: a snapshot or stream runs in its host's pool and queue, never in the default pool; and
@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, TaskGroup, TriggerRule, task_group
+from airflow.providers.common.compat.sdk import DAG, Param, TaskGroup, TriggerRule, task_group
 
 from airflow_provider_azstack.config import BackupHost, Config, config_path, load_config
 from airflow_provider_azstack.operators.backup import (
@@ -31,6 +31,7 @@ from airflow_provider_azstack.operators.backup import (
     Stream,
 )
 from airflow_provider_azstack.operators.janitor import Janitor
+from airflow_provider_azstack.operators.sync import REPAIR, Sync
 from airflow_provider_azstack.params import trigger_form
 from airflow_provider_azstack.policy import Policy, load_policy
 
@@ -128,6 +129,48 @@ def janitor_dag(
             **_connections(config),
             **_placement(host),
             **_CONTROL_RETRIES,
+        )
+    return dag
+
+
+def sync_dag(
+    dag_id: str,
+    replica_conn_id: str,
+    *,
+    config: Config | str | Path | None = None,
+    schedule: Any = None,
+    vms: tuple[str, ...] = (),
+    newest: int = 0,
+    repair: bool = False,
+    **dag_arguments: Any,
+) -> DAG:
+    """
+    Return the DAG that copies restore points to another repository.
+
+    :param replica_conn_id: connection of that one.
+    :param vms: names, keys or ids of VMs; none is all.
+    :param newest: of each VM only so many; 0 is all.
+    :param repair: first store again what either repository lost; the form of a trigger asks too.
+    :raises ConfigurationError: the configuration is wrong.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    placed: dict[str, Any] = {**_connections(config), **_placement(config.backup_hosts()[0])}
+    placed |= _CONTROL_RETRIES
+    asks = Param(repair, type="boolean", description="Store again what either repository lost.")
+    defaults = {
+        "catchup": False,
+        "max_active_runs": 1,
+        "params": {REPAIR: asks},
+        "tags": ["azstack", "sync"],
+    }
+    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+        Sync(
+            task_id="sync",
+            replica_conn_id=replica_conn_id,
+            vms=vms,
+            newest=newest,
+            repair=repair,
+            **placed,
         )
     return dag
 

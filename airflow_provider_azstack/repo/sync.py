@@ -10,7 +10,7 @@ in ``repair``, which only stores again what it lost.
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Literal, NamedTuple
@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 from msgspec.structs import replace
 
 from airflow_provider_azstack.errors import (
+    IncompleteJob,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
@@ -30,6 +31,8 @@ from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
+
+_SHOWN = 10  # failures that an error names
 
 Status = Literal["copied", "there", "repaired", "failed"]
 
@@ -170,6 +173,21 @@ def _name(point: RestorePoint) -> str:
 def _unreadable(name: str, error: IntegrityError, written: Repository) -> Outcome:
     _, vm_key, point_id = name.split("/", 2)
     return Outcome("", vm_key, point_id, written.id, "failed", reason=str(error))
+
+
+def require_done(outcomes: Sequence[Outcome]) -> None:
+    """
+    Check that no restore point failed.
+
+    :raises IncompleteJob: some did; names them.
+    """
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        shown = "; ".join(f"{o.vm or o.vm_key} {o.point}: {o.reason}" for o in failed[:_SHOWN])
+        more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+        raise IncompleteJob(
+            f"{len(failed)} of {len(outcomes)} restore points could not be copied: {shown}{more}"
+        )
 
 
 @contextmanager

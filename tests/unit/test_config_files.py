@@ -36,7 +36,7 @@ def test_the_example_is_a_valid_config() -> None:
 def test_the_schema_file_is_what_the_types_say() -> None:
     """Run ``config_schema()`` and write the file again when this fails."""
     file = Path(config.__file__).parent / "azurestack.schema.json"
-    assert json.loads(file.read_text()) == config.config_schema()
+    assert json.loads(file.read_text()) == json.loads(json.dumps(config.config_schema()))
 
 
 def test_a_host_that_is_not_in_the_file_is_named() -> None:

@@ -39,7 +39,9 @@ def dag() -> DAG:
 @pytest.fixture(params=SHIPPED, ids=lambda path: path.stem)
 def shipped(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DAG:
     conf = tmp_path / "azurestack.conf"
-    conf.write_text(json.dumps({"hosts": {"one": {}, "two": {}}}))
+    conf.write_text(
+        json.dumps({"hosts": {"one": {}, "two": {}}, "replica_conn_ids": ["elsewhere"]})
+    )
     monkeypatch.setenv("AZSTACK_CONF", str(conf))
     monkeypatch.delenv("AZSTACK_POLICIES", raising=False)
     (tmp_path / "policies").mkdir()
@@ -77,7 +79,11 @@ def test_shipped_dags_keep_streams_out_of_the_default_pool(shipped: DAG) -> None
 
 def test_shipped_dags_have_one_deciding_leaf(shipped: DAG) -> None:
     """F-A10: the leaves that are not teardowns are exactly ``{complete}``."""
-    deciding = {"azstack_nightly": {"complete"}, "azstack_janitor": {"janitor"}}
+    deciding = {
+        "azstack_nightly": {"complete"},
+        "azstack_janitor": {"janitor"},
+        "azstack_sync_elsewhere": {"sync"},
+    }
     assert leaves(shipped) == deciding[shipped.dag_id]
 
 

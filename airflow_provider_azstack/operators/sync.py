@@ -1,0 +1,85 @@
+"""
+The task that copies restore points to another repository.
+
+Owns its place in Airflow; what is copied, and in which order, ``repo.sync`` decides.
+Invariant: the task succeeds only if every restore point that was meant is in the other repository.
+"""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import Context
+
+from airflow_provider_azstack.errors import SessionLost, TransientError
+from airflow_provider_azstack.hooks.repository import RepositoryHook
+from airflow_provider_azstack.operators.base import AzStackOperator, run_name, stops_retries
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.repo.sync import Outcome
+
+REPAIR = "repair"  # of the run's params, if it has such a one
+
+
+class Sync(AzStackOperator):
+    """
+    Copy restore points to another repository, and repair from it if asked to.
+
+    :param replica_conn_id: connection of type ``azstack_repository`` of the other one.
+    :param vms: names, keys or ids; none is all.
+    :param newest: of each VM only so many; 0 is all.
+    :param repair: first store again what either of them lost; a run's param of that name wins.
+    :param threads: blocks in hand at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        replica_conn_id: str,
+        vms: tuple[str, ...] = (),
+        newest: int = 0,
+        repair: bool = False,
+        threads: int = 4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.replica_conn_id = replica_conn_id
+        self.vms = vms
+        self.newest = newest
+        self.repair = repair
+        self.threads = threads
+
+    @stops_retries
+    def execute(self, context: Context) -> dict[str, int]:
+        """Return how many restore points were copied, there already, and repaired."""
+        from airflow_provider_azstack.repo.sync import require_done  # noqa: PLC0415 - heavy
+
+        try:
+            outcomes = self._sync(context)
+        except SessionLost as lost:
+            # Unlike a backup's, this session is the task's own: another try opens another one.
+            raise TransientError(str(lost)) from None
+        require_done(outcomes)
+        return dict(Counter(outcome.status for outcome in outcomes))
+
+    def _sync(self, context: Context) -> "list[Outcome]":
+        from airflow_provider_azstack.repo.sync import (  # noqa: PLC0415 - loads cryptography
+            Selection,
+            repair,
+            sync,
+        )
+
+        here, replica = self.open_repository(), RepositoryHook(self.replica_conn_id).get_conn()
+        dag_run = context["dag_run"]
+        work: dict[str, Any] = {
+            "selection": Selection(self.vms, (), self.newest),
+            "threads": self.threads,
+            "run": run_name(dag_run.dag_id, dag_run.run_id),
+            "report": lambda outcome: self.log.info("%s", outcome),
+        }
+        outcomes: list[Outcome] = []
+        with self.stoppable() as cancel:
+            if context["params"].get(REPAIR, self.repair):
+                outcomes += repair(replica, here, cancel=cancel, **work)
+                outcomes += repair(here, replica, cancel=cancel, **work)
+            outcomes += sync(here, replica, cancel=cancel, **work)
+        return outcomes

@@ -1,0 +1,86 @@
+"""Copies as DAG runs: green means that every restore point is in the other repository."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracle import assert_repository_sound
+from support.airflow_run import PASSPHRASE, Site
+from support.disks import SparseDisk
+from support.points import back_up_vm, digest_of
+
+from airflow_provider_azstack.emulator import Emulator
+from airflow_provider_azstack.model import RestorePoint
+from airflow_provider_azstack.repo.crypto import Cost
+from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store import open_store
+
+pytestmark = pytest.mark.tier2
+
+OTHER = "canary-of-the-replica"
+SOURCE = """\
+from airflow_provider_azstack.dag_factory import sync_dag
+
+dag = sync_dag({dag_id!r}, "azstack_replica", config={conf!r})
+for task in dag.tasks:
+    task.retries = 0
+"""
+
+
+@pytest.fixture
+def site(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    site = Site(emulator, tmp_path, monkeypatch)
+    store = open_store(f"file://{tmp_path}/replica", create=True)
+    Repository.create(store, Secret(OTHER), kdf=Cost(2**10))
+    connection: dict[str, Any] = {
+        "conn_type": "azstack_repository",
+        "host": store.url,
+        "password": OTHER,
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_AZSTACK_REPLICA", json.dumps(connection))
+    return site
+
+
+def replica(site: Site) -> Repository:
+    return Repository.open(open_store(f"file://{site.path}/replica"), Secret(OTHER))
+
+
+def lose_packs(directory: Path) -> None:
+    for pack in (directory / "packs").rglob("*"):
+        if pack.is_file():
+            pack.unlink()
+
+
+def test_restore_points_are_copied_and_what_is_lost_is_repaired(
+    site: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Three runs: a copy; a failure that names what is lost; a repair that the form asks for."""
+    disk = SparseDisk(2 * 1024**2)
+    expected = {}
+
+    def back_up(day: int) -> RestorePoint:
+        disk.write(day * 300_000, f"day {day}".encode() * 5000)
+        point = back_up_vm(site.reopen(), {"os": disk}, day=day)
+        expected[point.vm.key, point.id] = {"os": digest_of(disk)}
+        return point
+
+    back_up(0)
+    dag = site.dag("copies", SOURCE)
+    assert site.run(dag).state == "success"
+    assert_repository_sound(replica(site), expected)
+    lost = back_up(1)
+    lose_packs(site.path / "repository")
+    assert site.run(dag).state == "failed"
+    assert f"{lost.vm.name} {lost.id}" in capfd.readouterr().out
+    del expected[lost.vm.key, lost.id]
+    assert_repository_sound(replica(site), expected)
+    assert site.run(dag, {"repair": True}).state == "failed"  # the lost one is nowhere else
+    repository = site.reopen()
+    repository.store.delete(f"points/{lost.vm.key}/{lost.id}")
+    assert_repository_sound(repository, expected)
+    assert site.run(dag).state == "success"
+    printed = capfd.readouterr()
+    assert OTHER not in printed.out + printed.err
+    assert PASSPHRASE not in printed.out + printed.err
