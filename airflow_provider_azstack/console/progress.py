@@ -1,0 +1,35 @@
+"""
+How far a long command is, on standard error.
+
+Owns the bar; knows nothing of the work.
+Invariant: nothing is drawn where nobody looks: not into files, logs or pipes.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+
+@contextmanager
+def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Lend what has to be told how many bytes are behind us."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(text, total=total_bytes)
+        yield lambda position: progress.update(task, completed=position)
