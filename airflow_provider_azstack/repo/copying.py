@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from airflow_provider_azstack.errors import Cancelled, IntegrityError, Tampered
 from airflow_provider_azstack.model import Image
 from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
-from airflow_provider_azstack.repo.runs import Run, decode_runs, load_group, load_runs, store_runs
+from airflow_provider_azstack.repo.runs import Run, block_ids, load_group, load_runs, store_runs
 from airflow_provider_azstack.repo.sessions import Session
 
 THREADS = 4
@@ -189,9 +189,7 @@ def image_blocks(
         if group is None or (number < len(without) and without[number] == group):
             continue
         data, parts = load_group(reader, group)
-        yield from (group, *parts)
-        runs = decode_runs(data, *_bounds(image, number))
-        yield from {run.block_id for run in runs if run.block_id is not None}
+        yield from (group, *parts, *block_ids(data))
 
 
 def _runs(reader: BlockReader, image: Image, number: int) -> list[Run]:

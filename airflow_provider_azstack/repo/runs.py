@@ -118,6 +118,18 @@ def decode_runs(data: bytes, offset: int, length: int) -> list[Run]:
     return runs
 
 
+def block_ids(data: bytes) -> list[bytes]:
+    """
+    Return the ids of the blocks that a group's runs refer to, without decoding the runs.
+
+    :raises Tampered: the bytes do not have a group's form.
+    """
+    said_length = _HEAD.unpack_from(data.ljust(_HEAD.size, b"\0"))[3]
+    _, id_count = _checked_head(data, said_length)
+    end = _HEAD.size + id_count * BLOCK_ID_BYTES
+    return [data[i : i + BLOCK_ID_BYTES] for i in range(_HEAD.size, end, BLOCK_ID_BYTES)]
+
+
 def _checked_head(data: bytes, length: int) -> tuple[int, int]:
     if len(data) < _HEAD.size:
         raise Tampered("a group of runs is cut short")

@@ -26,6 +26,7 @@ from airflow_provider_azstack.errors import (
     Tampered,
 )
 from airflow_provider_azstack.model import Image, PointImage, RestorePoint
+from airflow_provider_azstack.repo import census
 from airflow_provider_azstack.repo.copying import THREADS, ImageCopier, Pair, image_blocks
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _SHOWN = 10  # failures that an error names
 
-Status = Literal["copied", "there", "repaired", "failed"]
+Status = Literal["copied", "there", "forgotten", "repaired", "failed"]
 
 
 class Outcome(NamedTuple):
@@ -100,7 +101,8 @@ def sync(
     Copy the restore points that the destination lacks, oldest first.
 
     A point that cannot be copied does not keep the others from it. What an interrupted sync has
-    stored is used by the next one.
+    stored is used by the next one. What was forgotten in the destination on purpose is copied
+    again only if its id is asked for.
 
     :param run: says in the sessions who this is.
     :raises Refused: both are the same repository.
@@ -115,7 +117,10 @@ def sync(
         for outcome in outcomes:
             report(outcome)
         for point in selection.of(points.readable):
-            outcomes.append(_guarded(point, destination, copy.point))
+            if point.id not in selection.points and copy.is_forgotten(point):
+                outcomes.append(_outcome(point, destination, "forgotten"))
+            else:
+                outcomes.append(_guarded(point, destination, copy.point))
             report(outcomes[-1])
         return outcomes
 
@@ -237,7 +242,12 @@ class _Copy:
         self._destination = destination.repository
         self._session = destination
         self._copier = copier
+        self._forgotten = census.forgotten(self._destination)
         self._there = {_name(point): point for point in _points(self._destination).readable}
+
+    def is_forgotten(self, point: RestorePoint) -> bool:
+        """Tell whether the destination had this point and it was taken away on purpose."""
+        return _name(point) not in self._there and f"{point.vm.key}/{point.id}" in self._forgotten
 
     def point(self, point: RestorePoint) -> Outcome:
         """Copy a restore point, unless it is there."""

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from oracle import assert_repository_sound
 from support.disks import SparseDisk
-from support.points import back_up_vm, digest_of, vm_key
+from support.points import back_up_vm, digest_of, restored_digest, vm_key
 from support.repositories import CHEAP, PASSPHRASE, new_repository, reopen
 from support.stores import Crash, CrashingStore, LostWrites, MemoryStore
 
@@ -22,6 +22,7 @@ from airflow_provider_azstack.errors import (
     Tampered,
 )
 from airflow_provider_azstack.model import RestorePoint
+from airflow_provider_azstack.repo.forget import forget
 from airflow_provider_azstack.repo.records import BadBlock, BadBlocks
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sync import Outcome, Selection, repair, sync
@@ -299,7 +300,10 @@ def test_what_one_lost_the_other_brings_back(site: Site, how: str, direction: st
     whole = Repository.open(stores[replica], passphrases[replica])
     assert "repaired" in statuses(repair(damaged, whole))
     healed = Repository.open(stores[direction], passphrases[direction])
-    assert_repository_sound(healed, site.expected)
+    for point in healed.points():
+        restored = {i.disk_key: restored_digest(healed, i.image) for i in point.images}
+        assert restored == site.expected[point.vm.key, point.id]
+    assert len(healed.points()) == len(site.expected)
     assert set(statuses(repair(healed, whole))) == {"there"}
 
 
@@ -328,6 +332,21 @@ def test_a_replica_that_holds_another_disk_heals_nothing(site: Site) -> None:
     outcomes = repair(damaged, copy, Selection(points=[one.id]))
     assert statuses(outcomes) == ["failed"]
     assert "not the same disk" in outcomes[0].reason
+
+
+def test_what_was_forgotten_in_the_copy_stays_forgotten(site: Site) -> None:
+    """The copy has a retention of its own; a point that is asked for by its id comes back."""
+    copy = other_repository()
+    sync(site.repository, copy)
+    one = site.points[0]
+    forget(copy, [(vm_key(1), one.id)])
+    assert statuses(sync(site.repository, reopen_other(copy))) == ["forgotten", "there"]
+    sync(site.repository, reopen_other(copy), Selection(points=[one.id]))
+    assert_repository_sound(copy, site.expected)
+
+
+def reopen_other(copy: Repository) -> Repository:
+    return Repository.open(copy.store, OTHER)
 
 
 def test_a_full_destination_ends_the_sync(site: Site) -> None:
