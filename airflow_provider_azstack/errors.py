@@ -27,6 +27,7 @@ Every exception this package raises on purpose.
     │   ├── WrongKey
     │   ├── Tampered
     │   ├── MissingBlock         names image, offset, pack
+    │   ├── DamageFound          a verification ended, and not well           never retried
     │   └── ChangesLied          said unchanged, but it changed               next run reads all
     ├── IncompatibleRepository   format or feature newer than we are          never retried
     ├── Refused                  we could have destroyed something, and did not   never retried
@@ -152,6 +153,12 @@ class Tampered(IntegrityError):
 
 class MissingBlock(IntegrityError):
     """A block that an image refers to is in no pack."""
+
+
+class DamageFound(IntegrityError):
+    """A verification found that restore points cannot be restored as a whole, or objects broken."""
+
+    never_retry = True
 
 
 class ChangesLied(IntegrityError):

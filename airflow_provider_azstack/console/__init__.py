@@ -25,6 +25,8 @@ COMMANDS = {
     "forget": "take restore points away: chosen ones, or those that a rule does not keep",
     "hold": "put restore points on legal hold, lift a hold, list holds",
     "sync": "copy restore points to another repository, and repair from it",
+    "verify": "check that everything that is there can be restored",
+    "rebuild-index": "make the index again from what the packs say of themselves",
     "probe": "ask a store whether it keeps what backups rely on",
 }
 

@@ -160,7 +160,7 @@ class Index:
     @contextmanager
     def database(self) -> Iterator[sqlite3.Connection]:
         """
-        Lend the database, for questions about many blocks at once and temporary tables of one's own.
+        Lend the database, for questions about many blocks at once and for temporary tables.
 
         :raises StoreError: it failed.
         """

@@ -17,9 +17,11 @@ import msgspec
 from msgspec import Meta
 
 from airflow_provider_azstack.errors import (
+    AccessDenied,
     ConfigurationError,
     IncompatibleRepository,
     ObjectExists,
+    ObjectHeld,
     ObjectNotFound,
     Refused,
     SessionLost,
@@ -269,7 +271,8 @@ class Repository:
         """
         Put segments for packs that no readable segment names, from what the packs say themselves.
 
-        Runs in a session of its own, so no pack that it names can be collected meanwhile.
+        Only then unreadable segments are removed, so the old index serves until the new one is
+        complete. Runs in a session of its own, so no pack that it names is collected meanwhile.
         """
         session = self.open_session("rebuild-index")
         try:
@@ -281,9 +284,19 @@ class Repository:
                 for name in names:
                     self.store.delete(name)
                 raise
+            for name in rebuilt.unreadable:
+                self._remove_segment(name)
         finally:
             session.close()
         return rebuilt
+
+    def _remove_segment(self, name: str) -> None:
+        try:
+            self.store.delete(name)
+        except ObjectNotFound:
+            log.info("%s is gone already", name)
+        except (AccessDenied, ObjectHeld) as error:  # harmless where it is
+            log.warning("%s stays: %s", name, error)
 
     def close(self) -> None:
         """Let go of the local index."""

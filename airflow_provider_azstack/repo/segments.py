@@ -49,6 +49,7 @@ class Rebuilt(NamedTuple):
     packs: int
     blocks: int
     damaged: tuple[str, ...]  # packs whose directory was unreadable: salvaged as far as possible
+    unreadable: tuple[str, ...] = ()  # segments; what they said is in the new ones
 
 
 def encode(packs: Iterable[PackContents]) -> bytes:
@@ -133,7 +134,8 @@ def rebuild(records: Records, condemned: frozenset[str]) -> tuple[Rebuilt, list[
     """
     damaged: list[str] = []
     names, gathered, packs, blocks = [], list[PackContents](), 0, 0
-    for contents in _uncovered(records, _covered(records), condemned, damaged):
+    covered, unreadable = _covered(records)
+    for contents in _uncovered(records, covered, condemned, damaged):
         gathered.append(contents)
         packs, blocks = packs + 1, blocks + len(contents.entries)
         if sum(len(g.entries) for g in gathered) >= BLOCKS_PER_SEGMENT:
@@ -141,15 +143,29 @@ def rebuild(records: Records, condemned: frozenset[str]) -> tuple[Rebuilt, list[
             gathered = []
     if gathered:
         names.append(put(records, gathered))
-    return Rebuilt(packs, blocks, tuple(damaged)), names
+    return Rebuilt(packs, blocks, tuple(damaged), tuple(unreadable)), names
 
 
-def _covered(records: Records) -> set[bytes]:
+def _covered(records: Records) -> tuple[set[bytes], list[str]]:
+    """Return the packs that readable segments name, and the names of the unreadable ones."""
     packs: set[bytes] = set()
-    for info in records.store.list(PREFIX):
-        with contextlib.suppress(Tampered, ObjectNotFound):
-            packs.update(contents.pack for contents in get(records, info))
-    return packs
+    unreadable = []
+    for info in sorted(records.store.list(PREFIX)):
+        try:
+            contents = _get_patiently(records, info)
+        except Tampered:
+            unreadable.append(info.name)
+        except ObjectNotFound:
+            continue
+        else:
+            packs.update(one.pack for one in contents)
+    return packs, unreadable
+
+
+def _get_patiently(records: Records, info: ObjectInfo) -> list[PackContents]:
+    with contextlib.suppress(Tampered):  # a bit may flip on the way: once is not believed
+        return get(records, info)
+    return get(records, info)
 
 
 def _uncovered(
