@@ -189,6 +189,27 @@ def test_work_of_a_host_that_left_the_dag_is_missed_loudly(site: Site) -> None:
     assert [vm.host for vm in record.vms if vm.status == "failed"] == ["gone"]
 
 
+def test_what_a_killed_run_left_does_not_stop_the_next_one(site: Site) -> None:
+    """R3: a run that died with its clean-up leaves a session and claims; nobody unlocks them."""
+    vm = add_vm(site, "a")
+    repository = site.reopen()
+    killed = repository.open_session("backup of 127.0.0.1 by again", run="again-killed")
+    killed.claim(vm.vm_id)
+    others = repository.open_session("backup of 127.0.0.1 by another", run="another-living")
+    assert site.run(site.dag("again")).state == "success"
+    assert published(site) == ["a"]
+    assert set(site.reopen().sessions()) == {others.id}
+
+
+def test_runs_at_the_same_time_do_not_fence_each_other(site: Site) -> None:
+    """Where a DAG may have several active runs, a session may be another's: it is left alone."""
+    add_vm(site, "a")
+    other = site.reopen().open_session("backup of 127.0.0.1 by several", run="several-other")
+    source = SOURCE.replace("config={conf!r}", "config={conf!r}, max_active_runs=2")
+    assert site.run(site.dag("several", source)).state == "success"
+    assert set(site.reopen().sessions()) == {other.id}
+
+
 def test_marking_streams_successful_by_hand_makes_no_restore_point(site: Site) -> None:
     """F-A7: ``complete`` believes the repository, not the states of tasks."""
     add_vm(site, "a")
