@@ -2,7 +2,9 @@
 
 import json
 import logging
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,50 @@ def test_a_missing_permission_is_named(
     assert run.of(task) == ["failed"]
     assert action in told()
     assert site.emulator.leftovers() == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MiB; needs the right to mount one."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(place)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount command here")
+    if done.returncode:
+        pytest.skip(f"may not mount a small file system here: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_fails_the_run_and_room_is_all_that_the_next_needs(
+    tls_emulator: Emulator,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told: Callable[[], str],
+) -> None:
+    """F-S1: says for how many bytes there was no room; with room again the next run succeeds."""
+    vm = tls_emulator.add_vm("vm", "web", [DiskSpec(size_bytes=4 * MIB)])
+    vm.disks[0].write(0, os.urandom(4 * MIB))
+    site = Site(tls_emulator, small_disk, monkeypatch)
+    run = site.run(site.dag("full-disk"))
+    assert run.state == "failed"
+    assert run.of("one.workloads.stream") == ["failed"]
+    assert run.of("clean_up") == ["success"]
+    said = told()
+    assert "StoreFull" in said
+    assert "bytes needed" in said
+    assert tls_emulator.leftovers() == []
+    assert not site.repository.points()
+    remount = ["mount", "-o", "remount,size=32m", str(small_disk)]
+    subprocess.run(remount, check=True, capture_output=True)
+    assert site.run(site.dag("full-disk")).state == "success"
+    (point,) = site.reopen().points()
+    assert point.vm.name == "vm"
 
 
 def test_a_malformed_configuration_is_an_import_error_of_one_line(site: Site) -> None:
