@@ -21,6 +21,8 @@ _STACK = Arg(("--stack-conn-id",), help="connection of the stack; default: the c
 _REPOSITORY = Arg(
     ("--repository-conn-id",), help="connection of the repository; default: the configuration's"
 )
+_EXECUTE = Arg(("--execute",), action="store_true", help="do it; default: only show")
+_CONFIRM = Arg(("--confirm",), default="", help="the repository's id, if asked for")
 _OUTPUT = Arg(("-o", "--output"), choices=("table", "json"), default="table", help="default: table")
 
 
@@ -72,6 +74,28 @@ def _subcommands() -> tuple[ActionCommand, ...]:
             _REPOSITORY,
             _OUTPUT,
             Arg(("--vm",), default="", help="only VMs of this name or id"),
+        ),
+        _command(
+            "forget",
+            "retention.forget",
+            "Forget the restore points that a policy's retention does not keep",
+            Arg(("policy",), help="the policy's file"),
+            _CONFIG,
+            _REPOSITORY,
+            _OUTPUT,
+            _EXECUTE,
+            _CONFIRM,
+        ),
+        _command(
+            "prune",
+            "retention.prune",
+            "Delete what no restore point needs",
+            _CONFIG,
+            _REPOSITORY,
+            _OUTPUT,
+            _EXECUTE,
+            _CONFIRM,
+            Arg(("--fence",), action="append", default=[], help="a session that is dead"),
         ),
         _command(
             "import-credentials",

@@ -23,6 +23,7 @@ COMMANDS = {
     "init": "create a repository and print its recovery key",
     "keys": "list, add, change and remove what opens the repository",
     "forget": "take restore points away: chosen ones, or those that a rule does not keep",
+    "prune": "delete what no restore point needs, as far as nothing still holds it back",
     "hold": "put restore points on legal hold, lift a hold, list holds",
     "sync": "copy restore points to another repository, and repair from it",
     "verify": "check that everything that is there can be restored",

@@ -57,12 +57,20 @@ class BlockWriter:
     full too.
     """
 
-    def __init__(self, records: Records, index: Index, *, pack_bytes: int = PACK_BYTES) -> None:
-        """:param index: refreshed, and with its packs admitted: W2 and W3 are done."""
+    def __init__(
+        self, records: Records, index: Index, *, owner: bytes = b"", pack_bytes: int = PACK_BYTES
+    ) -> None:
+        """
+        Write for one session.
+
+        :param index: refreshed, and with its packs admitted: W2 and W3 are done.
+        :param owner: how the packs' ids end, see ``packs.owner_of``.
+        """
         if pack_bytes < BLOCK_SIZE + 2 * RECORD_BYTES + HEADER_BYTES:
             raise ValueError(f"a pack of {pack_bytes} bytes does not hold a block")
         self._records = records
         self._index = index
+        self._owner = owner
         self._pack_bytes = pack_bytes
         self._codec = Codec()
         self._changed = threading.Condition()  # guards everything below
@@ -203,7 +211,7 @@ class BlockWriter:
                 return None
             self._allocated += 1
             self._free.append(bytearray(self._pack_bytes))
-        self._current = PackBuffer(self._records.keys, self._free.pop())
+        self._current = PackBuffer(self._records.keys, self._free.pop(), self._owner)
         self._unfinished.add(self._current)
         return self._current
 

@@ -53,6 +53,8 @@ _RECORD = struct.Struct(">4s32sII")
 _ENTRY = struct.Struct(">32sIII")
 _TRAILER = struct.Struct(">II8s")
 
+OWNER_BYTES = 6
+
 HEADER_BYTES = len(_HEADER) + SALT_BYTES
 RECORD_BYTES = _RECORD.size
 TRAILER_BYTES = _TRAILER.size
@@ -95,6 +97,19 @@ def pack_id(name: str) -> bytes | None:
     except ValueError:
         return None
     return pack if len(pack) == ID_BYTES and pack_name(pack) == name else None
+
+
+def owner_of(session: str) -> bytes:
+    """
+    Return how the ids of a session's packs end.
+
+    A collector tells by that which packs belong to runs that are not over. The rest of an id is
+    random, so an id is still never used twice.
+    """
+    try:
+        return bytes.fromhex(session)[:OWNER_BYTES]
+    except ValueError:  # not one of ours: it owns nothing
+        return b""
 
 
 class Codec(threading.local):
@@ -252,8 +267,9 @@ class PackBuffer:
     each in its own stretch of the buffer.
     """
 
-    def __init__(self, keys: Keys, buffer: bytearray) -> None:
-        self.pack = keys.random(ID_BYTES)
+    def __init__(self, keys: Keys, buffer: bytearray, owner: bytes = b"") -> None:
+        """:param owner: see ``owner_of``."""
+        self.pack = keys.random(ID_BYTES - len(owner)) + owner
         salt = keys.random(SALT_BYTES)
         self.cipher = BlockCipher(keys, self.pack, salt)
         self.buffer = buffer

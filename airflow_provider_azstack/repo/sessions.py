@@ -36,6 +36,7 @@ from airflow_provider_azstack.model import (
 from airflow_provider_azstack.repo import census
 from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
 from airflow_provider_azstack.repo.index import Index
+from airflow_provider_azstack.repo.packs import owner_of
 from airflow_provider_azstack.repo.records import (
     AliveSessions,
     BadBlock,
@@ -135,7 +136,7 @@ class Session:
         """
         if not self._is_admitted:
             self._admit()
-        writer = BlockWriter(self._records, self._own_index())
+        writer = BlockWriter(self._records, self._own_index(), owner=owner_of(self.id))
         self._writers.add(writer)
         return writer
 

@@ -32,6 +32,8 @@ def test_every_command_is_there_and_its_function_exists() -> None:
         "doctor",
         "roles",
         "points",
+        "forget",
+        "prune",
         "import-credentials",
         "init-repository",
         "emulator",

@@ -1,0 +1,69 @@
+"""
+``azstack prune``: make room.
+
+Owns the command and its table; what may go, the collector decides.
+Invariant: without ``--execute`` nothing changes.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
+from airflow_provider_azstack.console.present import DONE, PARTLY, say, show, show_one
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.repo.prune_report import Report
+    from airflow_provider_azstack.repo.repository import Repository
+
+_COLUMNS = ("action", "name", "size_bytes", "because")
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--execute", action="store_true", help="do it; default: only show")
+    parser.add_argument(
+        "--fence",
+        action="append",
+        default=[],
+        metavar="SESSION",
+        help="a session whose run is known to be dead; may be repeated",
+    )
+    parser.add_argument("--confirm", default="", metavar="ID", help="the repository's id, if asked")
+    add_output(parser)
+    add_repository(parser)
+
+
+def run(args: Namespace) -> int:
+    """Show what nothing needs, or delete it."""
+    repository = open_repository(args)
+    return collect(repository, args.fence, args.confirm, args.output, execute=args.execute)
+
+
+def collect(
+    repository: "Repository", fence: Sequence[str], confirm: str, output: str, *, execute: bool
+) -> int:
+    """Collect, print what was done or would be, and return the exit state."""
+    from airflow_provider_azstack.repo.prune import prune  # noqa: PLC0415 - loads cryptography
+
+    report = prune(repository, dry_run=not execute, dead_sessions=fence, confirm=confirm)
+    rows = [row._asdict() for row in report.rows]
+    if output == "json":
+        show_one({**report._asdict(), "freed_bytes": report.freed_bytes, "rows": rows}, output)
+    else:
+        show(rows, output, _COLUMNS)
+    say(summary(report))
+    return PARTLY if report.of("held", "keep", "ignore") else DONE
+
+
+def summary(report: "Report") -> str:
+    """Return what a report says, in one line."""
+    count, of = len(report.of("delete")), f"{report.packs} packs, {report.pack_bytes:,} bytes"
+    if not report.dry_run:
+        text = f"{count} objects with {report.freed_bytes:,} bytes were deleted of {of}"
+    else:
+        going = sum(row.size_bytes for row in report.of("condemn", "repack"))
+        text = f"--execute would condemn {going:,} bytes of {of}, and delete "
+        text += f"{report.freed_bytes:,} that are condemned; then what no living session holds back"
+    waiting = report.of("wait")
+    return text + (f"; {'; '.join(row.because for row in waiting)}" if waiting else "")

@@ -1,0 +1,147 @@
+"""
+Marking: every block and every record that a restore point, or a run that is not over, needs.
+
+Owns the way from roots to blocks; knows no packs and deletes nothing.
+Invariant: what was marked once stays marked, so marking again only adds. A root that cannot be
+read stops everything: what it needs is unknown.
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from airflow_provider_azstack.errors import (
+    IntegrityError,
+    ObjectNotFound,
+    Refused,
+    ShortRead,
+)
+from airflow_provider_azstack.model import Image, RestorePoint
+from airflow_provider_azstack.repo import census
+from airflow_provider_azstack.repo.blocks import BlockReader
+from airflow_provider_azstack.repo.liveness import Liveness
+from airflow_provider_azstack.repo.runs import block_ids, load_group
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.repo.repository import Repository
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_UNREADABLE = (IntegrityError, ObjectNotFound, ShortRead)
+
+
+class _Root(NamedTuple):
+    """A point's name and what it refers to; None: it was forgotten meanwhile."""
+
+    name: str
+    point: RestorePoint | None
+
+
+class Marker:
+    """What is needed, as far as it was marked."""
+
+    def __init__(
+        self, repository: "Repository", reader: BlockReader, liveness: Liveness, threads: int
+    ) -> None:
+        self.points: set[str] = set()  # "<vm>/<point>"
+        self.images: set[str] = set()  # object names
+        self.sets: set[str] = set()
+        self.runs: set[str] = set()  # of points
+        self._repository = repository
+        self._reader = reader
+        self._liveness = liveness
+        self._threads = threads
+        self._groups: set[bytes] = set()
+
+    def mark(self, living: Collection[str] | None) -> None:
+        """
+        C2: mark from every point and from every image of a living run.
+
+        :param living: runs that are not over; None: unknown, then no image is left out.
+        :raises Refused: a root is unreadable, or points are missing.
+        """
+        listed = census.listed_points(self._repository)
+        wanted: dict[str, str] = {}  # image -> the point that refers to it, "" for a living run
+        for name in self._images_of(living):
+            wanted[name] = ""
+        for root in in_parallel(self._read_point, sorted(listed - self.points), self._threads):
+            if root.point is not None:
+                self._take_up(root.name, root.point)
+                wanted.update((image.image, root.name) for image in root.point.images)
+        new = [(image, of) for image, of in wanted.items() if image not in self.images]
+        groups: set[bytes] = set()
+        for image in in_parallel(self._read_image, new, self._threads):
+            if image is not None:
+                groups.update(group for group in image.regions if group is not None)
+        self.images |= wanted.keys()
+        groups -= self._groups
+        for ids in in_parallel(self._read_group, sorted(groups), self._threads):
+            self._liveness.need(ids)
+        self._groups |= groups
+
+    def _images_of(self, living: Collection[str] | None) -> Iterator[str]:
+        if living is None:
+            yield from (info.name for info in self._repository.store.list("images/"))
+            return
+        for run in sorted(living):
+            yield from (info.name for info in self._repository.store.list(f"images/{run}/"))
+
+    def _take_up(self, name: str, point: RestorePoint) -> None:
+        self.points.add(name)
+        self.sets.add(f"sets/{point.run}/{point.vm.key}/{point.set_id}")
+        self.runs.add(point.run)
+
+    def _read_point(self, name: str) -> _Root:
+        try:
+            point = self._repository.records.get(census.POINTS + name, RestorePoint)
+        except _UNREADABLE as error:
+            if isinstance(error, ObjectNotFound) and name in census.forgotten(self._repository):
+                return _Root(name, None)
+            raise _refused(f"restore point {name}", error) from error
+        return _Root(name, point)
+
+    def _read_image(self, wanted: tuple[str, str]) -> Image | None:
+        name, point = wanted
+        try:
+            return self._repository.image(name)
+        except _UNREADABLE as error:
+            # Gone because its run is over, or its point was forgotten, since we listed them.
+            if isinstance(error, ObjectNotFound) and not self._is_there(point):
+                return None
+            raise _refused(f"{name} of {point or 'a living run'}", error) from error
+
+    def _is_there(self, point: str) -> bool:
+        return bool(point) and self._repository.store.exists(census.POINTS + point)
+
+    def _read_group(self, group: bytes) -> list[bytes]:
+        try:
+            data, parts = load_group(self._reader, group)
+            return [group, *parts, *block_ids(data)]
+        except _UNREADABLE as error:
+            raise _refused("what a restore point consists of", error) from error
+
+
+def in_parallel(
+    function: Callable[[T], R], items: Iterable[T], threads: int
+) -> Generator[R, None, None]:
+    """Yield what ``function`` returns for each item, in order, a bounded number ahead."""
+    ahead: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(threads, "collector")
+    try:
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 8 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _refused(what: str, error: Exception) -> Refused:
+    return Refused(
+        f"{what} cannot be read: {error}. Nothing was deleted, because what it needs is unknown: "
+        "verify, and repair or forget it"
+    )
