@@ -19,7 +19,8 @@ from airflow_provider_azstack import __version__
 COMMANDS = {
     "points": "list restore points, oldest first",
     "show": "show one restore point: its VM, its disks, how it was read",
-    "export": "write a disk of a restore point to a file or a pipe: raw or VHD",
+    "export": "write a disk of a restore point to a file or a pipe",
+    "nbd": "serve a disk of a restore point as a read-only block device",
     "init": "create a repository and print its recovery key",
     "keys": "list, add, change and remove what opens the repository",
     "forget": "take restore points away: chosen ones, or those that a rule does not keep",

@@ -17,18 +17,24 @@ from airflow_provider_azstack.console.disks import add_disk, opened_disk
 from airflow_provider_azstack.console.present import DONE, PARTLY, say, show_one
 from airflow_provider_azstack.console.progress import progress_bar
 from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.model import Image
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.engine.export import DiskExport, Exported
+    from airflow_provider_azstack.engine.export import Advance, Exported
+    from airflow_provider_azstack.repo.images import ImageReader
 
 _STDOUT = "-"
+_CONVERTED = ("qcow2", "vhdx")
 
 
 def add(parser: ArgumentParser) -> None:
     """Declare the arguments."""
     add_disk(parser)
     parser.add_argument(
-        "--format", choices=("raw", "vhd"), default="raw", help="vhd: of fixed size; default: raw"
+        "--format",
+        choices=("raw", "vhd", *_CONVERTED),
+        default="raw",
+        help="vhd is of fixed size; qcow2 and vhdx need qemu-img; default: raw",
     )
     parser.add_argument("--to", metavar="FILE", required=True, help="- is standard output")
     parser.add_argument("--force", action="store_true", help="replace the file if there is one")
@@ -40,16 +46,15 @@ def add(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Write the disk; the state is 1 when ranges of it were lost."""
-    from airflow_provider_azstack.engine.export import DiskExport  # noqa: PLC0415 - zstandard
-
     if args.to == _STDOUT and sys.stdout.isatty():
         raise ConfigurationError("a disk is nothing for a terminal: give --to FILE, or pipe it")
+    if args.to == _STDOUT and args.format in _CONVERTED:
+        raise ConfigurationError(f"{args.format} is not written in order: give --to FILE")
     with (
         opened_disk(args) as (image, reader),
         progress_bar(args.disk, image.size_bytes) as advance,
     ):
-        export = DiskExport(image, reader, args.format, salvage=args.salvage, advance=advance)
-        exported = _write(export, args)
+        exported = _exported(args, image, reader, advance)
     for lost in exported.lost:
         say(
             f"[yellow]lost:[/] {lost.length} bytes at {lost.offset} are zero: {escape(lost.reason)}"
@@ -59,10 +64,20 @@ def run(args: Namespace) -> int:
     return PARTLY if exported.lost else DONE
 
 
-def _write(export: "DiskExport", args: Namespace) -> "Exported":
+def _exported(
+    args: Namespace, image: Image, reader: "ImageReader", advance: "Advance"
+) -> "Exported":
+    # Loaded here: they need zstandard and cryptography, and a help text does not.
+    from airflow_provider_azstack.engine.conversion import convert  # noqa: PLC0415
+    from airflow_provider_azstack.engine.export import DiskExport  # noqa: PLC0415
+
+    target, options = Path(args.to), {"salvage": args.salvage, "advance": advance}
+    if args.format in _CONVERTED:
+        return convert(reader, args.format, target, overwrite=args.force, **options)
+    export = DiskExport(image, reader, args.format, **options)
     if args.to == _STDOUT:
         return export.to_stream(sys.stdout.buffer)
-    return export.to_file(Path(args.to), overwrite=args.force)
+    return export.to_file(target, overwrite=args.force)
 
 
 def _report(args: Namespace, exported: "Exported") -> None:

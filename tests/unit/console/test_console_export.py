@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -169,3 +170,39 @@ def test_a_repository_that_may_only_be_read_is_read(
     assert main(["export", "vm-1", "latest", "os", "--to", str(target)]) == 0
     assert "do not prune meanwhile" in capsys.readouterr().err
     assert digest(target) == digest(guest.path)
+
+
+@pytest.mark.tier2
+def test_a_served_disk_can_be_copied_and_ends_with_its_server(
+    guest: GuestDisk, tmp_path: Path
+) -> None:
+    """The first line is the address; on SIGTERM the socket and the session are gone, state 0."""
+    place = tmp_path / "socket"
+    command = [sys.executable, "-m", "airflow_provider_azstack", "nbd", *EXPORT[1:]]
+    with subprocess.Popen(
+        [*command, "--socket", str(place)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        uri = server.stdout.readline().strip()
+        assert uri == f"nbd+unix:///?socket={place}"
+        if shutil.which("qemu-img"):
+            copy = tmp_path / "copy"
+            subprocess.run(["qemu-img", "convert", "-O", "raw", uri, str(copy)], check=True)
+            assert digest(copy) == digest(guest.path)
+        assert list((tmp_path / "store" / "sessions").iterdir())
+        server.terminate()
+        assert server.wait(20) == 0
+    assert not place.exists()
+    assert not list((tmp_path / "store" / "sessions").glob("*"))
+
+
+@pytest.mark.tier1
+def test_formats_that_are_not_written_in_order_need_a_file(
+    guest: GuestDisk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*EXPORT, "--format", "qcow2", "--to", "-"]) == 2
+    assert "give --to FILE" in capsys.readouterr().err

@@ -17,7 +17,8 @@ from support.points import digest_of
 from support.stores import MemoryStore
 
 from airflow_provider_azstack.arm.vhd import build_footer, parse_footer
-from airflow_provider_azstack.engine.export import DiskExport, replaced_file
+from airflow_provider_azstack.engine.export import DiskExport
+from airflow_provider_azstack.engine.new_file import replaced_file
 from airflow_provider_azstack.errors import (
     ConfigurationError,
     MissingBlock,

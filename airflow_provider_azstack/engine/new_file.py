@@ -1,0 +1,111 @@
+"""
+A large file that is there whole or not at all.
+
+Owns the names, the lock and the errors of writing it; knows nothing of its content.
+Invariant: the final name is that of a whole, synced file or of what was there before. Until then
+the bytes are in a file beside it that says so, locked by its living writer; a dead one's is taken
+over by the next.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import BinaryIO
+
+from airflow_provider_azstack.errors import Refused, StoreError, StoreFull
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def partial_name(target: Path) -> Path:
+    """Return where a file's bytes are until it is whole."""
+    return target.with_name(f".{target.name}.azstack-part")
+
+
+@contextmanager
+def replaced_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """
+    Lend a file that gets the name ``target`` when the block ends well, and vanishes otherwise.
+
+    :raises Refused: there is something of that name, or someone else is writing it.
+    """
+    _refuse_taken(target, overwrite=overwrite)
+    partial = partial_name(target)
+    with _locked(partial) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            _publish(partial, target, overwrite=overwrite)
+        finally:
+            with suppress(FileNotFoundError):
+                partial.unlink()
+
+
+def _refuse_taken(target: Path, *, overwrite: bool) -> None:
+    if target.is_dir():
+        raise Refused(f"{target} is a directory: name a file")
+    if target.is_symlink() or target.exists():
+        if not overwrite:
+            raise Refused(f"{target} exists: choose another name, or say --force to replace it")
+        if not target.is_file() or target.is_symlink():
+            raise Refused(f"{target} is no ordinary file and is not replaced")
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[BinaryIO]:
+    """Lend an empty file that nobody else writes; what a killed export left is used again."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        with open(os.open(partial, flags, 0o600), "r+b", buffering=0) as file:  # noqa: PTH123 - flags
+            try:
+                flock(file, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                raise Refused(f"another export is writing {partial}") from None
+            # Another process may have finished and taken the name away before we had the lock.
+            if partial.exists() and os.path.samestat(os.fstat(file.fileno()), partial.lstat()):
+                file.truncate(0)
+                yield file
+                return
+
+
+def _publish(partial: Path, target: Path, *, overwrite: bool) -> None:
+    if overwrite:
+        partial.replace(target)
+    else:
+        _link(partial, target)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _link(partial: Path, target: Path) -> None:
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise Refused(f"{target} was made by someone else meanwhile") from None
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        _refuse_taken(target, overwrite=False)  # no hard links here, as on a stick with FAT
+        partial.rename(target)
+
+
+@contextmanager
+def explained(where: Path | str, needed: Callable[[], int]) -> Iterator[None]:
+    """Turn the system's errors into ours."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise StoreError(
+            f"{where} was closed by its reader with {needed()} bytes to come"
+        ) from None
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull(f"{where}: no room for the {needed()} bytes that it takes") from None
+        raise StoreError(f"{where}: {error.strerror or error}") from None
