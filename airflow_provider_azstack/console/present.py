@@ -19,6 +19,7 @@ from rich.table import Table
 from airflow_provider_azstack.errors import AzStackError
 
 DONE, PARTLY, FAILED = 0, 1, 2
+_NO_WIDTH = 10_000
 
 
 def guarded(function: Callable[[Namespace], int | None], args: Namespace) -> int:
@@ -71,4 +72,6 @@ def _print_json(value: object) -> None:
 
 
 def _print_table(table: Table) -> None:
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    # A pipe has no width: rows stay whole there, whatever reads them.
+    console = Console() if sys.stdout.isatty() else Console(width=_NO_WIDTH)
+    console.print(table)
