@@ -35,6 +35,11 @@ types: $(VENV)/installed
 unit: $(VENV)/installed tools
 	$(BIN)/python -m pytest -m "tier1 or tier2" $(PYTEST)
 
+.PHONY: coverage
+coverage: $(VENV)/installed tools ## which branches the tests take; slow, so not a part of `make test`
+	$(BIN)/python -m coverage run -m pytest -m "tier1 or tier2" $(PYTEST)
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
+
 .PHONY: format
 format: $(VENV)/installed ## rewrite the code in the one format
 	$(BIN)/ruff check --fix .
