@@ -35,6 +35,7 @@ def get_provider_info() -> dict[str, Any]:
                     f"{_PACKAGE}.operators.backup",
                     f"{_PACKAGE}.operators.janitor",
                     f"{_PACKAGE}.operators.sync",
+                    f"{_PACKAGE}.operators.verify",
                 ],
             }
         ],

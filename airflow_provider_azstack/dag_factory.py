@@ -1,5 +1,5 @@
 """
-Builds the DAGs: the compound backup of one policy, the janitor, and copies.
+Builds the DAGs: the compound backup of one policy, the janitor, copies, and verification.
 
 Owns their shape, pools, queues, retries and the form; knows nothing of what the tasks do.
 Invariants: a snapshot or stream runs in its host's pool and queue, never in the default pool; and
@@ -32,6 +32,7 @@ from airflow_provider_azstack.operators.backup import (
 )
 from airflow_provider_azstack.operators.janitor import Janitor
 from airflow_provider_azstack.operators.sync import REPAIR, Sync
+from airflow_provider_azstack.operators.verify import MODE, MODES, RequireSound, Verify
 from airflow_provider_azstack.params import trigger_form
 from airflow_provider_azstack.policy import Policy, load_policy
 
@@ -172,6 +173,42 @@ def sync_dag(
             repair=repair,
             **placed,
         )
+    return dag
+
+
+def verify_dag(
+    dag_id: str,
+    *,
+    config: Config | str | Path | None = None,
+    schedule: Any = None,
+    mode: str = "cycle",
+    budget_gib: int = 0,
+    days: int = 30,
+    **dag_arguments: Any,
+) -> DAG:
+    """
+    Return the DAG that verifies the repository; a run that finds damage fails.
+
+    :param mode: ``structure``, ``cycle`` or ``full``; the form of a trigger asks too.
+    :param budget_gib: of a cycle: how much to read; 0 is what a daily run needs.
+    :param days: in which daily cycles read everything.
+    :raises ConfigurationError: the configuration is wrong.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    placed: dict[str, Any] = {**_connections(config), **_placement(config.backup_hosts()[0])}
+    placed |= _CONTROL_RETRIES
+    asks = Param(mode, enum=list(MODES), description="How much is read: nothing, a share, all.")
+    defaults = {
+        "catchup": False,
+        "max_active_runs": 1,
+        "params": {MODE: asks},
+        "tags": ["azstack", "verify"],
+    }
+    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+        verify = Verify(
+            task_id="verify", mode=mode, budget_bytes=budget_gib * 1024**3, days=days, **placed
+        )
+        RequireSound(task_id="require_sound", verified=verify.output, **placed)
     return dag
 
 
