@@ -5,6 +5,7 @@ Every exception this package raises on purpose.
 
     AzStackError
     ├── ConfigurationError       the user must change something               never retried
+    │   ├── ConnectionMissing    no such Airflow connection; retried: Airflow may be down
     │   ├── InvalidName          a name, id or path failed validation
     │   └── UnsupportedStack     an api-version or capability is missing
     ├── AccessDenied             401/403 that renewal did not cure            never retried
@@ -51,6 +52,12 @@ class ConfigurationError(AzStackError):
     """The user must change something before another try can succeed."""
 
     never_retry = True
+
+
+class ConnectionMissing(ConfigurationError):
+    """Airflow knows no connection of that id; while it is out of reach it says the same of any."""
+
+    never_retry = False
 
 
 class InvalidName(ConfigurationError):

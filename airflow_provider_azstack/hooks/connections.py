@@ -9,13 +9,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Connection
+from airflow.providers.common.compat.sdk import (
+    AirflowNotFoundException,
+    BaseHook,
+    Connection,
+)
 
-from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.errors import ConfigurationError, ConnectionMissing
 from airflow_provider_azstack.hooks.masking import mask
 from airflow_provider_azstack.secret import Secret
 
 WAITING_SECONDS = 10.0  # how long one request is retried while a person looks at the screen
+
+
+def fields_of(hook: BaseHook, conn_id: str, known: frozenset[str]) -> "Fields":
+    """
+    Return the fields of the connection ``conn_id``.
+
+    :raises ConnectionMissing: there is none.
+    :raises ConfigurationError: it has fields that are not ``known``.
+    """
+    try:
+        connection = hook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise ConnectionMissing(
+            f"connection {conn_id!r} is not defined, or cannot be read: "
+            f"add it, of type {hook.conn_type!r}, or correct the id"
+        ) from None
+    return Fields(connection, known)
 
 
 class Fields:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_azstack.errors import AzStackError
-from airflow_provider_azstack.hooks.connections import WAITING_SECONDS, Fields
+from airflow_provider_azstack.hooks.connections import WAITING_SECONDS, Fields, fields_of
 from airflow_provider_azstack.secret import Secret
 
 if TYPE_CHECKING:
@@ -90,4 +90,4 @@ class RepositoryHook(BaseHook):
         return True, f"opened repository {repository.id}"
 
     def _fields(self) -> Fields:
-        return Fields(self.get_connection(self.repository_conn_id), _FIELDS)
+        return fields_of(self, self.repository_conn_id, _FIELDS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_azstack.errors import AzStackError
-from airflow_provider_azstack.hooks.connections import WAITING_SECONDS, Fields
+from airflow_provider_azstack.hooks.connections import WAITING_SECONDS, Fields, fields_of
 from airflow_provider_azstack.hooks.masking import mask
 
 if TYPE_CHECKING:
@@ -99,4 +99,4 @@ class AzureStackHook(BaseHook):
         return True, f"signed in; {count} subscription(s) visible"
 
     def _fields(self) -> Fields:
-        return Fields(self.get_connection(self.azure_stack_conn_id), _FIELDS)
+        return fields_of(self, self.azure_stack_conn_id, _FIELDS)

@@ -91,6 +91,19 @@ def test_a_bad_field_is_named_and_its_value_is_not_shown(
     assert CANARY not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("hook", "kind"),
+    [(AzureStackHook("mistyped"), "azure_stack"), (RepositoryHook("mistyped"), "azstack_reposit")],
+    ids=["stack", "repository"],
+)
+def test_a_connection_that_is_not_there_is_named(hook: Any, kind: str) -> None:
+    """Another try may help: Airflow says the same when it cannot ask for the connection."""
+    with pytest.raises(ConfigurationError, match=f"'mistyped'.*add it, of type '{kind}") as caught:
+        hook.get_conn()
+    assert not caught.value.never_retry
+    assert hook.test_connection() == (False, str(caught.value))
+
+
 def test_testing_a_connection_answers_and_does_not_raise(connect: Any) -> None:
     connect("s", **stack_fields(host=""))
     worked, message = AzureStackHook("s").test_connection()
