@@ -38,6 +38,7 @@ Cap = Annotated[int, Meta(ge=1, le=1000)]
 
 _STREAMS_KEY = "NO_OF_BACKUP_STREAMS_PER_NODE"
 _DEFAULT_STREAMS = 4
+_LEAST = '{"hosts": {"<queue of the worker>": {}}}'
 
 
 class Host(Record, frozen=True, kw_only=True):
@@ -125,7 +126,7 @@ def load_config(path: str | Path | None = None) -> Config:
     :raises ConfigurationError: it is missing, malformed, or says something it may not.
     """
     file = Path(path) if path is not None else config_path()
-    value = read_json(file, "copy docs/azurestack.conf.example there or set AZSTACK_CONF")
+    value = read_json(file, f"put {_LEAST} there, or set AZSTACK_CONF")
     try:
         return msgspec.convert(value, type=Config)
     except msgspec.ValidationError as error:

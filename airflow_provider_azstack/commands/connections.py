@@ -1,23 +1,31 @@
 """
 Which connections a command is about.
 
-Owns the order: the command line, then the configuration; knows nothing of what they open.
-Invariant: a command whose connections are named needs no configuration file.
+Owns the order: the command line, the configuration, the default; knows nothing of what they open.
+Invariant: a command whose connections are named, or are the default ones, needs no configuration.
 """
 
+import os
 from argparse import Namespace
 
-from airflow_provider_azstack.config import load_config
+from airflow_provider_azstack.config import config_path, load_config
 from airflow_provider_azstack.hooks.repository import RepositoryHook
 from airflow_provider_azstack.hooks.stack import AzureStackHook
 
 
 def stack_hook(args: Namespace) -> AzureStackHook:
     """Return the hook of ``--stack-conn-id``, else of the configuration's stack."""
-    return AzureStackHook(args.stack_conn_id or load_config(args.config).stack_conn_id)
+    named = args.stack_conn_id or _configured(args, "stack_conn_id")
+    return AzureStackHook(named or AzureStackHook.default_conn_name)
 
 
 def repository_hook(args: Namespace) -> RepositoryHook:
     """Return the hook of ``--repository-conn-id``, else of the configuration's repository."""
-    named = args.repository_conn_id
-    return RepositoryHook(named or load_config(args.config).repository_conn_id)
+    named = args.repository_conn_id or _configured(args, "repository_conn_id")
+    return RepositoryHook(named or RepositoryHook.default_conn_name)
+
+
+def _configured(args: Namespace, key: str) -> str:
+    """Return what the configuration says; nothing where nobody has written or named a file."""
+    written = args.config or "AZSTACK_CONF" in os.environ or config_path().exists()
+    return str(getattr(load_config(args.config), key)) if written else ""

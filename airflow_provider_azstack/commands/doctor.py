@@ -36,10 +36,21 @@ Question = Callable[[Namespace], Iterable[Answer]]
 @command
 def doctor(args: Namespace) -> int:
     """Ask everything; the exit state is that of the worst answer."""
-    answers = [answer for question in _QUESTIONS for answer in ask(question, args)]
+    answers = list(_once(answer for question in _QUESTIONS for answer in ask(question, args)))
     show([answer._asdict() for answer in answers], args.output, Answer._fields)
     verdicts = {answer.verdict for answer in answers}
     return FAILED if "failed" in verdicts else PARTLY if "warning" in verdicts else DONE
+
+
+def _once(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Say what fails several questions, such as a wrong secret, with the first of them only."""
+    told: dict[str, str] = {}
+    for answer in answers:
+        first = told.setdefault(answer.finding, answer.question)
+        if answer.verdict == "failed" and first != answer.question:
+            yield answer._replace(finding=f"as {first}")
+        else:
+            yield answer
 
 
 def ask(question: Question, args: Namespace) -> Iterator[Answer]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from airflow_provider_azstack.commands.console import command
 from airflow_provider_azstack.config import BackupHost, load_config
 from airflow_provider_azstack.console.present import say, show
+from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.hooks.pools import POOLS_VARIABLE
 
 _PREFIX = "azstack_"
@@ -44,16 +45,29 @@ def plan(now: Mapping[str, int], hosts: Iterable[BackupHost]) -> list[Change]:
 
 
 def read_pools() -> dict[str, int]:
-    """Return every pool of this Airflow and its slots."""
-    from airflow.models.pool import Pool  # noqa: PLC0415 - opens the metadata database
+    """
+    Return every pool of this Airflow and its slots.
 
-    return {str(pool.pool): pool.slots for pool in Pool.get_pools()}
+    :raises ConfigurationError: there is no database, or none that was set up.
+    """
+    from airflow.models.pool import Pool  # noqa: PLC0415 - opens the metadata database
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    try:
+        return {str(pool.pool): pool.slots for pool in Pool.get_pools()}
+    except SQLAlchemyError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(
+            f"Airflow's database does not answer: {reason}: run 'airflow db migrate', or correct "
+            "AIRFLOW_HOME or [database] sql_alchemy_conn"
+        ) from None
 
 
 @command
 def sync_pools(args: Namespace) -> None:
     """Show the difference, and make it so unless --dry-run."""
-    changes = plan(read_pools(), load_config(args.config).backup_hosts())
+    hosts = load_config(args.config).backup_hosts()
+    changes = plan(read_pools(), hosts)
     rows = [{**change._asdict(), "action": change.action} for change in changes]
     show(rows, args.output, ("pool", "now", "wanted", "action"))
     stale = [change.pool for change in changes if change.action == "delete"]

@@ -149,6 +149,42 @@ def test_the_doctor_names_what_fails_and_goes_on(
     assert verdicts["store"] in {"ok", "warning"}
 
 
+def test_what_fails_several_questions_is_told_once(site: Site, call: Call) -> None:
+    site.conf.write_text("{")
+    state, answers, _ = call(doctor.doctor, config=str(site.conf))
+    assert state > 1
+    assert str(site.conf) in answers[0]["finding"]
+    assert {answer["finding"] for answer in answers[1:]} == {"as configuration"}
+
+
+def test_default_connections_need_no_configuration(
+    site: Site, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The doctor answers what it can of a machine that is being set up."""
+    monkeypatch.delenv("AZSTACK_CONF", raising=False)
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "nothing-here"))
+    _, answers, _ = call(doctor.doctor, config=None)
+    failed = {answer["question"] for answer in answers if answer["verdict"] == "failed"}
+    assert failed == {"configuration", "pools"}
+    assert call(points.points, config=None, vm="")[0] == 0
+
+
+def test_a_database_that_was_never_made_is_one_line(
+    site: Site, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.models.pool import Pool
+    from sqlalchemy.exc import OperationalError
+
+    def no_table(**_: object) -> None:
+        raise OperationalError("SELECT ...", {}, Exception("no such table: slot_pool"))
+
+    monkeypatch.setattr(Pool, "get_pools", no_table)
+    state, _, said = call(pools.sync_pools, config=str(site.conf), dry_run=False, prune=False)
+    assert state > 1
+    assert "no such table: slot_pool" in said
+    assert "airflow db migrate" in said
+
+
 def test_the_doctor_names_a_missing_permission(site: Site, call: Call) -> None:
     site.emulator.behaviour.denied.add("Microsoft.Compute/disks/read")
     _, answers, _ = call(doctor.doctor, config=str(site.conf))
