@@ -24,7 +24,10 @@ from airflow_provider_azstack.repo.records import BadBlock
 from airflow_provider_azstack.repo.runs import decode_runs, load_group
 from airflow_provider_azstack.store.base import ObjectInfo
 
-_BATCH = 64  # groups whose blocks are looked up together: about 16,000 rows
+# Groups whose blocks are looked up together, in the order of the tree: about 65,000 rows, which
+# touch most of its pages. More memory than a backup's index has: what is asked is all of it.
+_BATCH = 256
+_CACHE_KIB = 128 * 1024
 NEVER = 0
 AT_ALL_TIMES = 2**62  # of a disk of zeros: there is nothing to read
 
@@ -34,6 +37,7 @@ DROP TABLE IF EXISTS temp.read_at;
 DROP TABLE IF EXISTS temp.needed;
 DROP TABLE IF EXISTS temp.groups;
 DROP TABLE IF EXISTS temp.wanted;
+DROP TABLE IF EXISTS temp.copies;
 DROP TABLE IF EXISTS temp.lost;
 DROP TABLE IF EXISTS temp.there;
 CREATE TEMP TABLE listed (id BLOB PRIMARY KEY, size INTEGER) WITHOUT ROWID;
@@ -44,6 +48,7 @@ CREATE TEMP TABLE groups
     (number INTEGER PRIMARY KEY, id BLOB, length INTEGER, at INTEGER, is_lost INTEGER, problem TEXT,
      UNIQUE (id, length));
 CREATE TEMP TABLE wanted (grp INTEGER, id BLOB);
+CREATE TEMP TABLE copies (grp INTEGER, id BLOB, at INTEGER);
 CREATE TEMP TABLE lost (id BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 # Every pack there is, those never read first, then by the time of their last reading.
@@ -53,14 +58,15 @@ ORDER BY at, l.id
 """
 # For every block that is wanted, the best copy: NULL none that is good, 0 one never read.
 _COPIES = """
-SELECT w.grp AS grp, w.id AS id, MAX(CASE WHEN t.pack IS NOT NULL AND NOT EXISTS
-    (SELECT 1 FROM bad WHERE bad.id = b.id AND bad.pack = b.pack) THEN COALESCE(r.at, 0) END) AS at
+INSERT INTO copies
+SELECT w.grp, w.id, MAX(CASE WHEN t.pack IS NOT NULL AND NOT EXISTS
+    (SELECT 1 FROM bad WHERE bad.id = b.id AND bad.pack = b.pack) THEN COALESCE(r.at, 0) END)
 FROM wanted w
 LEFT JOIN blocks b ON b.id = w.id AND EXISTS (SELECT 1 FROM seen s WHERE s.segment = b.segment)
 LEFT JOIN there t ON t.pack = b.pack
 LEFT JOIN packs p ON p.number = b.pack
 LEFT JOIN read_at r ON r.id = p.id
-GROUP BY w.grp, w.id
+GROUP BY w.id, w.grp
 """
 _ENTRIES = """
 SELECT DISTINCT b.id, b.offset, b.sealed, b.raw FROM blocks b
@@ -116,6 +122,7 @@ class Survey:
         self._reader = reader
         self._before: dict[tuple[str, str], tuple[bytes | None, ...]] = {}
         with index.database() as database:
+            database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             database.executescript(_SCHEMA)
 
     def list_packs(self, packs: Iterable[ObjectInfo]) -> list[PackAge]:
@@ -323,26 +330,26 @@ def _look_up(database: sqlite3.Connection, batch: Sequence[_Content]) -> None:
         "INSERT OR IGNORE INTO needed SELECT DISTINCT b.pack FROM wanted w "
         "JOIN blocks b ON b.id = w.id JOIN seen s ON s.segment = b.segment"
     )
-    copies = database.execute(_COPIES).fetchall()
-    lost = {block for _, block, at in copies if at is None}
-    lost.update(content.group.id for content in batch if content.problem)
-    database.executemany("INSERT OR IGNORE INTO lost VALUES (?)", ((block,) for block in lost))
-    read: dict[int, int] = {}
-    damaged: set[int] = set()
-    for number, _, at in copies:
-        read[number] = min(read.get(number, at or 0), at or 0)
-        if at is None:
-            damaged.add(number)
+    database.execute("DELETE FROM copies")
+    database.execute(_COPIES)
+    database.execute("INSERT OR IGNORE INTO lost SELECT id FROM copies WHERE at IS NULL")
+    broken = {content.group.number: content for content in batch if content.problem}
+    database.executemany(
+        "INSERT OR IGNORE INTO lost VALUES (?)", ((one.group.id,) for one in broken.values())
+    )
+    states = database.execute(
+        "SELECT MIN(COALESCE(at, 0)), MAX(at IS NULL), grp FROM copies GROUP BY grp"
+    ).fetchall()
     database.executemany(
         "UPDATE groups SET at = ?, is_lost = ?, problem = ? WHERE number = ?",
         (
             (
-                read[content.group.number],
-                bool(content.problem) or content.group.number in damaged,
-                content.problem,
-                content.group.number,
+                at,
+                is_lost or number in broken,
+                broken[number].problem if number in broken else "",
+                number,
             )
-            for content in batch
+            for at, is_lost, number in states
         ),
     )
     database.execute("COMMIT")
