@@ -22,7 +22,7 @@ from airflow_provider_azstack.secret import Secret
 WAITING_SECONDS = 10.0  # how long one request is retried while a person looks at the screen
 
 
-def fields_of(hook: BaseHook, conn_id: str, known: frozenset[str]) -> "Fields":
+def fields_of(conn_id: str, conn_type: str, known: frozenset[str]) -> "Fields":
     """
     Return the fields of the connection ``conn_id``.
 
@@ -30,11 +30,11 @@ def fields_of(hook: BaseHook, conn_id: str, known: frozenset[str]) -> "Fields":
     :raises ConfigurationError: it has fields that are not ``known``.
     """
     try:
-        connection = hook.get_connection(conn_id)
+        connection = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         raise ConnectionMissing(
             f"connection {conn_id!r} is not defined, or cannot be read: "
-            f"add it, of type {hook.conn_type!r}, or correct the id"
+            f"add it, of type {conn_type!r}, or correct the id"
         ) from None
     return Fields(connection, known)
 

@@ -90,4 +90,4 @@ class RepositoryHook(BaseHook):
         return True, f"opened repository {repository.id}"
 
     def _fields(self) -> Fields:
-        return fields_of(self, self.repository_conn_id, _FIELDS)
+        return fields_of(self.repository_conn_id, self.conn_type, _FIELDS)

@@ -99,4 +99,4 @@ class AzureStackHook(BaseHook):
         return True, f"signed in; {count} subscription(s) visible"
 
     def _fields(self) -> Fields:
-        return fields_of(self, self.azure_stack_conn_id, _FIELDS)
+        return fields_of(self.azure_stack_conn_id, self.conn_type, _FIELDS)
