@@ -26,7 +26,7 @@ from airflow_provider_azstack.errors import (
     Tampered,
 )
 from airflow_provider_azstack.model import Image, PointImage, RestorePoint
-from airflow_provider_azstack.repo import census
+from airflow_provider_azstack.repo import census, condemned
 from airflow_provider_azstack.repo.copying import THREADS, ImageCopier, Pair, image_blocks
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
@@ -242,6 +242,12 @@ class _Copy:
         self._destination = destination.repository
         self._session = destination
         self._copier = copier
+        self._going = {
+            name
+            for record in condemned.read(self._destination).records
+            for name in record.objects
+            if destination.id not in (record.alive or ())
+        }
         self._forgotten = census.forgotten(self._destination)
         self._there = {_name(point): point for point in _points(self._destination).readable}
 
@@ -256,6 +262,11 @@ class _Copy:
         read_bytes = stored_bytes = 0
         new: list[Iterator[bytes]] = []
         for part in point.images:
+            if part.image in self._going:  # W4: what is condemned is not counted on
+                raise ObjectExists(
+                    f"{part.image} of an earlier try is condemned in {self._destination.id}: "
+                    "prune there to the end, then sync again"
+                )
             image = self._source.image(part.image)
             own = self._pair(part)
             known = own or self._earlier(point, image)

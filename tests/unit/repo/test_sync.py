@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal
 
@@ -23,12 +23,13 @@ from airflow_provider_azstack.errors import (
 )
 from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.repo.forget import forget
+from airflow_provider_azstack.repo.prune import prune
 from airflow_provider_azstack.repo.records import BadBlock, BadBlocks
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sync import Outcome, Selection, repair, sync
 from airflow_provider_azstack.secret import Secret
-from airflow_provider_azstack.store.base import Store
-from airflow_provider_azstack.store.guard import AppendOnlyStore
+from airflow_provider_azstack.store.base import Buffer, Store
+from airflow_provider_azstack.store.guard import AppendOnlyStore, StoreWrapper
 
 pytestmark = pytest.mark.tier1
 
@@ -347,6 +348,40 @@ def test_what_was_forgotten_in_the_copy_stays_forgotten(site: Site) -> None:
 
 def reopen_other(copy: Repository) -> Repository:
     return Repository.open(copy.store, OTHER)
+
+
+def test_an_image_that_an_interrupted_sync_left_and_a_collector_condemned(site: Site) -> None:
+    """W4 for records: it is not counted on, or a collector takes it just before publication."""
+    store = other_repository().store
+    assert isinstance(store, MemoryStore)
+    counted = CrashingStore(store)
+    sync(site.repository, Repository.open(counted, OTHER))
+    _, at = (n for n, (_, name) in enumerate(counted.log) if name.startswith("points/"))
+    copy = other_repository()
+    with pytest.raises(Crash):
+        sync(site.repository, Repository.open(CrashingStore(copy.store, at), OTHER))
+    (dead,) = copy.sessions()
+    slow = copy.open_session("restore")
+    prune(copy, dead_sessions=[dead])
+
+    class Collected(StoreWrapper):
+        """Whoever waited ends, and a collection goes on, just before a point is put."""
+
+        def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
+            if name.startswith("points/") and copy.store.exists(f"sessions/{slow.id}"):
+                slow.close()
+                prune(copy)
+            self.inner.put(name, data)
+
+    outcomes = sync(site.repository, Repository.open(Collected(copy.store), OTHER))
+    assert statuses(outcomes) == ["there", "failed"]
+    assert "is condemned" in outcomes[1].reason
+    visible = {(point.vm.key, point.id) for point in copy.points()}
+    assert_repository_sound(copy, {key: site.expected[key] for key in visible})
+    slow.close()
+    prune(copy)
+    assert statuses(sync(site.repository, reopen_other(copy))) == ["there", "copied"]
+    assert_repository_sound(copy, site.expected)
 
 
 def test_a_full_destination_ends_the_sync(site: Site) -> None:

@@ -1,0 +1,443 @@
+"""
+Random clients of one repository and of its copy, against an independent model of what must restore.
+
+Each client is a generator that does its work in small steps; a seeded choice decides whose turn it
+is, so backups, restores, syncs, verifications and collections run into each other at every place
+where they can meet. Clients die between two steps or inside a store call, sessions of living ones
+are fenced, the clock jumps. The model knows nothing of the package: it keeps the bytes of each disk
+at each backup and the words that clients were given.
+"""
+
+import contextlib
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from random import Random
+from typing import Literal
+
+from oracle import assert_repository_sound
+from support import points
+from support.repositories import CHEAP, SMALL_PACK
+from support.stores import Crash, CrashingStore, MemoryStore
+
+from airflow_provider_azstack.engine.backup import back_up_disk
+from airflow_provider_azstack.errors import AzStackError, Refused, SessionLost, SourceBusy
+from airflow_provider_azstack.model import DiskSnapshot, Extent, Image
+from airflow_provider_azstack.repo.copying import image_blocks
+from airflow_provider_azstack.repo.forget import forget
+from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.prune import prune
+from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sessions import Session
+from airflow_provider_azstack.repo.sync import Selection, sync
+from airflow_provider_azstack.repo.verify import verify
+from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store.base import Buffer, ObjectInfo, Store
+from airflow_provider_azstack.store.guard import StoreWrapper
+
+PAGE = 4096
+PAGES = 24  # of a disk: tiny, so that thousands of backups take minutes
+VMS = 4
+MEDDLING = 0.05  # how often somebody comes in between two store calls
+DEPTH = 4  # and between those of that one, and so on
+PASSPHRASE = Secret("of the random clients")
+Key = tuple[str, str]  # VM key, point id
+Pages = tuple[bytes, ...]  # b"" is a page that was never written
+Client = Generator[str, None, None]
+
+# What may be thrown at a client whose session was fenced, or whose point was forgotten meanwhile.
+EXCUSED = (SessionLost, SourceBusy, Refused)
+
+
+class Disk:
+    """A disk at one moment, and what changed since another one."""
+
+    size_bytes = PAGE * PAGES
+
+    def __init__(self, pages: Pages, before: Pages | None) -> None:
+        self.pages = pages
+        self.before = before
+
+    def footer(self) -> bytes:
+        return b""
+
+    def allocated(self, offset: int, length: int) -> list[Extent]:
+        return self._extents(offset, length, lambda n: bool(self.pages[n]))
+
+    def changed(self, offset: int, length: int) -> list[Extent]:
+        assert self.before is not None
+        before = self.before
+        return self._extents(offset, length, lambda n: self.pages[n] != before[n])
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = content(self.pages)[offset : offset + len(buffer)]
+
+    def _extents(self, offset: int, length: int, is_in: Callable[[int], bool]) -> list[Extent]:
+        inside = range(offset // PAGE, min(PAGES, -(-(offset + length) // PAGE)))
+        return [Extent(n * PAGE, PAGE, not self.pages[n]) for n in inside if is_in(n)]
+
+
+def content(pages: Pages) -> bytes:
+    return b"".join(page or bytes(PAGE) for page in pages)
+
+
+def digest(pages: Pages) -> str:
+    return hashlib.sha256(content(pages)).hexdigest()
+
+
+@dataclass
+class Model:
+    """What one repository must hold, and what it must not: the words that clients were given."""
+
+    must: set[Key] = field(default_factory=set)  # reported as done
+    gone: set[Key] = field(default_factory=set)  # reported as forgotten
+
+
+@dataclass
+class Running:
+    """A client that is at work, until it has died."""
+
+    name: str
+    client: Client
+    is_dead: bool = False
+
+
+class Meddled(StoreWrapper):
+    """A store at whose calls others may come in between."""
+
+    def __init__(self, inner: Store, world: "World") -> None:
+        super().__init__(inner)
+        self._meddle = world.meddle
+        self._world = world
+
+    def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
+        self._meddle()
+        if name.startswith("sessions/") and self._world.executing:
+            self._world.owners[name.removeprefix("sessions/")] = self._world.executing[-1]
+        self.inner.put(name, data)
+
+    def delete(self, name: str) -> None:
+        self._meddle()
+        self.inner.delete(name)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        self._meddle()
+        return self.inner.list(prefix)
+
+
+class World:
+    """A repository, its copy, VMs that change, and clients."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = Random(seed)
+        self.entropy = Random(seed + 1)  # threads draw from it: it must not decide whose turn it is
+        self.now = points.DAY_ONE
+        self.store, self.copy_store = MemoryStore(), MemoryStore()
+        for store in (self.store, self.copy_store):
+            Repository.create(store, PASSPHRASE, kdf=CHEAP, random=self.entropy.randbytes)
+        self.here, self.there = Model(), Model()
+        self.ever: dict[Key, Pages] = {}  # what was backed up, whether that was published or not
+        self.disks: list[Pages] = [(b"",) * PAGES for _ in range(VMS)]
+        self.images: dict[str, Pages] = {}  # image name -> what it was made of
+        self.running: list[Running] = []
+        self.executing: list[Running] = []  # the one whose turn it is, and whom it came in between
+        self.owners: dict[str, Running] = {}  # of sessions
+        self.dead: list[Client] = []  # kept: a generator that is dropped runs its clean-up
+        self.runs = self.fences = self.depth = 0
+        self.quiet = False
+        self.thread = threading.get_ident()
+        self.done: Counter[str] = Counter()
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def open(self, store: MemoryStore, crash: float = 0.0) -> Repository:
+        """Open as another process would; it may die at one of its mutating store calls."""
+        at = self.rng.randrange(30) if self.rng.random() < crash else None
+        mode: Literal["before", "after"] = "after" if self.rng.random() < 0.5 else "before"
+        crashing = CrashingStore(Meddled(store, self), at, mode)
+        random = self.entropy.randbytes
+        return Repository.open(crashing, PASSPHRASE, clock=self.clock, random=random)
+
+    def meddle(self) -> None:
+        """Let somebody else come in between two store calls; never from another thread."""
+        if self.quiet or self.depth >= DEPTH or threading.get_ident() != self.thread:
+            return
+        if self.rng.random() < MEDDLING:
+            self.depth += 1
+            try:
+                self.step()
+            finally:
+                self.depth -= 1
+
+    # -- steps of the scheduler
+
+    def step(self) -> None:
+        """Let one thing happen."""
+        self.now += timedelta(minutes=self.rng.randrange(1, 90))
+        chance = self.rng.random()
+        if chance < 0.02:
+            self.now += timedelta(hours=self.rng.choice([-2, -1, 24, 72]))
+            self.done["clock jumps"] += 1
+        elif chance < 0.04 and self.running:
+            self._kill()
+        elif chance < 0.05:
+            self._fence()
+        elif chance < 0.30 or not self.running:
+            self._start()
+        else:
+            self._advance(self.rng.choice(self.running))
+
+    def finish(self) -> None:
+        """Let everybody end, collect twice; R1, R2, and R3: an ordinary run succeeds."""
+        while self.running:
+            self._advance(self.running[0])
+        self.quiet = True
+        for store in (self.store, self.copy_store):
+            repository = self.open(store)
+            prune(repository, dead_sessions=sorted(repository.sessions()))
+            prune(repository)
+        self.check()
+        for number in range(VMS):
+            published = len(self.here.must)
+            list(self._backup(self.open(self.store), number))
+            assert len(self.here.must) == published + 1
+        list(self._sync(self.open(self.store), crash=0.0))
+        self.check()
+
+    def check(self) -> None:
+        """R1 and R2, of the repository and of its copy."""
+        was_quiet, self.quiet = self.quiet, True
+        for store, model in ((self.store, self.here), (self.copy_store, self.there)):
+            repository = self.open(store)
+            visible = {(point.vm.key, point.id) for point in repository.points()}
+            assert not visible & model.gone, "a forgotten point is back"
+            expected = {key: {"os": digest(self.ever[key])} for key in visible | model.must}
+            assert_repository_sound(repository, expected)
+        self.quiet = was_quiet
+
+    def _start(self) -> None:
+        kinds: dict[str, tuple[int, Callable[[Repository], Client]]] = {
+            "backup": (8, lambda r: self._backup(r, self.rng.randrange(VMS))),
+            "restore": (3, self._restore),
+            "forget": (3, lambda r: self._forget(r, self.here)),
+            "prune": (4, self._prune),
+            "verify": (1, self._verify),
+            "sync": (3, self._sync),
+            "forget in the copy": (1, lambda r: self._forget(r, self.there)),
+            "prune of the copy": (2, self._prune),
+            "verify of the copy": (1, self._verify),
+        }
+        names = list(kinds)
+        (name,) = self.rng.choices(names, [kinds[name][0] for name in names])
+        store = self.copy_store if "copy" in name else self.store
+        repository = self.open(store, crash=0.15)
+        self.running.append(Running(name, kinds[name][1](repository)))
+
+    def _advance(self, running: Running) -> None:
+        self.running.remove(running)  # whoever meddles cannot advance it as well
+        self.executing.append(running)
+        try:
+            next(running.client)
+        except StopIteration:
+            self.done[running.name] += 1
+        except Crash:
+            self._bury(running)
+            self.done["crashes"] += 1
+        except EXCUSED as error:
+            self.done[f"{running.name}: {type(error).__name__}"] += 1
+        else:
+            self.running.append(running)
+        finally:
+            self.executing.remove(running)
+
+    def _bury(self, running: Running) -> None:
+        running.is_dead = True
+        self.dead.append(running.client)
+
+    def _kill(self) -> None:
+        """Between two store calls; nothing of the client runs any more."""
+        self._bury(self.running.pop(self.rng.randrange(len(self.running))))
+        self.done["kills"] += 1
+
+    def _fence(self) -> None:
+        """End a session that is believed dead; it may well live."""
+        store = self.rng.choice([self.store, self.copy_store])
+        sessions = sorted(store.list("sessions/"))
+        if sessions:
+            store.delete(self.rng.choice(sessions).name)
+            self.fences += 1
+
+    def bury(self) -> None:
+        """Let go of all clients; what their clean-up does matters no more."""
+        for client in [*self.dead, *(running.client for running in self.running)]:
+            with contextlib.suppress(AzStackError, Crash, ValueError):  # one may be executing
+                client.close()
+
+    # -- clients
+
+    def _backup(self, repository: Repository, number: int) -> Client:
+        """One run over one VM: W1 to W7, with a pause between any two of them."""
+        self._change(number)
+        self.runs += 1
+        run, key, pages = f"run-{self.runs}", points.vm_key(number), self.disks[number]
+        session = small_packs(repository.open_session("backup", run=run))
+        yield "opened"
+        try:
+            session.claim(key)
+            yield "claimed"
+            day = (self.now - points.DAY_ONE) / timedelta(days=1)
+            image = self._image(repository, session, run, key, pages)
+            yield "streamed"
+            session.verify_present(image_blocks(session.reader(), image))
+            yield "verified"
+            point = points._point(
+                session, [image], run=run, policy="p", number=number, day=day, previous=""
+            )
+            self.ever[key, point.id] = pages
+            session.publish(point)
+            self.here.must.add((key, point.id))
+            yield "published"
+        except AzStackError:
+            session.check()  # only who was fenced is excused
+            raise
+        finally:
+            session.close()
+
+    def _image(
+        self, repository: Repository, session: Session, run: str, key: str, pages: Pages
+    ) -> Image:
+        latest = repository.latest_point(key)
+        before = latest.images[0].image if latest and self.rng.random() < 0.8 else ""
+        name = f"images/{run}/{key}.os/{session.id}"
+        self.images[name] = pages
+        return back_up_disk(
+            Disk(pages, self.images[before] if before else None),
+            session,
+            name=name,
+            run=run,
+            vm_key=key,
+            set_id=f"set-{run}",
+            snapshot=DiskSnapshot(
+                disk_key="os",
+                kind="managed",
+                id="/subscriptions/s/snapshot",
+                size_bytes=Disk.size_bytes,
+                unique_id=key,
+                taken_at=self.now,
+            ),
+            previous=repository.image(before) if before else None,
+            readers=1,
+            rng=lambda: Random(self.runs),
+        )
+
+    def _change(self, number: int) -> None:
+        """The guest writes: new content, content that was there before, or zeros."""
+        pages = list(self.disks[number])
+        for _ in range(self.rng.randrange(1, 6)):
+            old = self.rng.choice([page for disk in self.disks for page in disk])
+            fresh = self.rng.randbytes(PAGE)
+            pages[self.rng.randrange(PAGES)] = self.rng.choice([fresh, fresh, old, b""])
+        self.disks[number] = tuple(pages)
+
+    def _restore(self, repository: Repository) -> Client:
+        """Read a point slowly; while the session lives, nobody pulls packs from under it."""
+        if not self.here.must:
+            return
+        session = repository.open_session("restore")
+        try:
+            key = self.rng.choice(sorted(self.here.must))
+            yield "chosen"
+            if key not in self.here.must:
+                return  # forgotten meanwhile
+            expected = content(self.ever[key])
+            image = repository.image(repository.point(*key).images[0].image)
+            reader = ImageReader(image, session.reader())
+            step = Disk.size_bytes // 4
+            for offset in range(0, Disk.size_bytes, step):
+                yield "read"
+                try:
+                    read = reader.read(offset, step)
+                except AzStackError:
+                    session.check()  # only who was fenced is excused
+                    raise
+                assert read == expected[offset : offset + step]
+        finally:
+            session.close()
+
+    def _forget(self, repository: Repository, model: Model) -> Client:
+        """Forget a point, but leave each VM some."""
+        yield "started"
+        counts = Counter(vm for vm, _ in model.must)
+        spare = sorted(key for key in model.must if counts[key[0]] > 2)
+        if spare:
+            key = self.rng.choice(spare)
+            model.must.remove(key)  # from here on nobody was promised anything about it
+            forget(repository, [key])
+            model.gone.add(key)
+
+    def _prune(self, repository: Repository) -> Client:
+        yield "started"
+        dead = [s for s in sorted(repository.sessions()) if self.rng.random() < self._belief(s)]
+        self.fences += len(dead)
+        prune(repository, dead_sessions=dead, threads=1)
+
+    def _belief(self, session: str) -> float:
+        """How likely a collector takes a session for dead: mostly when it is, but not only."""
+        owner = self.owners.get(session)
+        return 0.7 if owner is not None and owner.is_dead else 0.03
+
+    def _verify(self, repository: Repository) -> Client:
+        yield "started"
+        report = verify(repository, "full", threads=1, progress=lambda _: None)
+        assert not report.affected, report
+
+    def _sync(self, repository: Repository, crash: float = 0.15) -> Client:
+        """Copy what the copy lacks; what is reported as copied must restore there."""
+        yield "started"
+        newest, fences = self.rng.choice([0, 0, 1]), self.fences
+        copy = self.open(self.copy_store, crash)
+        for outcome in sync(repository, copy, Selection(newest=newest), threads=1):
+            key = (outcome.vm_key, outcome.point)
+            if outcome.status == "copied":
+                self.there.must.add(key)
+            elif outcome.status == "failed":
+                assert fences < self.fences or "condemned" in outcome.reason, outcome
+                self.done["failed copies"] += 1
+
+
+def small_packs(session: Session) -> Session:
+    """Let the session's writers fill packs soon, so that there are many to collect."""
+    writer = session.writer
+
+    def small() -> object:
+        one = writer()
+        one._pack_bytes = SMALL_PACK
+        return one
+
+    session.writer = small  # type: ignore[assignment, method-assign]
+    return session
+
+
+def run(seed: int, steps: int, *, check_every: int = 100) -> World:
+    """
+    Run a world; whatever goes wrong names the seed.
+
+    :returns: the world at its end, for the numbers.
+    """
+    world = World(seed)
+    try:
+        for number in range(1, steps + 1):
+            world.step()
+            if number % check_every == 0:
+                world.check()
+        world.finish()
+    except BaseException as error:
+        error.add_note(f"random clients: seed {seed}, {steps} steps; after {dict(world.done)}")
+        raise
+    finally:
+        world.bury()
+    return world
