@@ -95,6 +95,7 @@ class _Request(NamedTuple):
     query: str
     headers: Mapping[str, str]
     refusals: Collection[int]
+    body: bytes | memoryview | None = None
 
 
 class _NoSignatures(logging.Filter):
@@ -185,6 +186,7 @@ class BlobClient:
         headers: Mapping[str, str] | None = None,
         refusals: Collection[int] = (),
         splittable: bool = False,
+        body: bytes | memoryview | None = None,
     ) -> T:
         """
         Send a request until ``read`` vouches for the answer; return what it returns.
@@ -193,9 +195,10 @@ class BlobClient:
         :param query: goes behind the signed URL's own, already encoded.
         :param refusals: statuses to raise as :class:`Refusal`, before any renewal.
         :param splittable: raise :class:`TooMuch` on a time-out or 500 instead of trying again.
+        :param body: is sent anew with every try: what it asks for must be harmless twice.
         """
         request = _Request(
-            method, query, {"x-ms-version": self._version, **(headers or {})}, refusals
+            method, query, {"x-ms-version": self._version, **(headers or {})}, refusals, body
         )
         tries = self._patience.start()
         doubts: list[Doubt] = []
@@ -238,6 +241,7 @@ class BlobClient:
                 request.method,
                 url,
                 headers=request.headers,
+                body=request.body,  # type: ignore[arg-type]
                 timeout=self._timeout,
                 retries=False,
                 redirect=False,

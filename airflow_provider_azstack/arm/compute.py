@@ -10,6 +10,7 @@ not there is success, and a snapshot that is not what we asked for is never take
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from airflow_provider_azstack.arm.answers import error_of
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.arm.versions import api_version
@@ -126,6 +127,36 @@ class Compute:
         if answer.status != 404:
             self._stack.finish(answer)
 
+    def create_disk(self, disk_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Create a managed disk; return it when that has ended.
+
+        :raises UnsupportedStack: the stack does not know this way of creating disks.
+        """
+        answer = self._stack.request("PUT", disk_id, body=body, accept={400})
+        if answer.status == 400:
+            error = error_of(answer)
+            if "createoption" in str(error).lower() or "uploadsizebytes" in str(error).lower():
+                raise UnsupportedStack(str(error))
+            raise error
+        self._stack.finish(answer)
+        return self._stack.get(disk_id)
+
+    def delete_disk(self, disk_id: str) -> None:
+        """Delete a managed disk, access to it first; nothing there is success."""
+        self.revoke(disk_id)
+        self._stack.delete(disk_id)
+
+    def grant_write(self, disk_id: str, seconds: int) -> Grant:
+        """
+        Grant write access to a disk that was created for uploading.
+
+        Never ends another grant, as reading does: that would make a half-written disk usable.
+
+        :raises SourceBusy: another grant is active and the stack gives no second one.
+        """
+        return self._grant(disk_id, seconds, "Write")
+
     def deallocate(self, vm_id: str) -> None:
         """Stop a virtual machine and release its host; return when that is done."""
         self._stack.run(f"{vm_id}/deallocate")
@@ -134,9 +165,9 @@ class Compute:
         """Start a virtual machine; return when it runs."""
         self._stack.run(f"{vm_id}/start")
 
-    def _grant(self, resource_id: str, seconds: int) -> Grant:
+    def _grant(self, resource_id: str, seconds: int, access: str = "Read") -> Grant:
         asked_at = self._stack.clock()
-        body = {"access": "Read", "durationInSeconds": seconds}
+        body = {"access": access, "durationInSeconds": seconds}
         result = self._stack.post(f"{resource_id}/beginGetAccess", body)
         url = result.get("accessSAS")
         if not isinstance(url, str) or not url:

@@ -2,8 +2,8 @@
 Storage accounts and the blobs in them that are unmanaged disks.
 
 Owns keys, signatures and blob snapshots; knows nothing of policies, runs or images.
-Invariant: nothing but a snapshot is ever deleted, and no lease is ever broken. Keys stay in here;
-what leaves is a grant for one blob and a time.
+Invariant: nothing is ever deleted but a snapshot, or a blob with the metadata that says that we
+made it; no lease is ever broken. Keys stay in here; what leaves is a grant for one blob and a time.
 """
 
 import xml.etree.ElementTree as ET
@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlencode
 
 import urllib3
 
-from airflow_provider_azstack.arm.blob_http import BlobClient, Doubt
+from airflow_provider_azstack.arm.blob_http import BlobClient, Doubt, Refusal
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.grants import Grant, GrantKeeper
 from airflow_provider_azstack.arm.sas import path_in_account, signed_url
@@ -82,6 +82,50 @@ class Storage:
     def grant_read(self, account_id: str, url: str, snapshot: str, seconds: int) -> Grant:
         """Grant read access to a blob's snapshot, or to the blob when ``snapshot`` is empty."""
         return self._grant(account_id, url, "r", seconds, snapshot=snapshot)
+
+    def grant_write(self, account_id: str, url: str, seconds: int) -> Grant:
+        """Grant writing the pages of a blob, and reading them."""
+        return self._grant(account_id, url, "rw", seconds)
+
+    def create_page_blob(
+        self, account_id: str, url: str, size_bytes: int, metadata: Mapping[str, str]
+    ) -> None:
+        """
+        Create an empty page blob.
+
+        :param size_bytes: with the VHD footer.
+        :raises Refused: there is a blob of that name; it is untouched.
+        :raises SourceGone: there is no such container.
+        """
+        headers = {
+            "x-ms-blob-type": "PageBlob",
+            "x-ms-blob-content-length": str(size_bytes),
+            "If-None-Match": "*",
+            **{_META + name: value for name, value in metadata.items()},
+        }
+        keeper = self._keeper(account_id, url, "cw")
+        try:
+            self._client.exchange("PUT", keeper, _nothing, headers=headers, refusals={409, 412})
+        except Refusal as refusal:
+            # A try whose answer was lost may have made it.
+            if self.properties(account_id, url).metadata != dict(metadata):
+                raise Refused(f"{url} exists and is not of this restore: {refusal}") from None
+
+    def delete_page_blob(self, account_id: str, url: str, metadata: Mapping[str, str]) -> None:
+        """
+        Delete a blob that we made; nothing there is success.
+
+        :param metadata: what it must carry to be ours.
+        :raises Refused: it carries something else.
+        """
+        try:
+            found = self.properties(account_id, url)
+        except SourceGone:
+            return
+        if any(found.metadata.get(name) != value for name, value in metadata.items()):
+            raise Refused(f"{url} was not made by this restore: it is not deleted")
+        keeper = self._keeper(account_id, url, "d")
+        self._client.exchange("DELETE", keeper, _nothing, headers={"If-Match": found.etag})
 
     def properties(self, account_id: str, url: str, snapshot: str = "") -> BlobProperties:
         """
@@ -197,6 +241,10 @@ class Storage:
 def account_name(account_id: str) -> str:
     """Return the name of a storage account from its ARM id."""
     return account_id.rstrip("/").rpartition("/")[2]
+
+
+def _nothing(_response: urllib3.BaseHTTPResponse) -> None:
+    """Take any answer that is a success."""
 
 
 def _read_properties(response: urllib3.BaseHTTPResponse) -> BlobProperties:

@@ -2,7 +2,8 @@
 ``airflow azstack roles``: the least that each principal must be allowed.
 
 Owns the four role definitions; knows no stack.
-Invariant: only ``restore`` can change a VM, and no role can delete anything but snapshots.
+Invariant: only ``restore`` can change a VM. No role can delete one; snapshots may be deleted, and
+by ``restore`` what it makes itself and could not finish.
 """
 
 import json
@@ -50,18 +51,28 @@ ROLES: dict[str, tuple[str, tuple[str, ...]]] = {
             f"{_COMPUTE}/disks/write",
             f"{_COMPUTE}/disks/beginGetAccess/action",
             f"{_COMPUTE}/disks/endGetAccess/action",
+            f"{_COMPUTE}/disks/delete",
             f"{_COMPUTE}/virtualMachines/read",
             f"{_COMPUTE}/virtualMachines/write",
+            f"{_COMPUTE}/virtualMachines/deallocate/action",
+            f"{_COMPUTE}/virtualMachines/extensions/read",
+            f"{_COMPUTE}/virtualMachines/extensions/write",
             f"{_COMPUTE}/availabilitySets/read",
+            f"{_COMPUTE}/availabilitySets/write",
             f"{_COMPUTE}/availabilitySets/vmSizes/read",
+            "Microsoft.Authorization/permissions/read",
+            "Microsoft.Resources/subscriptions/resourceGroups/read",
             f"{_NETWORK}/networkInterfaces/read",
             f"{_NETWORK}/networkInterfaces/write",
+            f"{_NETWORK}/networkInterfaces/delete",
             f"{_NETWORK}/networkInterfaces/join/action",
             f"{_NETWORK}/virtualNetworks/subnets/read",
             f"{_NETWORK}/virtualNetworks/subnets/join/action",
+            f"{_NETWORK}/networkSecurityGroups/read",
             f"{_NETWORK}/networkSecurityGroups/join/action",
             f"{_NETWORK}/publicIPAddresses/read",
             f"{_NETWORK}/publicIPAddresses/write",
+            f"{_NETWORK}/publicIPAddresses/delete",
             f"{_NETWORK}/publicIPAddresses/join/action",
         ),
     ),

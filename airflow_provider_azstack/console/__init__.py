@@ -19,6 +19,8 @@ from airflow_provider_azstack import __version__
 COMMANDS = {
     "points": "list restore points, oldest first",
     "show": "show one restore point: its VM, its disks, how it was read",
+    "plan": "say what a restore will do, and everything that speaks against it; change nothing",
+    "restore": "restore virtual machines, or disks only, as a request or a plan says",
     "export": "write a disk of a restore point to a file or a pipe",
     "nbd": "serve a disk of a restore point as a read-only block device",
     "init": "create a repository and print its recovery key",
@@ -27,8 +29,12 @@ COMMANDS = {
     "prune": "delete what no restore point needs, as far as nothing still holds it back",
     "hold": "put restore points on legal hold, lift a hold, list holds",
     "sync": "copy restore points to another repository, and repair from it",
+    "jobs": "how compound jobs went",
+    "coverage": "what is protected, how fresh it is, how well it was checked",
+    "usage": "what a VM or a policy costs, and how it grows",
     "verify": "check that everything that is there can be restored",
     "rebuild-index": "make the index again from what the packs say of themselves",
+    "lock": "let an S3 bucket's Object Lock keep what restore points need",
     "probe": "ask a store whether it keeps what backups rely on",
 }
 

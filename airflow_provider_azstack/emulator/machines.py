@@ -252,6 +252,25 @@ def _update(world: World, call: Call, vm: Resource, sent: Json) -> Answer:
     )
 
 
+def put_extension(world: World, call: Call) -> Answer:
+    """``PUT`` an extension of a VM, which must exist."""
+    resources.check_name(call)
+    path, sent = resources.resource_id(world, call, EXTENSIONS), call.json()
+    vm = world.get(path.rpartition("/extensions/")[0])
+    given = sent.get("properties") or {}
+    for name in ("publisher", "type", "typeHandlerVersion"):
+        if not given.get(name):
+            raise Problem(400, "InvalidParameter", f"Required parameter '{name}' is missing.")
+    made = body(path, EXTENSIONS, world.location, sent)
+    kept = {name: value for name, value in given.items() if name != "protectedSettings"}
+    made["properties"] = {**kept, "provisioningState": "Succeeded"}
+    others = [e for e in vm.settings.get("extensions", []) if e.id.lower() != path.lower()]
+    vm.settings["extensions"] = [*others, world.add(Resource(made))]
+    return operations.start(
+        world, call, "virtualMachines.extensions.write", lambda: None, body=made, status=201
+    )
+
+
 def delete(world: World, call: Call) -> Answer:
     """``DELETE`` a VM; its disks and interfaces stay."""
     vm = world.find(resources.resource_id(world, call, VMS))

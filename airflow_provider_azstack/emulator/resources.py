@@ -161,6 +161,19 @@ class Kind:
             answer.headers["ETag"] = found.body["etag"]
         return answer
 
+    def put(self, world: World, call: Call) -> Answer:
+        """``PUT`` one: 201 when it is new, 200 when it was there."""
+        check_name(call)
+        path, sent = resource_id(world, call, self.type), call.json()
+        if not sent.get("location"):
+            raise Problem(400, "LocationRequired", "The location property is required.")
+        found = world.find(path)
+        made = body(path, self.type, world.location, sent)
+        made |= {name: sent[name] for name in ("sku",) if name in sent}
+        made["properties"] = {**(sent.get("properties") or {}), "provisioningState": "Succeeded"}
+        world.add(Resource(made))
+        return json_answer(200 if found else 201, made)
+
     def list(self, world: World, call: Call) -> Answer:
         """``GET`` those of the subscription, of a group, or of a parent."""
         under = f"{group_id(world, call)}/" if "group" in call.params else world.scope

@@ -12,7 +12,12 @@ from typing import Any, NamedTuple, Self
 
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.grants import Grant
-from airflow_provider_azstack.arm.storage import BlobSnapshot, Storage, account_name
+from airflow_provider_azstack.arm.storage import (
+    BlobProperties,
+    BlobSnapshot,
+    Storage,
+    account_name,
+)
 from airflow_provider_azstack.engine.machines import BlobFacts, NotProtectableError
 from airflow_provider_azstack.errors import AccessDenied, SourceGone
 
@@ -67,6 +72,40 @@ class Accounts:
         """Return a signed URL of a blob's snapshot."""
         return self._storage.grant_read(self._account(url).id, url, stamp, seconds)
 
+    def properties(self, url: str) -> BlobProperties | None:
+        """Return what a blob says about itself, or None when there is none."""
+        try:
+            return self._storage.properties(self._account(url).id, url)
+        except SourceGone:
+            return None
+
+    def create(self, url: str, size_bytes: int, metadata: Mapping[str, str]) -> None:
+        """Create an empty page blob; never touches one that is there."""
+        self._storage.create_page_blob(self._account(url).id, url, size_bytes, metadata)
+
+    def grant_write(self, url: str, seconds: int) -> Grant:
+        """Return a signed URL to write and read a blob by."""
+        return self._storage.grant_write(self._account(url).id, url, seconds)
+
+    def delete(self, url: str, metadata: Mapping[str, str]) -> None:
+        """Delete a blob that carries this metadata; nothing there is success."""
+        self._storage.delete_page_blob(self._account(url).id, url, metadata)
+
+    def account_id(self, url: str) -> str:
+        """Return the ARM id of the account that a URL is in."""
+        return self._account(url).id
+
+    def endpoint(self, name: str) -> str:
+        """
+        Return the blob endpoint of the account of that name, ending in a slash.
+
+        :raises SourceGone: the subscriptions have no such account.
+        """
+        for account in self._listed():
+            if account_name(account.id).lower() == name.lower():
+                return account.endpoint
+        raise SourceGone(f"there is no storage account {name!r}")
+
     def container(self, url: str) -> str:
         """Return the URL of the container that a blob is in."""
         endpoint = self._account(url).endpoint
@@ -91,7 +130,7 @@ class Accounts:
     ) -> None:
         self.close()
 
-    def _account(self, url: str) -> _Account:
+    def _listed(self) -> list[_Account]:
         with self._lock:
             if self._accounts is None:
                 self._accounts = [
@@ -100,7 +139,10 @@ class Accounts:
                     for body in self._storage.accounts(subscription)
                     if (endpoint := _blob_endpoint(body))
                 ]
-        for account in self._accounts:
+            return self._accounts
+
+    def _account(self, url: str) -> _Account:
+        for account in self._listed():
             if url.lower().startswith(account.endpoint.lower()):
                 return account
         raise AccessDenied(

@@ -34,6 +34,10 @@ def test_every_command_is_there_and_its_function_exists() -> None:
         "points",
         "forget",
         "prune",
+        "jobs",
+        "coverage",
+        "usage",
+        "verify",
         "import-credentials",
         "init-repository",
         "emulator",
@@ -70,12 +74,14 @@ def test_a_question_that_fails_is_an_answer() -> None:
     assert answer == ("sign in", "failed", "https://x: no answer: check the network")
 
 
-def test_only_the_restore_role_can_change_a_vm_and_only_snapshots_can_be_deleted() -> None:
+def test_only_the_restore_role_can_change_a_vm_and_no_role_can_delete_one() -> None:
     """The principal of nightly backups, when stolen, can destroy nothing but our snapshots."""
+    made_by_restores = {"disks", "networkInterfaces", "publicIPAddresses"}
     for name, (_, actions) in ROLES.items():
         deletes = {action for action in actions if action.endswith("/delete")}
         writes = {a for a in actions if a.endswith("/write") and "/snapshots/" not in a}
-        assert deletes <= {"Microsoft.Compute/snapshots/delete"}
+        deleted = {action.split("/")[-2] for action in deletes}
+        assert deleted <= (made_by_restores if name == "restore" else {"snapshots"})
         assert not writes or name == "restore"
         assert not {action for action in actions if "*" in action}
 

@@ -1,0 +1,113 @@
+"""
+``azstack plan``: what a restore will do, before anything is done.
+
+Owns how a request or a plan is read from a file, and how a plan is shown; what it says is the
+engine's business.
+Invariant: nothing is changed, on the stack or in the repository.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
+from airflow_provider_azstack.console.present import DONE, FAILED, say, show, show_one
+from airflow_provider_azstack.console.stacks import add_stack, open_stack
+from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.model import from_json, to_json, to_plain
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.arm.client import Stack
+    from airflow_provider_azstack.engine.restore_records import RestorePlan
+    from airflow_provider_azstack.repo.repository import Repository
+
+_MAX_PLAN_BYTES = 64 * 2**20
+_ROWS = ("vm", "action", "what", "bytes")
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("request", type=Path, help="YAML or JSON, see docs/restore.md")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="keep the plan: 'azstack restore FILE' takes it"
+    )
+    add_repository(parser)
+    add_stack(parser)
+    add_output(parser)
+
+
+def run(args: Namespace) -> int:
+    """Plan, show, and keep the plan if asked."""
+    with open_stack(args) as stack:
+        plan = read_plan(args.request, stack, open_repository(args))
+    if args.save:
+        _save(args.save, plan)
+    show_plan(plan, args.output)
+    return FAILED if plan.refusals else DONE
+
+
+def read_plan(file: Path, stack: "Stack", repository: "Repository") -> "RestorePlan":
+    """
+    Return the plan that a file holds, or the one of the request that it holds.
+
+    :raises ConfigurationError: it holds neither.
+    """
+    # The engine loads cryptography and zstandard: not to print a help text.
+    from airflow_provider_azstack.engine.restore_plan import plan_restore  # noqa: PLC0415
+    from airflow_provider_azstack.engine.restore_records import RestorePlan  # noqa: PLC0415
+    from airflow_provider_azstack.engine.restore_request import load_request  # noqa: PLC0415
+
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_MAX_PLAN_BYTES)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror or error}") from None
+    if b'"made_at"' in data:
+        return from_json(RestorePlan, data, str(file))
+    return plan_restore(stack, repository, load_request(file))
+
+
+def show_plan(plan: "RestorePlan", output: str) -> None:
+    """Print a plan: in JSON the whole of it, else what a person needs to agree to it."""
+    if output == "json":
+        show_one(to_plain(plan), output)
+        return
+    seconds = plan.expected_seconds
+    facts = {
+        "plan": plan.id,
+        "stack": plan.stack,
+        "write_bytes": plan.write_bytes,
+        "expected": "nothing was measured" if seconds is None else f"about {seconds:.0f} s",
+        "changes_existing": ", ".join(plan.touched) or "nothing",
+    }
+    show_one(facts, output)
+    show(list(_rows(plan)), output, _ROWS)
+    show([{"permission": p.action, "on": p.scope} for p in plan.permissions], output,
+         ("permission", "on"))  # fmt: skip
+    for remark in plan.remarks:
+        say(f"[yellow]note:[/] {escape(remark)}")
+    for refusal in plan.refusals:
+        say(f"[red]refused:[/] {escape(refusal)}")
+
+
+def _rows(plan: "RestorePlan") -> Iterator[dict[str, Any]]:
+    for vm in plan.vms:
+        row = {"vm": f"{vm.name} {vm.point}", "action": "create", "bytes": 0}
+        for disk in vm.disks:
+            yield {**row, "action": disk.way, "what": disk.id, "bytes": disk.data_bytes}
+        for resource in vm.resources:
+            yield {**row, "what": resource.id}
+        if vm.attach_to:
+            yield {**row, "action": "attach to", "what": vm.attach_to}
+        elif vm.target:
+            yield {**row, "action": "start" if vm.power_on else "stop", "what": vm.target}
+
+
+def _save(file: Path, plan: "RestorePlan") -> None:
+    try:
+        file.write_bytes(to_json(plan))
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror or error}") from None

@@ -1,0 +1,69 @@
+"""
+``azstack restore``: carry out a plan, or a request's.
+
+Owns the question whether it is meant, and what is said at the end; the work is the engine's.
+Invariant: without ``--execute`` nothing is changed.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
+from airflow_provider_azstack.console.plan import read_plan, show_plan
+from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, say, show
+from airflow_provider_azstack.console.stacks import add_stack, open_stack
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.arm.client import Stack
+    from airflow_provider_azstack.engine.restore_records import RestorePlan
+    from airflow_provider_azstack.repo.sessions import Session
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("file", type=Path, help="a plan that 'azstack plan' saved, or a request")
+    meant = parser.add_mutually_exclusive_group()
+    meant.add_argument("--execute", action="store_true", help="do it; without this only say it")
+    meant.add_argument(
+        "--discard", action="store_true", help="delete the half-written disks of an earlier try"
+    )
+    add_repository(parser)
+    add_stack(parser)
+    add_output(parser)
+
+
+def run(args: Namespace) -> int:
+    """Show the plan, carry it out, or take back what it left."""
+    repository = open_repository(args)
+    with open_stack(args) as stack:
+        plan = read_plan(args.file, stack, repository)
+        if not (args.execute or args.discard):
+            show_plan(plan, args.output)
+            say("nothing was done: add --execute to do it")
+            return FAILED if plan.refusals else DONE
+        session = repository.open_session("restore", run=plan.id)
+        try:
+            work = _execute if args.execute else _discard
+            return work(stack, session, plan, args.output)
+        finally:
+            session.close()
+
+
+def _execute(stack: "Stack", session: "Session", plan: "RestorePlan", output: str) -> int:
+    from airflow_provider_azstack.engine.restore import carry_out  # noqa: PLC0415 - heavy
+
+    outcomes = carry_out(stack, session, plan, lambda line: say(escape(line)))
+    show([outcome._asdict() for outcome in outcomes], output, ("vm", "status", "target", "reason"))
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    return DONE if not failed else FAILED if len(failed) == len(outcomes) else PARTLY
+
+
+def _discard(stack: "Stack", session: "Session", plan: "RestorePlan", output: str) -> int:
+    from airflow_provider_azstack.engine.restore import discard  # noqa: PLC0415 - heavy
+
+    gone = discard(stack, session, plan)
+    show([{"deleted": place} for place in gone], output, ("deleted",))
+    return DONE

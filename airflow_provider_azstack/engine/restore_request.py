@@ -1,0 +1,311 @@
+"""
+What a user asks a restore for: which VMs, from when, where to, and what shall be different.
+
+Owns the request's shape, its rules of mapping, and every refusal that needs neither stack nor
+repository; knows nothing of what is there. Loads nothing heavy: DAG files offer it as a form.
+Invariant: a ``RestoreRequest`` that exists asks for nothing contradictory, and what is wrong with
+one is refused by name.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from airflow_provider_azstack.config import one_line, read_text
+from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.model import DiskKey, DiskKind, Moment, Record
+from airflow_provider_azstack.policy import GroupName, SubscriptionId, TagName
+
+LATEST = "latest"
+SAME, NONE, NEW, DYNAMIC = "same", "none", "new", "dynamic"
+RestoreMode = Literal["original", "alternate", "disks"]
+
+# `$(?!\n)`: see `config`. No look-alikes, templates, options or ways up: refused, not looked up.
+_IN_PATHS = r"[A-Za-z0-9_().-]"
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}$(?!\n)")]
+Reference = Annotated[
+    str,
+    Meta(
+        pattern=rf"^(?!-)(?!.*\.\.)(/?{_IN_PATHS}+)(/{_IN_PATHS}+){{0,20}}$(?!\n)", max_length=1024
+    ),
+]
+_IN_RULES = r"[A-Za-z0-9_().*-]"
+Rule = Annotated[
+    str,
+    Meta(
+        pattern=rf"^(?!-)(?!.*\.\.)(/?{_IN_RULES}+)(/{_IN_RULES}+){{0,20}}$(?!\n)", max_length=1024
+    ),
+]
+Rules = Annotated[dict[Rule, Rule], Meta(max_length=500)]
+PointId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$(?!\n)")]
+VmSize = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$(?!\n)")]
+Sku = Literal["Standard_LRS", "Premium_LRS"]
+AccountName = Annotated[str, Meta(pattern=r"^[a-z0-9]{3,24}$(?!\n)")]
+PrivateAddress = Annotated[str, Meta(pattern=r"^(same|dynamic|[0-9]{1,3}(\.[0-9]{1,3}){3})$(?!\n)")]
+TagValue = Annotated[str, Meta(max_length=256)]
+
+
+class NicChange(Record, frozen=True, kw_only=True):
+    """What shall be different of one network interface."""
+
+    subnet: Annotated[Reference, Meta(description="Id, net/subnet or group/net/subnet.")] | None = (
+        None
+    )
+    security_group: (
+        Annotated[Reference, Meta(description="Id, name or group/name; none for none.")] | None
+    ) = None
+    private_address: (
+        Annotated[
+            PrivateAddress, Meta(description="dynamic, same, or an address, which is static then.")
+        ]
+        | None
+    ) = None
+    public_address: (
+        Annotated[
+            Reference,
+            Meta(description="none, new, or id, name or group/name of one that is there."),
+        ]
+        | None
+    ) = None
+
+
+class DiskChange(Record, frozen=True, kw_only=True):
+    """What shall be different of one disk."""
+
+    name: Name | None = None
+    sku: Sku | None = None
+    skip: Annotated[bool, Meta(description="Leave this disk out.")] = False
+
+
+class Change(Record, frozen=True, kw_only=True):
+    """What shall be different of one VM."""
+
+    name: Name | None = None
+    size: VmSize | None = None
+    resource_group: GroupName | None = None
+    availability_set: (
+        Annotated[Reference, Meta(description="A name in the VM's group; same, or none.")] | None
+    ) = None
+    tags: Annotated[
+        dict[TagName, TagValue | None],
+        Meta(max_length=50, description="Go on top of the tags it had; null takes one away."),
+    ] = {}  # noqa: RUF012 - msgspec copies it
+    nics: Annotated[
+        dict[Name, NicChange], Meta(max_length=50, description="By the interface's old name.")
+    ] = {}  # noqa: RUF012 - msgspec copies it
+    disks: Annotated[
+        dict[DiskKey, DiskChange], Meta(max_length=70, description="By key: os, data-0, data-1...")
+    ] = {}  # noqa: RUF012 - msgspec copies it
+    power_on: bool | None = None
+    attach_to: (
+        Annotated[Reference, Meta(description="Mode disks: id, name or group/name of a VM.")] | None
+    ) = None
+
+
+class MappingRules(Record, frozen=True, kw_only=True):
+    """Rules for many VMs, as ``rg-*: dr-*``: the first that fits what was says what will be."""
+
+    names: Rules = {}  # noqa: RUF012 - msgspec copies it
+    resource_groups: Rules = {}  # noqa: RUF012 - msgspec copies it
+    subnets: Rules = {}  # noqa: RUF012 - msgspec copies it
+    security_groups: Rules = {}  # noqa: RUF012 - msgspec copies it
+    sizes: Rules = {}  # noqa: RUF012 - msgspec copies it
+
+
+class RestoreRequest(Record, frozen=True, kw_only=True):
+    """What to restore, from when, where to, and what shall be different."""
+
+    vms: Annotated[
+        tuple[Reference, ...],
+        Meta(
+            min_length=1,
+            max_length=200,
+            title="Virtual machines",
+            description="What they were called when they were backed up: names, keys or ids.",
+        ),
+    ]
+    mode: Annotated[
+        RestoreMode,
+        Meta(
+            title="Mode",
+            description=(
+                "`original`: same names, same place, never over something that exists. "
+                "`alternate`: another name, group, network... `disks`: disks only."
+            ),
+        ),
+    ]
+    point: Annotated[
+        PointId,
+        Meta(title="Restore point", description="`latest`, or the id of one VM's restore point."),
+    ] = LATEST
+    at: (
+        Annotated[
+            Moment,
+            Meta(title="At or before", description="Instead: the newest one up to this time."),
+        ]
+        | None
+    ) = None
+    resource_group: (
+        Annotated[
+            GroupName,
+            Meta(title="Resource group", description="Where to, unless rules or changes say more."),
+        ]
+        | None
+    ) = None
+    subscription_id: (
+        Annotated[SubscriptionId, Meta(title="Subscription", description="Where to.")] | None
+    ) = None
+    location: (
+        Annotated[Name, Meta(title="Location", description="Default: the VM's own.")] | None
+    ) = None
+    disk_kind: (
+        Annotated[
+            DiskKind, Meta(title="Kind of disks", description="Default: the kind that they were.")
+        ]
+        | None
+    ) = None
+    storage_account: (
+        Annotated[
+            AccountName,
+            Meta(
+                title="Storage account",
+                description="For unmanaged disks; and for staging, where the stack takes no direct "
+                "uploads to managed ones.",
+            ),
+        ]
+        | None
+    ) = None
+    map: Annotated[
+        MappingRules, Meta(title="Mapping rules", description="For many VMs: `rg-*` to `dr-*`.")
+    ] = MappingRules()
+    changes: Annotated[
+        dict[Reference, Change],
+        Meta(max_length=200, title="Changes", description="By VM, as it is called in `vms`."),
+    ] = {}  # noqa: RUF012 - msgspec copies it
+    power_on: Annotated[bool, Meta(title="Power on", description="Leave restored VMs running.")] = (
+        False
+    )
+    extensions: Annotated[
+        bool,
+        Meta(title="Extensions", description="Install its extensions: they run code in the guest."),
+    ] = False
+    identity: Annotated[
+        bool, Meta(title="Identity", description="Give it a managed identity as it had one.")
+    ] = False
+    verify: Annotated[
+        bool, Meta(title="Verify", description="Read every disk back before it is used.")
+    ] = False
+
+    def change(self, vm: str) -> Change:
+        """Return what shall be different of the VM that ``vms`` calls so."""
+        return self.changes.get(vm) or Change()
+
+
+def read_request(value: object, what: str = "the restore request") -> RestoreRequest:
+    """
+    Read a request from plain values; keys that are there with ``None`` count as absent.
+
+    :raises ConfigurationError: a key is unknown, or a value is not what it must be, by name.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{what}: must be keys and values")
+    known = RestoreRequest.__struct_fields__
+    for key in value:
+        if key not in known:
+            raise ConfigurationError(
+                f"{what}: unknown key {str(key)[:60]!r}; known are {', '.join(known)}"
+            )
+    given = {key: one for key, one in value.items() if one is not None}
+    try:
+        request = msgspec.convert(given, type=RestoreRequest)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{what}: {one_line(error)}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{what}: nested too deeply") from None
+    if wrong := "; ".join(_contradictions(request)):
+        raise ConfigurationError(f"{what}: {wrong}")
+    return request
+
+
+def load_request(file: Path) -> RestoreRequest:
+    """
+    Read a request from a YAML or JSON file.
+
+    :raises ConfigurationError: it cannot be read, or is no such request.
+    """
+    try:
+        value = yaml.safe_load(read_text(file, "give the path of a restore request"))
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigurationError(f"{file}: neither YAML nor JSON{place}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{file}: nested too deeply") from None
+    return read_request(value, str(file))
+
+
+def request_schema() -> dict[str, Any]:
+    """Return the JSON schema of a request; ``restore.schema.json`` holds this."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Restore request",
+        **msgspec.json.schema(RestoreRequest),
+    }
+
+
+def mapped(rules: Mapping[str, str], candidates: Iterable[str]) -> str | None:
+    """
+    Return what the first rule that fits says, or None.
+
+    :param candidates: what the same thing may be called; case does not count, as in ARM.
+    """
+    names = list(candidates)
+    for pattern, target in rules.items():
+        expression = "(.*)".join(re.escape(part) for part in pattern.split("*"))
+        for name in names:
+            if match := re.fullmatch(expression, name, re.IGNORECASE):
+                fills = iter(match.groups())
+                return re.sub(r"\*", lambda _: next(fills, ""), target)  # noqa: B023 - called at once
+    return None
+
+
+def _contradictions(request: RestoreRequest) -> Iterator[str]:
+    if request.at and request.point != LATEST:
+        yield "point and at: give one of them"
+    if request.point != LATEST and len(request.vms) > 1:
+        yield "point: an id is one VM's: restore the others with `at`, or by themselves"
+    if len({vm.lower() for vm in request.vms}) < len(request.vms):
+        yield "vms: one is there twice"
+    for vm in sorted(set(request.changes) - set(request.vms)):
+        yield f"changes: {vm[:80]!r} is not among vms"
+    for vm, change in request.changes.items():
+        yield from (f"changes, {vm[:80]!r}: {wrong}" for wrong in _misplaced(request.mode, change))
+    if request.mode == "original":
+        elsewhere = ("resource_group", "subscription_id", "location", "disk_kind")
+        for key in elsewhere:
+            if getattr(request, key) is not None:
+                yield f"{key}: mode original restores in place: use mode alternate"
+        if request.map != MappingRules():
+            yield "map: mode original restores in place: use mode alternate"
+
+
+def _misplaced(mode: RestoreMode, change: Change) -> Iterator[str]:
+    if mode == "original":
+        for key in ("name", "resource_group"):
+            if getattr(change, key) is not None:
+                yield f"{key}: mode original restores in place: use mode alternate"
+        if any(disk.name for disk in change.disks.values()):
+            yield "disks: mode original keeps their names: use mode alternate"
+    if mode == "disks":
+        for key in ("name", "size", "availability_set", "nics", "power_on"):
+            if getattr(change, key):
+                yield f"{key}: mode disks restores no VM: use mode alternate"
+    elif change.attach_to:
+        yield "attach_to: only disks are attached: use mode disks"
+    elif "os" in change.disks and change.disks["os"].skip:
+        yield "disks: a VM needs its os disk: use mode disks to restore the others"

@@ -1,0 +1,106 @@
+"""``azstack plan`` and ``azstack restore``: nothing happens unless it is meant."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.airflow_run import connections
+from support.compound import Rig, rig
+from support.restores import disk_at
+
+from airflow_provider_azstack.console import main
+from airflow_provider_azstack.emulator import DiskSpec, Emulator
+
+pytestmark = pytest.mark.tier2
+
+MIB = 1 << 20
+REQUEST = """\
+vms: [web01]
+mode: alternate
+resource_group: dr
+changes:
+  web01:
+    name: web02
+"""
+
+
+@pytest.fixture
+def site(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """A backed-up VM, and an environment that leads to stack and repository."""
+    emulator.add_group("dr")
+    vm = emulator.add_vm("web01", "rg", [DiskSpec(size_bytes=4 * MIB)])
+    vm.disks[0].write(0, b"content" * 1000)
+    with rig(emulator, tmp_path / "repository") as made:
+        made.backup()
+        stack = connections(emulator, "", "")["azure_stack_default"]
+        (tmp_path / "stack.json").write_text(json.dumps(stack))
+        (tmp_path / "passphrase").write_text("passphrase")
+        (tmp_path / "request.yaml").write_text(REQUEST)
+        monkeypatch.setenv("AZSTACK_STACK_FILE", str(tmp_path / "stack.json"))
+        monkeypatch.setenv("AZSTACK_REPOSITORY", str(tmp_path / "repository"))
+        monkeypatch.setenv("AZSTACK_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
+        monkeypatch.chdir(tmp_path)
+        yield made
+
+
+def changes(emulator: Emulator) -> list[Any]:
+    return [s for s in emulator.requests if s.method in {"PUT", "DELETE"}]
+
+
+def test_a_plan_is_shown_kept_and_carried_out(
+    site: Rig, emulator: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.requests.clear()
+    assert main(["plan", "request.yaml", "--save", "plan.json"]) == 0
+    assert main(["restore", "plan.json"]) == 0
+    shown = capsys.readouterr()
+    assert "virtualMachines/web02" in shown.out
+    assert "nothing was done" in shown.err
+    assert changes(emulator) == []
+    assert main(["restore", "plan.json", "--execute", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["status"] == "done"
+    assert site.stack.find(row["target"]) is not None
+    (disk,) = json.loads(Path("plan.json").read_text())["vms"][0]["disks"]
+    assert disk_at(emulator, disk["id"]).read(0, 7) == b"content"
+    assert main(["restore", "request.yaml", "--discard", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_the_whole_plan_is_there_as_json(site: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "request.yaml", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["refusals"] == []
+    assert shown["vms"][0]["resources"][-1]["body"]["properties"]["hardwareProfile"]
+
+
+def test_refusals_are_lines_and_a_state(site: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("request.yaml").write_text("vms: [web01, nobody]\nmode: original\n")
+    assert main(["plan", "request.yaml"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("refused:")]) == 4
+    assert main(["restore", "request.yaml", "--execute"]) == 2
+    assert "refusals" in capsys.readouterr().err
+
+
+def test_one_of_two_is_partly(
+    site: Rig, emulator: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.add_vm("db01", "rg", [DiskSpec(size_bytes=MIB)])
+    site.backup()
+    Path("request.yaml").write_text("vms: [web01, db01]\nmode: alternate\nresource_group: dr\n")
+    emulator.faults.answer("PUT", "disks/db01", 409, times=9)
+    assert main(["restore", "request.yaml", "--execute", "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["vm"]: row["status"] for row in rows} == {"web01": "done", "db01": "failed"}
+
+
+@pytest.mark.parametrize("text", ["vms: [", "{}", "vms: [a]\nmode: b\n", '{"made_at": 1}'])
+def test_what_is_no_request_and_no_plan_is_said_in_a_line(
+    site: Rig, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    Path("request.yaml").write_text(text)
+    assert main(["plan", "request.yaml"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
