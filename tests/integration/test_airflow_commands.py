@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from support.airflow_run import PASSPHRASE, Site, connections, database
 
-from airflow_provider_azstack.commands import credentials, doctor, points, pools, repository
+from airflow_provider_azstack.commands import (
+    credentials,
+    doctor,
+    points,
+    pools,
+    reports,
+    repository,
+)
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.hooks.pools import POOLS_VARIABLE
 from airflow_provider_azstack.hooks.stack import AzureStackHook
@@ -197,3 +204,15 @@ def test_the_doctor_names_a_missing_permission(site: Site, call: Call) -> None:
 def test_no_points_is_an_empty_list_and_no_error(site: Site, call: Call) -> None:
     state, listed, _ = call(points.points, config=str(site.conf), vm="")
     assert (state, listed) == (0, [])
+
+
+def test_an_empty_repository_is_sound_and_its_reports_are_empty(site: Site, call: Call) -> None:
+    """The console's own commands, with the repository of the connection."""
+    conf = str(site.conf)
+    assert call(reports.jobs, config=conf, last=0)[:2] == (0, [])
+    assert call(reports.coverage, config=conf, max_age=1.0)[:2] == (0, [])
+    assert call(reports.usage, config=conf, by="policy")[:2] == (0, [])
+    state, report, _ = call(
+        reports.verify, config=conf, mode="full", budget=None, days=30, resume=False
+    )
+    assert (state, report["findings"]) == (0, [])

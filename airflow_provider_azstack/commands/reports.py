@@ -1,0 +1,39 @@
+"""
+``airflow azstack jobs | coverage | usage | verify``: reports with Airflow's connections.
+
+Owns nothing but where the repository comes from; the work is the console's.
+Invariant: the same tables and exit states as the commands of ``azstack``.
+"""
+
+from argparse import Namespace
+
+from airflow_provider_azstack.commands.connections import repository_hook
+from airflow_provider_azstack.commands.console import command
+from airflow_provider_azstack.console.coverage import show_coverage
+from airflow_provider_azstack.console.jobs import list_jobs
+from airflow_provider_azstack.console.usage import show_usage
+from airflow_provider_azstack.console.verify import verify_repository
+
+
+@command
+def jobs(args: Namespace) -> int:
+    """List compound jobs, oldest first."""
+    return list_jobs(repository_hook(args).get_conn(), args.last, args.output)
+
+
+@command
+def coverage(args: Namespace) -> int:
+    """Print how each VM is protected."""
+    return show_coverage(repository_hook(args).get_conn(), args.max_age, args.output)
+
+
+@command
+def usage(args: Namespace) -> int:
+    """Print what each VM or policy costs."""
+    return show_usage(repository_hook(args).get_conn(), args.by, args.output)
+
+
+@command
+def verify(args: Namespace) -> int:
+    """Verify the repository, and print what was found."""
+    return verify_repository(repository_hook(args).get_conn(), args)

@@ -1,0 +1,59 @@
+"""``azstack jobs``, ``coverage`` and ``usage``: tables, JSON and the alarm."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.disks import SparseDisk
+from support.points import back_up_vm
+from support.repositories import CHEAP, noise
+
+from airflow_provider_azstack.console import main
+from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store.local import LocalStore
+
+pytestmark = pytest.mark.tier1
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "store"
+    directory.mkdir()
+    repository, _ = Repository.create(LocalStore(directory), Secret("passphrase"), kdf=CHEAP)
+    disk = SparseDisk(2 * 2**20)
+    disk.write(0, noise(1, 5000))
+    back_up_vm(repository, {"os": disk})
+    monkeypatch.setenv("AZSTACK_REPOSITORY", str(directory))
+    monkeypatch.setenv("AZSTACK_PASSPHRASE", "passphrase")
+
+
+@pytest.mark.parametrize(
+    ("command", "field", "value"),
+    [
+        ("jobs", "run", "nightly-1-0"),
+        ("coverage", "vm", "vm-1"),
+        ("usage", "name", "vm-1"),
+    ],
+)
+def test_each_report_is_a_table_and_json(
+    command: str, field: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()
+    assert main([command, "--json"]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert row[field] == value
+
+
+def test_a_point_that_is_too_old_is_an_alarm(capsys: pytest.CaptureFixture[str]) -> None:
+    """The tests' points are of January 2026."""
+    assert main(["coverage", "--max-age", "1"]) == 1
+    assert "1 of 1 VMs" in capsys.readouterr().err
+    assert main(["coverage", "--max-age", "1e9"]) == 0
+
+
+def test_usage_by_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["usage", "--by", "policy", "-o", "json"]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert (row["name"], row["shared_bytes"]) == ("nightly", 0)
