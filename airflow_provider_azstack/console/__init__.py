@@ -23,6 +23,7 @@ COMMANDS = {
     "restore": "restore virtual machines, or disks only, as a request or a plan says",
     "export": "write a disk of a restore point to a file or a pipe",
     "nbd": "serve a disk of a restore point as a read-only block device",
+    "files": "list and extract files of a restore point, without mounting it",
     "init": "create a repository and print its recovery key",
     "keys": "list, add, change and remove what opens the repository",
     "forget": "take restore points away: chosen ones, or those that a rule does not keep",

@@ -1,0 +1,161 @@
+"""
+``azstack files``: list and extract files of a restore point, without mounting it.
+
+Owns the arguments and what is printed; partitions, file systems and writing are the engine's.
+Invariant: what a guest called its files cannot give orders to the terminal that shows them.
+"""
+
+import os
+import stat
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from airflow_provider_azstack.console.arguments import add_output
+from airflow_provider_azstack.console.disks import add_disk, opened_disk
+from airflow_provider_azstack.console.present import DONE, PARTLY, say, show, show_one
+from airflow_provider_azstack.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.engine.cells import CellCache
+    from airflow_provider_azstack.engine.file_systems import Node, Volume
+
+_PARTITIONS = ("partition", "holds", "offset", "size_bytes", "name")
+_FILES = ("mode", "owner", "size_bytes", "modified_at", "name", "target")
+_TYPES = {
+    "directory": stat.S_IFDIR,
+    "file": stat.S_IFREG,
+    "symlink": stat.S_IFLNK,
+    "other": stat.S_IFIFO,
+}
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="action")
+    one = actions.add_parser("ls", help="list the partitions of a disk, or a path in one")
+    add_disk(one)
+    one.add_argument("path", nargs="?", help="a path in a partition; without it: the partitions")
+    _add_partition(one)
+    add_output(one)
+    one = actions.add_parser("extract", help="copy files and folders out")
+    add_disk(one)
+    one.add_argument("path", nargs="+", help="a file or folder; / is everything")
+    one.add_argument("--to", metavar="DIR", required=True, help="made if there is none")
+    _add_partition(one)
+    add_output(one)
+
+
+def _add_partition(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--partition", type=int, metavar="N", help="needed when several can be read"
+    )
+
+
+def run(args: Namespace) -> int:
+    """Do what ``args.action`` says."""
+    with _opened(args) as disk:
+        if args.action == "extract":
+            return _extract(args, disk)
+        if args.path is None:
+            show(_partitions(disk), args.output, _PARTITIONS)
+        else:
+            _list(args, _volume(args, disk))
+    return DONE
+
+
+@contextmanager
+def _opened(args: Namespace) -> "Iterator[CellCache]":
+    from airflow_provider_azstack.engine.cells import CellCache  # noqa: PLC0415 - zstandard
+
+    with opened_disk(args) as (_, reader), CellCache(reader) as disk:
+        yield disk
+
+
+def _partitions(disk: "CellCache") -> list[dict[str, Any]]:
+    from airflow_provider_azstack.engine.file_systems import what_is_in  # noqa: PLC0415
+    from airflow_provider_azstack.engine.partitions import partitions  # noqa: PLC0415
+
+    return [
+        {
+            "partition": part.number,
+            "holds": what_is_in(disk.read, part) or "unknown",
+            "offset": part.offset,
+            "size_bytes": part.length,
+            "name": _printable(part.name),
+        }
+        for part in partitions(disk.read, disk.size_bytes)
+    ]
+
+
+def _volume(args: Namespace, disk: "CellCache") -> "Volume":
+    """Return the chosen partition's file system, or the only one that can be read."""
+    from airflow_provider_azstack.engine.file_systems import (  # noqa: PLC0415
+        READABLE,
+        Volume,
+        what_is_in,
+    )
+    from airflow_provider_azstack.engine.partitions import partitions  # noqa: PLC0415
+
+    found = {part.number: part for part in partitions(disk.read, disk.size_bytes)}
+    if args.partition is not None and args.partition not in found:
+        raise ConfigurationError(f"the disk has no partition {args.partition}, but {list(found)}")
+    readable = [n for n, part in found.items() if what_is_in(disk.read, part) in READABLE]
+    if args.partition is None and len(readable) > 1:
+        raise ConfigurationError(f"which of the partitions {readable}? Give --partition")
+    chosen = args.partition if args.partition is not None else [*readable, *found][0]
+    return Volume(disk.read, found[chosen])
+
+
+def _list(args: Namespace, volume: "Volume") -> None:
+    node = volume.find(args.path)
+    nodes = sorted(node.children(), key=lambda n: n.name) if node.kind == "directory" else [node]
+    show([_facts(node, args.output) for node in nodes], args.output, _FILES)
+
+
+def _facts(node: "Node", output: str) -> dict[str, Any]:
+    times, owner = node.times_ns(), node.owner
+    modified = datetime.fromtimestamp(times[1] // 10**9, UTC) if times else None
+    shown = _printable if output == "table" else str
+    return {
+        "mode": stat.filemode(_TYPES[node.kind] | node.mode),
+        "owner": f"{owner[0]}:{owner[1]}" if owner else "",
+        "size_bytes": node.size_bytes,
+        "modified_at": modified.isoformat() if modified else "",
+        "name": shown(node.name),
+        "target": shown(node.link_target) if node.kind == "symlink" else "",
+        "kind": node.kind,
+        "path": shown(node.path),
+    }
+
+
+def _extract(args: Namespace, disk: "CellCache") -> int:
+    from airflow_provider_azstack.engine.extract import Extraction  # noqa: PLC0415
+
+    volume = _volume(args, disk)
+    nodes = [volume.find(path) for path in args.path]  # all are there, or nothing is written
+    extraction = Extraction(
+        Path(args.to),
+        partition_bytes=volume.partition.length,
+        keep_owners=os.geteuid() == 0,
+    )
+    for node in nodes:
+        extraction.extract(node)
+    result = extraction.result()
+    for problem in result.problems:
+        text = escape(_printable(f"{problem.path}: {problem.reason}"))
+        say(f"[yellow]left out:[/] {text}")
+    facts = {**result._asdict(), "problems": [problem._asdict() for problem in result.problems]}
+    if args.output == "table":
+        facts["problems"] = len(result.problems)
+    show_one({"directory": args.to, **facts}, args.output)
+    return PARTLY if result.problems else DONE
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
