@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+import pendulum
 import yaml
 from msgspec import Meta
 
@@ -88,6 +89,8 @@ class Policy(Record, frozen=True, kw_only=True):
     name: PolicyName
     # A cron expression or one of Airflow's words; without one the DAG runs when it is triggered.
     schedule: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    # Of the schedule: one o'clock at night is the operator's night, summer time included.
+    timezone: Annotated[str, Meta(min_length=1, max_length=64)] = "UTC"
     stack_conn_id: ConnectionId | None = None
     repository_conn_id: ConnectionId | None = None
     selection: Selection = Selection()
@@ -169,7 +172,7 @@ def load_policy(source: str | Path | Mapping[str, Any]) -> Policy:
     :raises ConfigurationError: it is not a policy; the message names the file and the key.
     """
     if isinstance(source, Mapping):
-        return _convert(dict(source), Policy, "policy")
+        return _policy(dict(source), "policy")
     file = Path(source)
     text = read_text(file, "give the path of a policy file")
     try:
@@ -181,7 +184,18 @@ def load_policy(source: str | Path | Mapping[str, Any]) -> Policy:
         raise ConfigurationError(f"{file}: not YAML{place}: {problem}") from None
     except RecursionError:
         raise ConfigurationError(f"{file}: nested too deeply") from None
-    return _convert(value, Policy, str(file))
+    return _policy(value, str(file))
+
+
+def _policy(value: object, what: str) -> Policy:
+    policy = _convert(value, Policy, what)
+    try:
+        pendulum.timezone(policy.timezone)
+    except (ValueError, OSError):
+        raise ConfigurationError(
+            f"{what}: timezone: {policy.timezone!r} is none: give a name such as Europe/Berlin"
+        ) from None
+    return policy
 
 
 def read_trigger(conf: object) -> TriggerConf:

@@ -5,11 +5,13 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
+import pendulum
 import pytest
 import support.airflow_home
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables.base import TimeRestriction
 
 from airflow_provider_azstack.config import Config, Host
 from airflow_provider_azstack.dag_factory import backup_dag, janitor_dag
@@ -84,6 +86,7 @@ def test_shipped_dags_have_one_deciding_leaf(shipped: DAG) -> None:
         "azstack_janitor": {"janitor"},
         "azstack_sync_elsewhere": {"sync"},
         "azstack_verify": {"require_sound"},
+        "azstack_restore": {"complete"},
     }
     assert leaves(shipped) == deciding[shipped.dag_id]
 
@@ -199,6 +202,18 @@ def test_a_policys_schedule_is_its_dags_unless_the_dag_file_has_one() -> None:
     assert backup_dag("a", policy=policy, config=CONFIG).timetable.expression == "0 1 * * *"
     own = backup_dag("b", policy=policy, config=CONFIG, schedule="5 5 * * *")
     assert own.timetable.expression == "5 5 * * *"
+
+
+def test_a_schedule_is_of_the_policys_time_zone() -> None:
+    """One o'clock is the operator's: summer time moves it in UTC."""
+    policy = {"name": "p", "schedule": "0 1 * * *", "timezone": "Europe/Berlin"}
+    dag = DagSerialization.from_dict(
+        DagSerialization.to_dict(backup_dag("zoned", policy=policy, config=CONFIG))
+    )
+    for month, hour in ((1, 0), (7, 23)):
+        span = TimeRestriction(pendulum.datetime(2026, month, 15, 12), None, catchup=True)
+        info = dag.timetable.next_dagrun_info(last_automated_data_interval=None, restriction=span)
+        assert info.run_after.in_timezone("UTC").hour == hour
 
 
 def test_the_users_arguments_go_before_ours() -> None:

@@ -43,6 +43,8 @@ def test_the_example_policy_is_valid() -> None:
         ({"name": "a", "selection": {"vms": "web"}}, r"\$\.selection\.vms"),
         ({"name": "a", "consistency": "application"}, "application"),
         ({"name": "a", "exclude": {"disks": ["data-1"]}}, "disks"),
+        ({"name": "a", "timezone": "Mars/Base"}, "timezone: 'Mars/Base'"),
+        ({"name": "a", "timezone": "../etc/passwd"}, "timezone"),
         ({"name": "a", "retention": {"keep_last": -1}}, "keep_last"),
         ({"name": "a", "retention": {"keep_within": "14 days"}}, "keep_within"),
     ],
