@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pendulum
 from airflow.providers.common.compat.sdk import DAG, Param, TaskGroup, TriggerRule, task_group
 
 from airflow_provider_azstack.config import BackupHost, Config, config_path, load_config
@@ -83,6 +84,8 @@ def backup_dag(
         repository=f"`{connections['repository_conn_id']}`",
     )
     defaults = {
+        # The past of a schedule is not made up for; the date's zone is the schedule's.
+        "start_date": pendulum.datetime(2025, 1, 1, tz=policy.timezone),
         "catchup": False,
         # Two jobs of one policy would wait for each other's claims.
         "max_active_runs": 1,
