@@ -206,6 +206,7 @@ class _DiskReader:
                 size_bytes=snapshot.size_bytes,
                 previous_snapshot=before.blob_snapshot if before and not is_managed else "",
                 previous_grant=self._grants(before, undo) if before and is_managed else None,
+                blob_version=self._work.stack.profile.blob,
                 ca_bundle=self._work.stack.ca_bundle,
                 clock=self._work.stack.clock,
             )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.compound import Rig, keyed, rig
+from support.compound import Rig, connect, keyed, rig
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.emulator.faults import Fault
@@ -73,6 +73,16 @@ def test_a_disk_that_fails_stops_no_other_and_a_retry_reads_only_that_one(
     named = {image.disk_key: image.image for image in it.point(record).images}
     assert {key: named[key] for key in done} == done
     run.clean_up()
+
+
+def test_disks_are_read_in_the_blob_version_of_the_stacks_profile(
+    it: Rig, vm: EmulatedVm
+) -> None:
+    """Older builds of a stack refuse newer versions."""
+    it.stack = connect(it.emulator, profile="2019-03-01-hybrid")
+    require_point(it, vm, it.backup()["vm"])
+    spoken = {seen.ms_version for seen in it.emulator.requests if seen.ms_version}
+    assert spoken == {"2017-11-09"}
 
 
 def test_a_vm_that_fails_stops_no_other_of_its_workload(it: Rig, vm: EmulatedVm) -> None:

@@ -84,7 +84,7 @@ def test_memory_is_bounded_however_much_is_added() -> None:
     with small_writer(session) as writer, ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda seed: writer.add(noise(seed, BLOCK_SIZE // 2)), range(24)))
         writer.flush()
-        assert writer._allocated == BUFFERS
+        assert 1 <= writer._allocated <= BUFFERS  # how many depends on who was slow
 
 
 def test_pack_then_index_then_nothing_else() -> None:
