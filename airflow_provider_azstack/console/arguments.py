@@ -106,11 +106,15 @@ def open_store_at(url: str, options_file: str = "", *, create: bool = False) -> 
     """Open a store with the options that a file holds."""
     from airflow_provider_azstack.store import open_store  # noqa: PLC0415 - obstore is heavy
 
-    options = read_json(options_file, "store options") if options_file else {}
+    return open_store(url, options=read_store_options(options_file), create=create)
+
+
+def read_store_options(file: str) -> dict[str, Secret]:
+    """Return the options of a store, all of which may be secret; none where there is no file."""
+    options = read_json(file, "store options") if file else {}
     if not all(isinstance(value, str) for value in options.values()):
-        raise ConfigurationError(f"store options {options_file}: values are texts")
-    secrets = {name: Secret(str(options[name])) for name in options}
-    return open_store(url, options=secrets, create=create)
+        raise ConfigurationError(f"store options {file}: values are texts")
+    return {name: Secret(str(options[name])) for name in options}
 
 
 def read_passphrase(args: Namespace, prefix: str = "", *, ask: Ask = getpass) -> Secret:

@@ -112,7 +112,8 @@ DISTRIBUTIONS = {
     "azure.mgmt.compute": "azure-mgmt-compute",
     "yaml": "pyyaml",
 }
-OPTIONAL = {"obstore"}  # by the extras s3, azureblob, gcs
+# By the extras s3, azureblob, gcs; objectlock (botocore comes with boto3).
+OPTIONAL = {"obstore", "boto3", "botocore"}
 OF_AIRFLOW = {"sqlalchemy"}  # the metadata database's, in Airflow's own commands
 
 
