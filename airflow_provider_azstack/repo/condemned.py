@@ -87,7 +87,9 @@ def publish(
     name = f"{CONDEMNED}{record}/packs"
     ids = tuple(sorted(pack.rpartition("/")[2] for pack in packs))
     room.put(repository, name, CondemnedPacks(packs=ids, objects=tuple(sorted(objects))))
-    if name not in {info.name for info in repository.store.list(f"{CONDEMNED}{record}/")}:
+    listed = {info.name for info in repository.store.list(f"{CONDEMNED}{record}/")}
+    # One that is gone was finished by another collector already, which fenced us.
+    if name not in listed and repository.store.exists(name):
         raise Refused(f"{repository.store.url} does not list {name}, which was just written")
     return stamp(repository, Condemned(record, frozenset(packs), tuple(objects), None))
 

@@ -63,22 +63,24 @@ class Marker:
         :raises Refused: a root is unreadable, or points are missing.
         """
         listed = census.listed_points(self._repository)
-        wanted: dict[str, str] = {}  # image -> the point that refers to it, "" for a living run
-        for name in self._images_of(living):
-            wanted[name] = ""
-        for root in in_parallel(self._read_point, sorted(listed - self.points), self._threads):
-            if root.point is not None:
-                self._take_up(root.name, root.point)
-                wanted.update((image.image, root.name) for image in root.point.images)
+        wanted = dict.fromkeys(self._images_of(living), "")  # image -> the point that has it
+        unread = sorted(listed - self.points)
+        roots = list(in_parallel(self._read_point, unread, self._threads))
+        for name, point in roots:
+            wanted.update((image.image, name) for image in (point.images if point else ()))
         new = [(image, of) for image, of in wanted.items() if image not in self.images]
         groups: set[bytes] = set()
         for image in in_parallel(self._read_image, new, self._threads):
             if image is not None:
                 groups.update(group for group in image.regions if group is not None)
-        self.images |= wanted.keys()
         groups -= self._groups
         for ids in in_parallel(self._read_group, sorted(groups), self._threads):
             self._liveness.need(ids)
+        # Only now: who marks again after an error must not take for read what was not.
+        for name, point in roots:
+            if point is not None:
+                self._take_up(name, point)
+        self.images |= wanted.keys()
         self._groups |= groups
 
     def _images_of(self, living: Collection[str] | None) -> Iterator[str]:
@@ -127,6 +129,9 @@ def in_parallel(
     function: Callable[[T], R], items: Iterable[T], threads: int
 ) -> Generator[R, None, None]:
     """Yield what ``function`` returns for each item, in order, a bounded number ahead."""
+    if threads == 1:
+        yield from map(function, items)
+        return
     ahead: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(threads, "collector")
     try:

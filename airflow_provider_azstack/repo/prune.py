@@ -42,6 +42,7 @@ THREADS = 8
 # is wasted is at most as much as what is needed, and each byte copied frees at least another.
 REPACK_BELOW = 0.5
 PURPOSE = "prune"
+LOOKS = 3
 
 
 class _View(NamedTuple):
@@ -66,6 +67,8 @@ def prune(
     dry_run: bool = False,
     dead_sessions: Collection[str] = (),
     confirm: str = "",
+    purpose: str = PURPOSE,
+    run: str = "",
     threads: int = THREADS,
 ) -> Report:
     """
@@ -74,13 +77,14 @@ def prune(
     :param dead_sessions: sessions that are believed dead, and fenced. If one lives after all, its
         run fails; nothing is lost.
     :param confirm: the repository's id, when it has no restore point and shall be emptied.
+    :param purpose: and ``run``: what our session says of itself.
     :raises Refused: something is missing, unreadable or not as expected; nothing was deleted.
     """
     session = None
     if not dry_run:
         for dead in sorted(dead_sessions):
             repository.fence(dead)  # C1
-        session = room.with_room(repository, lambda: repository.open_session(PURPOSE))
+        session = room.with_room(repository, lambda: repository.open_session(purpose, run=run))
     index = Index(repository.records, repository.cache_directory)
     try:
         collector = _Collector(repository, session, index, threads)
@@ -111,8 +115,7 @@ class _Collector:
         self._require_prompt_listing()
         for dead in sorted(dead_sessions):
             self._say("fence", f"sessions/{dead}", 0, "said to be dead")
-        view = self._look(dead_sessions)
-        self._mark(view)  # C2
+        view = self._survey(dead_sessions)  # C2
         for name, why in view.found.ignored.items():
             self._say("ignore", name, 0, f"{why}; if no prune is running, delete it by hand")
         new = self._condemn(view, confirm)  # C3
@@ -129,6 +132,24 @@ class _Collector:
             size,
             tuple(self._rows),
         )
+
+    def _survey(self, dead_sessions: Collection[str] = ()) -> _View:
+        """
+        C2, and C5: look what is there, then mark what is needed.
+
+        A point that was published in between may need what is not in our lists yet: then look
+        again. What was marked stays marked.
+        """
+        for left in range(LOOKS, 0, -1):
+            view = self._look(dead_sessions)
+            try:
+                self._mark(view)
+            except Refused:
+                if left == 1:
+                    raise
+            else:
+                break
+        return view
 
     def _look(self, dead_sessions: Collection[str] = ()) -> _View:
         """
@@ -158,7 +179,7 @@ class _Collector:
         return _View(found, packs, living, owners)
 
     def _mark(self, view: _View) -> None:
-        """C2, and C5: mark, and choose the copy of every block that is needed."""
+        """Mark, and choose the copy of every block that is needed."""
         self._marker.mark(view.runs)
         self._liveness.settle(
             (ObjectInfo(name, size) for name, size in view.packs.items()),
@@ -268,8 +289,7 @@ class _Collector:
         ripe = self._gate(records, self._others())  # C4
         if not ripe:
             return
-        view = self._look()
-        self._mark(view)  # C5: once more, for what was published since
+        view = self._survey()  # C5: mark once more, for what was published since
         going = {name for record in ripe for name in record.packs}
         left = self._rescue(view, going)
         self._session.check()
