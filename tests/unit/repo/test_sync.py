@@ -1,17 +1,14 @@
 """Copies: another key, another store, the same disks; and repair from a copy."""
 
-import itertools
 import threading
 from collections.abc import Iterator, Sequence
-from random import Random
-from typing import Literal
 
 import pytest
 from msgspec.structs import replace
 from oracle import assert_repository_sound
-from support.disks import SparseDisk
-from support.points import back_up_vm, digest_of, restored_digest, vm_key
-from support.repositories import CHEAP, PASSPHRASE, new_repository, reopen
+from support.copies import OTHER, Site, damage, other_repository
+from support.points import restored_digest, vm_key
+from support.repositories import PASSPHRASE, reopen
 from support.stores import Crash, CrashingStore, LostWrites, MemoryStore
 
 from airflow_provider_azstack.errors import (
@@ -21,48 +18,14 @@ from airflow_provider_azstack.errors import (
     StoreFull,
     Tampered,
 )
-from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.repo.forget import forget
 from airflow_provider_azstack.repo.prune import prune
-from airflow_provider_azstack.repo.records import BadBlock, BadBlocks
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sync import Outcome, Selection, repair, sync
-from airflow_provider_azstack.secret import Secret
-from airflow_provider_azstack.store.base import Buffer, Store
+from airflow_provider_azstack.store.base import Buffer
 from airflow_provider_azstack.store.guard import AppendOnlyStore, StoreWrapper
 
 pytestmark = pytest.mark.tier1
-
-MIB = 1024**2
-OTHER = Secret("another passphrase")
-MODES: tuple[Literal["before", "after", "torn"], ...] = ("before", "after", "torn")
-
-
-def other_repository(store: Store | None = None) -> Repository:
-    return Repository.create(store or MemoryStore(), OTHER, kdf=CHEAP)[0]
-
-
-class Site:
-    """A VM of two disks, its restore points, and what each must restore to."""
-
-    def __init__(self, *, points: int = 2, size_bytes: int = 5 * MIB) -> None:
-        self.repository = new_repository()
-        self.noise = Random(7)
-        self.disks = {"os": SparseDisk(size_bytes), "data-0": SparseDisk(3 * MIB)}
-        for offset in range(0, 4 * MIB, MIB):
-            self.disks["os"].write(offset, self.noise.randbytes(40_000))
-        self.disks["data-0"].write(MIB, b"text " * 10_000)
-        self.expected: dict[tuple[str, str], dict[str, str]] = {}
-        self.points = [self.back_up(day) for day in range(points)]
-
-    def back_up(self, day: int) -> RestorePoint:
-        point = back_up_vm(self.repository, self.disks, day=day)
-        digests = {key: digest_of(disk) for key, disk in self.disks.items()}
-        self.expected[point.vm.key, point.id] = digests
-        for disk in self.disks.values():
-            disk.freeze()
-            disk.write(2 * MIB + day * 8192, self.noise.randbytes(5000))
-        return point
 
 
 @pytest.fixture(scope="module")
@@ -133,28 +96,6 @@ def test_what_is_copied_is_chosen(site: Site) -> None:
 def test_a_copy_of_itself_is_refused(site: Site) -> None:
     with pytest.raises(Refused, match="both are repository"):
         sync(site.repository, reopen(site.repository))
-
-
-def test_a_crash_at_every_store_call_of_a_sync(site: Site) -> None:
-    """The walker over sync: no partial point, and the next sync completes the copy."""
-    counted = CrashingStore(other_repository().store)
-    sync(site.repository, Repository.open(counted, OTHER))
-    assert 10 < counted.calls < 40
-    source = site.repository.store
-    assert isinstance(source, MemoryStore)
-    intact = dict(source.objects)
-    for mode, at in itertools.product(MODES, range(counted.calls)):
-        source.objects.clear()
-        source.objects.update(intact)
-        store = other_repository().store
-        with pytest.raises(Crash):
-            sync(site.repository, Repository.open(CrashingStore(store, at, mode), OTHER))
-        copy = Repository.open(store, OTHER)
-        visible = {(point.vm.key, point.id) for point in copy.points()}
-        assert_repository_sound(copy, {key: site.expected[key] for key in visible})
-        sync(site.repository, copy)
-        assert_repository_sound(copy, site.expected)
-    print(f"{3 * counted.calls} crash points of a sync")  # noqa: T201
 
 
 def test_an_interrupted_sync_stores_nothing_twice(site: Site) -> None:
@@ -245,42 +186,6 @@ def test_append_only_credentials_are_enough_for_a_sync(site: Site) -> None:
     source = reopen(site.repository, AppendOnlyStore(site.repository.store))
     sync(source, Repository.open(AppendOnlyStore(copy.store), OTHER))
     assert_repository_sound(copy, site.expected)
-
-
-def damage(repository: Repository, how: str) -> None:
-    """Lose something of a kind that a repair can bring back."""
-    store = repository.store
-    assert isinstance(store, MemoryStore)
-    names = sorted(store.objects)
-    packs = [name for name in names if name.startswith("packs/")]
-    if how == "blocks are bad":
-        mark_bad(repository, packs)
-    elif how == "a pack is cut":
-        store.objects[packs[0]] = store.objects[packs[0]][:-100]
-    else:
-        kind, what = how.split()
-        for name in [name for name in names if name.startswith(f"{kind}/")]:
-            if what == "gone":
-                store.delete(name)
-            else:
-                store.objects[name] = store.objects[name][:-1] + b"x"
-
-
-def mark_bad(repository: Repository, packs: list[str]) -> None:
-    """Flip a bit in every block, and say so as a verification does."""
-    index = repository.reader()._index
-    index.refresh()
-    with index.database() as database:
-        rows = database.execute("SELECT b.id, p.id FROM blocks b JOIN packs p ON p.number = b.pack")
-        blocks = tuple(BadBlock(block_id=block, pack=pack.hex()) for block, pack in rows)
-    store = repository.store
-    assert isinstance(store, MemoryStore)
-    for name in packs:
-        data = bytearray(store.objects[name])
-        for at in range(200, len(data) - 200, 97):
-            data[at] ^= 1
-        store.objects[name] = bytes(data)
-    repository.records.put("bad/1", BadBlocks(blocks=blocks))
 
 
 DAMAGES = ["packs gone", "index gone", "images damaged", "images gone", "points damaged"]
