@@ -233,6 +233,7 @@ class JobVm(Record, frozen=True, kw_only=True):
     read_bytes: Size = 0
     stored_bytes: Size = 0
     seconds: float = 0.0
+    suspicious: tuple[str, ...] = ()  # why its point was flagged
 
 
 class JobRecord(Record, frozen=True, kw_only=True):

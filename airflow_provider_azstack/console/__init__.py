@@ -33,6 +33,7 @@ COMMANDS = {
     "jobs": "how compound jobs went",
     "coverage": "what is protected, how fresh it is, how well it was checked",
     "usage": "what a VM or a policy costs, and how it grows",
+    "flags": "restore points that look suspicious, and why",
     "verify": "check that everything that is there can be restored",
     "rebuild-index": "make the index again from what the packs say of themselves",
     "lock": "let an S3 bucket's Object Lock keep what restore points need",

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from airflow_provider_azstack.engine import names
+from airflow_provider_azstack.engine import names, signals
 from airflow_provider_azstack.engine.manifests import gathered
 from airflow_provider_azstack.engine.snapshots import covers, is_current, taken_at
 from airflow_provider_azstack.errors import (
@@ -236,7 +236,8 @@ def _finished(
         except IntegrityError as error:
             candidate = candidate.but("failed", f"its point could not be published: {error}")
         else:
-            return _job_vm(candidate, point.id)
+            suspicious = signals.check(session.repository, point, clock=clock)
+            return _job_vm(candidate, point.id, suspicious)
     reason = candidate.reason
     if told := reasons.get(candidate.vm.key):
         reason = f"{reason} ({told})"
@@ -294,7 +295,7 @@ def _point_image(image: Image) -> PointImage:
     )
 
 
-def _job_vm(candidate: _Candidate, point: str) -> JobVm:
+def _job_vm(candidate: _Candidate, point: str, suspicious: tuple[str, ...] = ()) -> JobVm:
     images = candidate.images
     return JobVm(
         key=candidate.vm.key,
@@ -308,6 +309,7 @@ def _job_vm(candidate: _Candidate, point: str) -> JobVm:
         read_bytes=sum(image.read_bytes for image in images),
         stored_bytes=sum(image.stored_bytes for image in images),
         seconds=sum(image.seconds for image in images),
+        suspicious=suspicious,
     )
 
 

@@ -39,6 +39,15 @@ def flagged(repository: "Repository") -> set[tuple[str, str]]:
     return {(parts[1], parts[2]) for parts in names if len(parts) == 3}
 
 
+def remove_flag(repository: "Repository", vm_key: str, point_id: str) -> None:
+    """
+    Take a flag away: the point was looked at, and is what shall count as normal.
+
+    :raises ObjectNotFound: it is not flagged.
+    """
+    repository.store.delete(f"{PREFIX}{vm_key}/{point_id}")
+
+
 def reasons(repository: "Repository", vm_key: str, point_id: str) -> tuple[str, ...]:
     """Return why a point is flagged; nothing if it is not."""
     try:

@@ -19,14 +19,12 @@ from airflow_provider_azstack.errors import (
     Refused,
 )
 from airflow_provider_azstack.model import Retention
-from airflow_provider_azstack.repo import census, retention
+from airflow_provider_azstack.repo import census, flags, retention
 from airflow_provider_azstack.repo.holds import held_points
 from airflow_provider_azstack.repo.retention import Decision, PointKey
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
-
-FLAGS = "flags/"
 
 
 class Forgotten(NamedTuple):
@@ -138,5 +136,4 @@ def _check(repository: "Repository", chosen: Collection[PointKey], confirm: str)
 
 def _flagged(repository: "Repository") -> dict[PointKey, str]:
     """Return the points that were found suspicious: they never push others out."""
-    names = (info.name.split("/") for info in repository.store.list(FLAGS))
-    return {(parts[1], parts[2]): "suspicious" for parts in names if len(parts) >= 3}
+    return dict.fromkeys(flags.flagged(repository), "suspicious")

@@ -18,7 +18,7 @@ from airflow_provider_azstack.errors import (
     StoreError,
 )
 from airflow_provider_azstack.model import Image, JobRecord, Manifest, RestorePoint, SnapshotSet
-from airflow_provider_azstack.repo import census, holds, segments, sessions
+from airflow_provider_azstack.repo import census, flags, holds, segments, sessions
 from airflow_provider_azstack.repo.findings import Finding
 from airflow_provider_azstack.repo.ledger import PREFIX as LEDGER
 from airflow_provider_azstack.repo.ledger import Verified
@@ -120,6 +120,7 @@ def _kinds(records: Records) -> dict[str, Callable[[ObjectInfo], object]]:
         census.CENSUS: sealed(Census),
         census.FORGOTTEN: sealed(ForgottenPoints),
         holds.PREFIX: sealed(Hold),
+        flags.PREFIX: sealed(flags.Flag),
     }
 
 

@@ -80,6 +80,7 @@ class _Vm:
         self.name = name
         self.id = vm_id
         self.point: tuple[datetime, str] | None = None
+        self.points: list[str] = []
         self.policy = ""
         self.last: JobVm | None = None
         self.reason = ""
@@ -101,9 +102,7 @@ def coverage(repository: "Repository") -> list[Coverage]:
     vms = _vms_of_points(repository)
     _add_jobs(vms, repository.jobs())
     verified = ledger.verified_points(repository.records, now)
-    suspicious = defaultdict[str, int](int)
-    for vm_key, _ in flags.flagged(repository):
-        suspicious[vm_key] += 1
+    suspicious = flags.flagged(repository)
     rows = []
     for key, vm in vms.items():
         good = verified.get(key)
@@ -116,7 +115,7 @@ def coverage(repository: "Repository") -> list[Coverage]:
                 verified_point=good.point if good else "",
                 verified_age_hours=_hours(now, good.taken_at if good else None),
                 read_since=good.read_since if good else None,
-                suspicious=suspicious[key],
+                suspicious=sum((key, point) in suspicious for point in vm.points),
                 policy=vm.policy,
                 reason=vm.reason,
                 vm_key="" if key == vm.id else key,
@@ -170,6 +169,7 @@ def _vms_of_points(repository: "Repository") -> dict[str, _Vm]:
 
 
 def _take_point(vm: _Vm, point: RestorePoint) -> None:
+    vm.points.append(point.id)
     if vm.point is None or point.taken_at >= vm.point[0]:
         vm.point = (point.taken_at, point.id)
         vm.name, vm.id, vm.policy = point.vm.name, point.vm.id, point.policy

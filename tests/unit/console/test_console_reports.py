@@ -9,6 +9,7 @@ from support.points import back_up_vm
 from support.repositories import CHEAP, noise
 
 from airflow_provider_azstack.console import main
+from airflow_provider_azstack.repo import flags
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.local import LocalStore
@@ -57,3 +58,21 @@ def test_usage_by_policy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["usage", "--by", "policy", "-o", "json"]) == 0
     [row] = json.loads(capsys.readouterr().out)
     assert (row["name"], row["shared_bytes"]) == ("nightly", 0)
+
+
+def test_flags_are_listed_and_taken_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A point that was looked at counts as normal from then on."""
+    repository = Repository.open(LocalStore(tmp_path / "store"), Secret("passphrase"))
+    [point] = repository.points()
+    flags.put_flag(repository, point.vm.key, point.id, ("os: much changed",), repository.now())
+    assert main(["flags", "--json"]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert (row["vm"], row["point"], row["reason"]) == ("vm-1", point.id, "os: much changed")
+    assert main(["flags", "remove", "vm-1", point.id]) == 0
+    assert main(["flags", "remove", "vm-1", point.id]) == 2
+    assert main(["flags", "remove", "vm-1"]) == 2
+    assert "has no flag" in capsys.readouterr().err
+    assert flags.flagged(repository) == set()
+    assert len(repository.points()) == 1

@@ -29,6 +29,7 @@ from airflow_provider_azstack.model import (
     VirtualMachine,
     to_json,
 )
+from airflow_provider_azstack.repo.flags import flagged
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.store.base import Store
@@ -362,3 +363,26 @@ def test_many_vms_take_seconds() -> None:
     assert record.status == "done"
     assert spent / 400 < 0.006
     assert len(to_json(record)) < 400 * 500
+
+
+def test_a_suspicious_point_is_published_flagged_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal fails nothing; record and asset event carry it, also after a retry."""
+    monkeypatch.setattr("airflow_provider_azstack.engine.signals.MIN_CHANGED_BYTES", 1)
+    monkeypatch.setattr("airflow_provider_azstack.engine.signals.MIN_CHANGED_SHARE", 0.0)
+    run = streamed(2)
+    first = run.complete().vms[0]
+    template = run.repository.point(first.key, first.point)
+    [image] = template.images
+    # The same disk, quiet for a while before this run.
+    quiet = msgspec.structs.replace(image, stored_bytes=1)
+    for day in range(10):
+        earlier = msgspec.structs.replace(
+            template, id=f"20250101t00000{day}-x", images=(quiet,), previous="one"
+        )
+        run.repository.records.put(f"points/{first.key}/{earlier.id}", earlier)
+    record = run.complete()
+    assert record.status == "done"
+    suspicious, normal = record.vms
+    assert "times as much as usual" in suspicious.suspicious[0]
+    assert normal.suspicious == ()
+    assert flagged(run.repository) == {(first.key, first.point)}
