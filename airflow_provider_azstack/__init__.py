@@ -34,6 +34,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     f"{_PACKAGE}.operators.backup",
                     f"{_PACKAGE}.operators.janitor",
+                    f"{_PACKAGE}.operators.prune",
                     f"{_PACKAGE}.operators.sync",
                     f"{_PACKAGE}.operators.verify",
                 ],

@@ -13,7 +13,7 @@ Invariants: a snapshot or stream runs in its host's pool and queue, never in the
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from airflow_provider_azstack.operators.backup import (
     Stream,
 )
 from airflow_provider_azstack.operators.janitor import Janitor
+from airflow_provider_azstack.operators.prune import CONFIRM, DEAD_SESSIONS, DRY_RUN, Forget, Prune
 from airflow_provider_azstack.operators.sync import REPAIR, Sync
 from airflow_provider_azstack.operators.verify import MODE, MODES, RequireSound, Verify
 from airflow_provider_azstack.params import trigger_form
@@ -176,6 +177,40 @@ def sync_dag(
             repair=repair,
             **placed,
         )
+    return dag
+
+
+def prune_dag(
+    dag_id: str,
+    *,
+    policies: Iterable[Policy | Mapping[str, Any] | str | Path] = (),
+    config: Config | str | Path | None = None,
+    schedule: Any = None,
+    dry_run: bool = False,
+    **dag_arguments: Any,
+) -> DAG:
+    """
+    Return the DAG that forgets what policies do not keep, and then makes room.
+
+    :param policies: those whose retention is applied, each to its own restore points.
+    :param dry_run: only report; the form of a trigger asks too.
+    :raises ConfigurationError: a policy or the configuration is wrong.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    loaded = [p if isinstance(p, Policy) else load_policy(p) for p in policies]
+    placed: dict[str, Any] = {**_connections(config), **_placement(config.backup_hosts()[0])}
+    placed |= _CONTROL_RETRIES
+    dead = "Sessions whose runs are known to be dead, one a line: a waiting prune names them."
+    about = {
+        DRY_RUN: Param(dry_run, type="boolean", description="Only report."),
+        DEAD_SESSIONS: Param([], type="array", items={"type": "string"}, description=dead),
+        CONFIRM: Param("", type="string", description="The repository's id, if it was asked for."),
+    }
+    defaults = {"catchup": False, "max_active_runs": 1, "params": about, "tags": ["azstack"]}
+    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+        retentions = {policy.name: policy.retention for policy in loaded}
+        forget = Forget(task_id="forget", retentions=retentions, **placed)
+        forget >> Prune(task_id="prune", **placed)
     return dag
 
 
