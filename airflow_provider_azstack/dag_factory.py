@@ -1,5 +1,5 @@
 """
-Builds the DAGs: the compound backup of one policy, the janitor, copies, and verification.
+Builds the DAGs: the compound backup of one policy, the janitor, copies, verification, restores.
 
 Owns their shape, pools, queues, retries and the form; knows nothing of what the tasks do.
 Invariants: a snapshot or stream runs in its host's pool and queue, never in the default pool; and
@@ -33,9 +33,18 @@ from airflow_provider_azstack.operators.backup import (
 )
 from airflow_provider_azstack.operators.janitor import Janitor
 from airflow_provider_azstack.operators.prune import CONFIRM, DEAD_SESSIONS, DRY_RUN, Forget, Prune
+from airflow_provider_azstack.operators.restore import (
+    AcceptDisks,
+    ApproveRestore,
+    CleanUpRestore,
+    CreateVms,
+    OpenRestore,
+    PlanRestore,
+    WriteDisk,
+)
 from airflow_provider_azstack.operators.sync import REPAIR, Sync
 from airflow_provider_azstack.operators.verify import MODE, MODES, RequireSound, Verify
-from airflow_provider_azstack.params import trigger_form
+from airflow_provider_azstack.params import restore_form, trigger_form
 from airflow_provider_azstack.policy import Policy, load_policy
 
 # Streams outlive an outage of the stack, the store or the API server of about an hour.
@@ -55,6 +64,12 @@ Backs up the virtual machines of policy **{policy}** from {stack} to {repository
 
 Trigger it with a config to back up fewer of them, to read everything again, or to use fewer hosts.
 A virtual machine is backed up when `complete` has published its restore point, and not before.
+"""
+
+_ABOUT_RESTORES = """\
+Restores virtual machines, or disks only. The plan says everything that will be done and refuses,
+before anything is written, whatever cannot be; a person is asked where something that exists would
+be touched. docs/restore.md describes the request.
 """
 
 
@@ -248,6 +263,69 @@ def verify_dag(
         )
         RequireSound(task_id="require_sound", verified=verify.output, **placed)
     return dag
+
+
+def restore_dag(
+    dag_id: str, *, config: Config | str | Path | None = None, **dag_arguments: Any
+) -> DAG:
+    """
+    Return the DAG that restores what its trigger's config asks for.
+
+    ::
+
+        open_restore (setup) -> plan -> approve (only if something existing is touched)
+            -> for each host: accept_disks -> mapped write_disk
+            -> complete (all_done) -> clean_up (plain teardown)
+
+    :raises ConfigurationError: the configuration is wrong.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    hosts = config.backup_hosts()
+    defaults = {
+        "catchup": False,
+        "max_active_tasks": sum(host.streams for host in hosts) + len(hosts) + 4,
+        "params": restore_form(),
+        "doc_md": _ABOUT_RESTORES,
+        "tags": ["azstack", "restore"],
+    }
+    connections = _connections(config)
+    control = {**connections, **_placement(hosts[0]), **_CONTROL_RETRIES}
+    with DAG(dag_id, schedule=None, **{**defaults, **dag_arguments}) as dag:
+        begin = OpenRestore(task_id="open_restore", **control)
+        plan = PlanRestore(task_id="plan", opened=begin.output, hosts=hosts, **control)
+        approve = ApproveRestore(task_id="approve", planned=plan.output)
+        complete = CreateVms(
+            task_id="complete",
+            planned=plan.output,
+            approval="approve",
+            trigger_rule=TriggerRule.ALL_DONE,
+            **control,
+        )
+        clean_up = CleanUpRestore(task_id="clean_up", opened=begin.output, **control)
+        begin.as_setup()  # type: ignore[no-untyped-call]
+        for host in hosts:
+            approve >> _writers(host, plan, connections) >> complete
+        complete >> clean_up.as_teardown(setups=begin)
+    return dag
+
+
+def _writers(host: BackupHost, plan: PlanRestore, connections: dict[str, str]) -> TaskGroup:
+    """Build one host's part of a restore: its pool and queue cannot be mapped."""
+    placed = {**connections, **_placement(host)}
+    with TaskGroup(group_id=_group_id(host.name), tooltip=f"Backup host {host.name}") as group:
+        accept = AcceptDisks(
+            task_id="accept_disks", host=host, planned=plan.output, **placed, **_CONTROL_RETRIES
+        )
+        WriteDisk.partial(
+            task_id="write_disk",
+            host=host.name,
+            planned=plan.output,
+            pool=host.pool,
+            map_index_template="{{ task.disk['label'] }}",
+            **placed,
+            **_STREAM_RETRIES,
+        ).expand(disk=accept.output)
+    return group
 
 
 def _backup(

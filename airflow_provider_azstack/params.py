@@ -1,7 +1,7 @@
 """
-The form that Airflow shows when a backup is triggered by hand.
+The forms that Airflow shows when a backup or a restore is triggered by hand.
 
-Owns the form's sections and examples; titles, texts and rules are those of the trigger's config.
+Owns their sections and examples; titles, texts and rules are those of the trigger's config.
 Invariant: form and first task check by one source, and the first task checks again: keys that a
 form does not know pass Airflow unseen.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import Param
 
+from airflow_provider_azstack.engine.restore_request import request_params
 from airflow_provider_azstack.model import to_plain
 from airflow_provider_azstack.policy import TriggerConf, trigger_params
 
@@ -38,4 +39,15 @@ def trigger_form(hosts: tuple[str, ...]) -> dict[str, Param]:
         if key == "hosts":
             fields["examples"] = list(hosts)
         form[key] = Param(nothing_asked[key], **fields)
+    return form
+
+
+def restore_form() -> dict[str, Param]:
+    """Return the fields of a restore request; what must be given is empty at first."""
+    form = {}
+    for key, schema in request_params().items():
+        fields: dict[str, Any] = dict(schema)
+        default = fields.pop("default", None)
+        fields["description_md"] = fields.pop("description")
+        form[key] = Param(default, **fields)
     return form

@@ -258,6 +258,28 @@ def request_schema() -> dict[str, Any]:
     }
 
 
+def request_params() -> dict[str, dict[str, Any]]:
+    """Return, for every key of a request, a JSON schema that a form can draw, with a default."""
+    properties = msgspec.json.schema(RestoreRequest)["$defs"]["RestoreRequest"]["properties"]
+    return {key: _form_field(fragment) for key, fragment in properties.items()}
+
+
+def _form_field(fragment: dict[str, Any]) -> dict[str, Any]:
+    """Make a schema fragment flat; nested ones are checked by the first task, not by the form."""
+    flat = {**next((part for part in fragment.get("anyOf", ())), {}), **fragment}
+    flat.pop("anyOf", None)
+    if flat.get("type") == "object" or flat.pop("$ref", None):
+        texts = {key: flat[key] for key in ("title", "description")}
+        return {**texts, "type": ["object", "null"], "default": None}
+    if "enum" in flat:
+        return {**flat, "type": ["string", "null"], "enum": [*flat["enum"], None], "default": None}
+    if flat["type"] == "array":
+        return {**flat, "minItems": 0, "default": []}
+    if flat.get("default") is None:
+        return {**flat, "type": [flat["type"], "null"], "default": None}
+    return flat
+
+
 def mapped(rules: Mapping[str, str], candidates: Iterable[str]) -> str | None:
     """
     Return what the first rule that fits says, or None.

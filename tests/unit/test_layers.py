@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "hooks": BASE | {"config", "policy", "store", "repo", "arm", "engine"},
     "links": BASE | {"config"},
     "operators": BASE | {"config", "policy", "engine", "hooks", "links", "repo", "store", "arm"},
-    "params": BASE | {"policy"},
+    "params": BASE | {"policy", "engine"},
     "triggers": BASE | {"hooks"},
     "dag_factory": BASE
     | {"config", "policy", "links", "operators", "params", "triggers", "engine"},

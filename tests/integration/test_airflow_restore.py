@@ -1,0 +1,135 @@
+"""A restore as DAG runs: planned, written on the hosts' pools, created, and how a run ends."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support.airflow_home
+from airflow.sdk.exceptions import AirflowFailException
+from support.airflow_run import Run, Site
+from support.restores import disk_at
+
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.operators.restore import ApproveRestore, CreateVms
+
+pytestmark = pytest.mark.tier2
+MIB = 1 << 20
+assert support.airflow_home.HOME
+RESTORE = """\
+from airflow_provider_azstack.dag_factory import restore_dag
+
+dag = restore_dag({dag_id!r}, config={conf!r})
+for task in dag.tasks:
+    task.retries = 0
+"""
+
+
+@pytest.fixture
+def site(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    emulator.add_group("dr")
+    return Site(emulator, tmp_path, monkeypatch)
+
+
+def back_up(site: Site, *names: str) -> list[EmulatedVm]:
+    vms = [site.emulator.add_vm(name, "rg", [DiskSpec(size_bytes=4 * MIB)] * 2) for name in names]
+    for vm in vms:
+        for number, disk in enumerate(vm.disks):
+            disk.write(MIB, f"{vm.name} {number}".encode() * 1000)
+    assert site.run(site.dag("backup_before_restore")).state == "success"
+    return vms
+
+
+def run(site: Site, **conf: Any) -> Run:
+    return site.run(site.dag("restores", RESTORE), conf)
+
+
+def vm_ids(site: Site, group: str) -> dict[str, str]:
+    kind = "Microsoft.Compute/virtualMachines"
+    found = site.emulator.world.of_type(kind, f"{site.emulator.world.scope}/resourceGroups/{group}")
+    return {vm.body["name"]: vm.id for vm in found}
+
+
+def test_vms_come_back_by_way_of_every_host(site: Site) -> None:
+    """Nothing that exists is touched, so nobody is asked."""
+    vms = back_up(site, "web01", "web02")
+    ended = run(site, vms=["web01", "web02"], mode="alternate", resource_group="dr", verify=True)
+    assert ended.state == "success"
+    assert ended.of("one.write_disk") == ["success"] * 2
+    assert ended.of("two.write_disk") == ["success"] * 2
+    assert vm_ids(site, "dr").keys() == {"web01", "web02"}
+    for vm in vms:
+        body = site.emulator.world.get(vm_ids(site, "dr")[vm.name])
+        profile = body.properties["storageProfile"]
+        places = [entry["managedDisk"]["id"] for entry in
+                  (profile["osDisk"], *profile["dataDisks"])]  # fmt: skip
+        restored = [disk_at(site.emulator, place).sha256() for place in places]
+        assert restored == [disk.sha256() for disk in vm.disks]
+    assert site.reopen().sessions() == {}
+
+
+def test_a_refused_plan_writes_nothing(site: Site) -> None:
+    """F-H10: what exists is not written over; the run fails with every reason."""
+    back_up(site, "web01")
+    site.emulator.requests.clear()
+    ended = run(site, vms=["web01", "nobody"], mode="original")
+    assert ended.state == "failed"
+    assert ended.of("plan") == ["failed"]
+    assert ended.of("clean_up") == ["success"]
+    assert not [seen for seen in site.emulator.requests if seen.method == "PUT"]
+    assert site.reopen().sessions() == {}
+
+
+def test_a_request_that_is_none_fails_first(site: Site) -> None:
+    ended = run(site, vms=["web01"], mode="alternate", resource_grp="dr")
+    assert ended.state == "failed"
+    assert ended.of("open_restore") == ["failed"]
+
+
+def test_a_disk_that_fails_fails_the_run_and_is_taken_away(site: Site) -> None:
+    """F-R1: no VM of half disks; what is whole stays for the next run, what is not is deleted."""
+    back_up(site, "web01")
+    site.emulator.faults.answer("PUT", "/md-.*comp=page", 409, times=1)
+    ended = run(site, vms=["web01"], mode="alternate", resource_group="dr")
+    assert ended.state == "failed"
+    assert ended.of("complete") == ["failed"]
+    assert vm_ids(site, "dr") == {}
+    assert not [left for left in site.emulator.leftovers() if left.kind == "grant"]
+    assert len(list(site.emulator.world.of_type("Microsoft.Compute/disks"))) == 3
+    assert run(site, vms=["web01"], mode="alternate", resource_group="dr").state == "success"
+
+
+class Answers:
+    """A task instance that pulls what a person answered."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def xcom_pull(self, **_: object) -> object:
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [None, {}, {"chosen_options": ["Reject"]}])
+def test_without_a_yes_nothing_that_exists_is_touched(site: Site, answer: object) -> None:
+    """Completion runs whatever came before it, so it looks for the answer itself."""
+    task = CreateVms(
+        task_id="complete",
+        planned={"touched": ["/a/vm"], "session": "s", "plan": "p"},
+        approval="approve",
+        stack_conn_id="azure_stack_default",
+        repository_conn_id="azstack_repository_default",
+    )
+    with pytest.raises(AirflowFailException, match="not approved"):
+        task.execute({"ti": Answers(answer)})
+
+
+def test_a_person_is_asked_only_when_something_existing_is_touched() -> None:
+    quiet = ApproveRestore(task_id="quiet", planned={"touched": []})
+    assert quiet.execute({}) is None
+    asking = ApproveRestore(task_id="asking", planned={"touched": ["/the/vm"]})
+    assert asking.fail_on_reject
+    asked: list[str] = []
+    parent = type(asking).__mro__[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parent, "execute", lambda self, _: asked.append(self.body))
+        asking.execute({})
+    assert "/the/vm" in asked[0]
