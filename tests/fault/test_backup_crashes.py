@@ -119,7 +119,9 @@ def _small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     writer_init = blocks.BlockWriter.__init__
     monkeypatch.setattr(
-        blocks.BlockWriter, "__init__", lambda *args: writer_init(*args, pack_bytes=2 * MIB)
+        blocks.BlockWriter,
+        "__init__",
+        lambda *args, **more: writer_init(*args, **more, pack_bytes=2 * MIB),
     )
     monkeypatch.setattr(segments, "PACKS_PER_SEGMENT", 2)
 
