@@ -176,16 +176,28 @@ def load_group(reader: BlockReader, group: bytes) -> tuple[bytes, list[bytes]]:
     :raises MissingBlock: the group is in no pack.
     """
     data = reader.read(group)
-    return _joined_parts(reader, data) if data[:4] == _PARTS else (data, [])
+    ids = part_ids(data)
+    return (_joined_parts(reader, data, ids), ids) if ids else (data, [])
 
 
-def _joined_parts(reader: BlockReader, root: bytes) -> tuple[bytes, list[bytes]]:
+def part_ids(root: bytes) -> list[bytes]:
+    """
+    Return the ids of a large group's parts, of which ``root`` is the list; none of a small group.
+
+    :raises Tampered: it is such a list, and malformed.
+    """
+    if root[:4] != _PARTS:
+        return []
     _, _, count, size = _HEAD.unpack_from(root.ljust(_HEAD.size, b"\0"))
     fits = (count - 1) * BLOCK_SIZE < size <= count * BLOCK_SIZE
     if not 1 < count <= _MAX_PARTS or len(root) != _HEAD.size + count * BLOCK_ID_BYTES or not fits:
         raise Tampered("the parts of a group of runs are malformed")
-    ids = [root[i : i + BLOCK_ID_BYTES] for i in range(_HEAD.size, len(root), BLOCK_ID_BYTES)]
+    return [root[i : i + BLOCK_ID_BYTES] for i in range(_HEAD.size, len(root), BLOCK_ID_BYTES)]
+
+
+def _joined_parts(reader: BlockReader, root: bytes, ids: Sequence[bytes]) -> bytes:
+    _, _, _, size = _HEAD.unpack_from(root)
     data = b"".join(reader.read(block_id) for block_id in ids)
     if len(data) != size:
         raise Tampered("the parts of a group of runs do not add up")
-    return data, ids
+    return data

@@ -7,6 +7,7 @@ Invariant: memory is bounded by a batch of groups and by one image of each disk,
 blocks and restore points there are. A group is read once, however many points share it.
 """
 
+import contextlib
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from airflow_provider_azstack.repo.blocks import BlockReader
 from airflow_provider_azstack.repo.index import Index
 from airflow_provider_azstack.repo.packs import Entry, pack_id, pack_name
 from airflow_provider_azstack.repo.records import BadBlock
-from airflow_provider_azstack.repo.runs import decode_runs, load_group
+from airflow_provider_azstack.repo.runs import decode_runs, load_group, part_ids
 from airflow_provider_azstack.store.base import ObjectInfo
 
 # Groups whose blocks are looked up together, in the order of the tree: about 65,000 rows, which
@@ -111,6 +112,7 @@ class _Content(NamedTuple):
     group: _Group
     blocks: frozenset[bytes] = frozenset()
     problem: str = ""
+    unreadable: frozenset[bytes] = frozenset()  # blocks to blame for the problem
 
 
 class Survey:
@@ -312,9 +314,24 @@ class Survey:
             data, parts = load_group(self._reader, group.id)
             runs = decode_runs(data, 0, group.length)
         except (IntegrityError, StoreError) as error:
-            return _Content(group, frozenset({group.id}), str(error))
+            return self._broken(group, str(error))
         blocks = {run.block_id for run in runs if run.block_id is not None}
         return _Content(group, frozenset({group.id, *parts} | blocks))
+
+    def _broken(self, group: _Group, problem: str) -> _Content:
+        """Find out which of the blocks that a group consists of is to blame."""
+        blocks = {group.id}
+        with contextlib.suppress(IntegrityError, StoreError):
+            blocks.update(part_ids(self._reader.read(group.id)))
+        unreadable = frozenset(block for block in blocks if not self._reads(block))
+        return _Content(group, frozenset(blocks), problem, unreadable or frozenset({group.id}))
+
+    def _reads(self, block: bytes) -> bool:
+        try:
+            self._reader.read(block)
+        except (IntegrityError, StoreError):
+            return False
+        return True
 
 
 def _region_length(image: Image, number: int) -> int:
@@ -335,7 +352,8 @@ def _look_up(database: sqlite3.Connection, batch: Sequence[_Content]) -> None:
     database.execute("INSERT OR IGNORE INTO lost SELECT id FROM copies WHERE at IS NULL")
     broken = {content.group.number: content for content in batch if content.problem}
     database.executemany(
-        "INSERT OR IGNORE INTO lost VALUES (?)", ((one.group.id,) for one in broken.values())
+        "INSERT OR IGNORE INTO lost VALUES (?)",
+        ((block,) for one in broken.values() for block in one.unreadable),
     )
     states = database.execute(
         "SELECT MIN(COALESCE(at, 0)), MAX(at IS NULL), grp FROM copies GROUP BY grp"

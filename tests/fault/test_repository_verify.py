@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import pytest
+from msgspec.structs import replace
 from oracle import assert_nothing_is_missing, assert_repository_sound
 from support.disks import SparseDisk
 from support.points import back_up_vm, digest_of, restored_digest, vm_key
-from support.repositories import new_repository, noise, reopen
+from support.repositories import a_point, an_image, new_repository, noise, reopen
 from support.stores import Crash, CrashingStore, MemoryStore
 
 from airflow_provider_azstack.errors import DamageFound, IntegrityError
@@ -15,11 +16,12 @@ from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.repo.findings import Report
 from airflow_provider_azstack.repo.records import BadBlocks, CondemnedPacks
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.runs import Run, load_group, store_runs
 from airflow_provider_azstack.repo.segments import read_directory
 from airflow_provider_azstack.repo.verify import Mode, require_sound, verify
 
 pytestmark = pytest.mark.tier1
-PAGE = 4096
+PAGE, MIB = 4096, 2**20
 MODES: tuple[Literal["before", "after", "torn"], ...] = ("before", "after", "torn")
 
 
@@ -329,3 +331,38 @@ def test_verification_leaves_nothing_behind(site: Site) -> None:
     assert {name.partition("/")[0] for name in new} == {"verified"}
     assert_nothing_is_missing(site.repository)
     assert site.expected.keys() >= {(vm_key(1), site.first.id)}
+
+
+def test_a_part_of_a_large_group_is_what_is_blamed() -> None:
+    """F-S7: a fragmented region's runs take several blocks; the pack of the lost one is named."""
+    store = MemoryStore()
+    repository = new_repository(store)
+    session = repository.open_session("backup")
+    with session.writer() as writer:
+        data = writer.add(noise(1, 4096)).block_id
+        runs = [Run(170 * n, 170, data, n % 3000) for n in range(98_000)]
+        runs.append(Run(runs[-1].end, 16 * MIB - runs[-1].end))
+        root, _ = store_runs(writer, runs)
+        writer.flush()
+    [pack] = [info.name for info in store.list("packs/")]
+    image = replace(an_image([root]), size_bytes=16 * MIB, region_bytes=16 * MIB, vm_key=vm_key(1))
+    session.put_image(image)
+    session.publish(a_point(image, session))
+    session.close()
+    assert verify(repository, "full").is_sound
+    assert root is not None
+    _, parts = load_group(repository.reader(), root)
+    assert len(parts) == 2
+    entries = {
+        e.block_id: e for e in read_directory(store, repository.keys, store.info(pack)).entries
+    }
+    whole = store.objects[pack]
+    for block in (root, *parts):
+        at = entries[block].end - 1
+        store.objects[pack] = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+        report = verify(Repository(store, repository.keys), "structure")
+        [finding] = report.findings
+        assert (finding.object, finding.bad_blocks, finding.lost_blocks) == (pack, 1, 1)
+        assert [disk.lost_bytes for disk in report.affected] == [16 * MIB]
+        for name in [name for name in store.objects if name.startswith("bad/")]:
+            store.delete(name)
