@@ -109,7 +109,10 @@ def _volume(args: Namespace, disk: "CellCache") -> "Volume":
     if args.partition is None and len(readable) > 1:
         raise ConfigurationError(f"which of the partitions {readable}? Give --partition")
     chosen = args.partition if args.partition is not None else [*readable, *found][0]
-    return Volume(disk.read, found[chosen])
+    volume = Volume(disk.read, found[chosen])
+    if volume.needs_recovery:
+        say("[yellow]note:[/] the file system was in use: its newest changes may be in the journal")
+    return volume
 
 
 def _list(args: Namespace, volume: "Volume") -> None:

@@ -99,7 +99,7 @@ class Extraction:
             elif node.kind == "symlink":
                 self._make_link(node, folder)
             else:
-                self._problems.append(Problem(node.path, "is no file, directory or link"))
+                self._problems.append(Problem(node.path, node.remark))
 
     def _fill(self, node: Node, folder: int, above: frozenset[int]) -> None:
         if node.identity in above or len(above) >= _MAX_DEPTH:

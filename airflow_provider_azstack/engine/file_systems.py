@@ -41,6 +41,12 @@ _BROKEN = (OSError, ValueError, RuntimeError, OverflowError, MemoryError, TypeEr
 _FILETIME_1970 = 116_444_736_000_000_000  # in units of 100 ns since 1601
 _NTFS_ROOT, _NTFS_FIRST_FILE = 5, 24
 _READ_ONLY, _LABEL, _DIRECTORY, _LONG_NAME = 0x01, 0x08, 0x10, 0x0F
+_REPARSE_POINT, _ENCRYPTED = 0x400, 0x4000
+# Features that change what is stored where, and that the readers were seen to know. With others
+# (inline data of ext4 is one) they return wrong bytes without a word.
+_EXT_NEEDS_RECOVERY = 0x4
+_EXT_KNOWN = 0x2 | _EXT_NEEDS_RECOVERY | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x2000
+_XFS_KNOWN = 0x1 | 0x2 | 0x4 | 0x8 | 0x20
 
 
 class Unreadable(AzStackError):
@@ -102,11 +108,23 @@ class _Source:
 
 def what_is_in(read: Read, partition: Partition) -> str:
     """Return what a partition holds: a kind that ``Volume`` opens, another word, or nothing."""
-    head = read(partition.offset, min(_HEAD_BYTES, partition.length))
+    head = _head(read, partition)
     for offset, signature, kind in _SIGNATURES:
         if head[offset : offset + len(signature)] == signature:
             return kind
     return ""
+
+
+def _head(read: Read, partition: Partition) -> bytes:
+    return read(partition.offset, min(_HEAD_BYTES, partition.length))
+
+
+def _features(kind: str, head: bytes) -> int:
+    """Return the features that nobody may overlook, by the superblock's own account."""
+    if kind == "ext":
+        return int.from_bytes(head[1024 + 96 : 1024 + 100], "little")
+    is_version_5 = kind == "xfs" and head[101] & 15 == 5
+    return int.from_bytes(head[216:220], "big") if is_version_5 else 0
 
 
 class Volume:
@@ -130,6 +148,13 @@ class Volume:
             raise ConfigurationError(
                 f"partition {partition.number} {found}; ext, XFS, NTFS and FAT can be read, for "
                 "others see docs/export.md"
+            )
+        features = _features(self.kind, _head(read, partition))
+        self.needs_recovery = self.kind == "ext" and bool(features & _EXT_NEEDS_RECOVERY)
+        if unknown := features & ~(_EXT_KNOWN if self.kind == "ext" else _XFS_KNOWN):
+            raise ConfigurationError(
+                f"partition {partition.number} holds {self.kind} with features {unknown:#x} that "
+                "would be read wrongly (inline data, encryption, ...), see docs/export.md"
             )
         try:
             module = load(_MODULES[self.kind])
@@ -174,6 +199,7 @@ class Node:
         with self._explained():
             self.identity = _identity(volume.kind, entry)
             self.kind: Kind = _kind(volume.kind, entry, is_root=path == "/")
+            self.remark = _remark(volume.kind, entry) if self.kind == "other" else ""
             self.size_bytes = int(entry.size or 0) if self.kind == "file" else 0
             self.mode = _mode(volume.kind, entry, self.kind)
 
@@ -313,8 +339,8 @@ def _kind(kind: str, entry: Any, *, is_root: bool) -> Kind:
         return _kind_of_mode(int(entry.file_mode))
     if kind == "fat":
         return "directory" if int(entry.file_attribute_flags) & _DIRECTORY else "file"
-    if entry.symbolic_link_target:
-        return "other"  # a link of Windows: its target is no path here
+    if int(entry.file_attribute_flags) & (_REPARSE_POINT | _ENCRYPTED):
+        return "other"  # its bytes are not its content
     return "directory" if entry.has_directory_entries_index() else "file"
 
 
@@ -324,6 +350,14 @@ def _kind_of_mode(mode: int) -> Kind:
     if stat.S_ISLNK(mode):
         return "symlink"
     return "file" if stat.S_ISREG(mode) else "other"
+
+
+def _remark(kind: str, entry: Any) -> str:
+    if kind != "ntfs":
+        return "is no file, directory or link"
+    if int(entry.file_attribute_flags) & _ENCRYPTED:
+        return "is encrypted by Windows"
+    return "is a link, deduplicated, or compressed by Windows in a way that is not read here"
 
 
 def _mode(kind: str, entry: Any, what: Kind) -> int:

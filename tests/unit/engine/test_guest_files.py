@@ -283,3 +283,19 @@ def test_flipped_bytes_give_errors_of_ours_only(tree: Path, tmp_path: Path, kind
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.tier1
+def test_what_would_be_read_wrongly_is_refused(tree: Path, tmp_path: Path) -> None:
+    """libfsext returns other bytes for files inside inodes: no bytes are better than wrong ones."""
+    image = guest_trees.ext4(tmp_path / "inline.img", tree, 16, "-O", "inline_data")
+    with pytest.raises(ConfigurationError, match="features 0x8000 that would be read wrongly"):
+        volume_of(image.read_bytes())
+
+
+@pytest.mark.tier1
+def test_a_file_system_in_use_says_so(ext: bytearray) -> None:
+    """A snapshot of a running guest: changes may be in the journal, which is not replayed."""
+    assert not volume_of(ext).needs_recovery
+    ext[1024 + 96] |= 4
+    assert volume_of(ext).needs_recovery
