@@ -26,7 +26,7 @@ from airflow_provider_azstack.errors import (
     Tampered,
 )
 from airflow_provider_azstack.model import Image, PointImage, RestorePoint
-from airflow_provider_azstack.repo import census, condemned
+from airflow_provider_azstack.repo import census, condemned, flags
 from airflow_provider_azstack.repo.copying import THREADS, ImageCopier, Pair, image_blocks
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
@@ -121,6 +121,7 @@ def sync(
                 outcomes.append(_outcome(point, destination, "forgotten"))
             else:
                 outcomes.append(_guarded(point, destination, copy.point))
+                copy.flag(point)
             report(outcomes[-1])
         return outcomes
 
@@ -248,6 +249,7 @@ class _Copy:
             for name in record.objects
             if destination.id not in (record.alive or ())
         }
+        self._flagged = flags.flagged(self._source)
         self._forgotten = census.forgotten(self._destination)
         self._there = {_name(point): point for point in _points(self._destination).readable}
 
@@ -280,6 +282,13 @@ class _Copy:
             self._session.verify_present(chain.from_iterable(new))
         self._publish(point)
         return _outcome(point, self._destination, "copied", (read_bytes, stored_bytes))
+
+    def flag(self, point: RestorePoint) -> None:
+        """Say of a point that is there now what the source says of it: the retention must know."""
+        key = point.vm.key, point.id
+        if key in self._flagged and _name(point) in self._there:
+            why = flags.reasons(self._source, *key)
+            flags.put_flag(self._destination, *key, why, self._destination.now())
 
     def heal(self, point: RestorePoint) -> Outcome:
         """Store again what the destination lost of a point that it has."""

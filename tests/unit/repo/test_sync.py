@@ -18,6 +18,7 @@ from airflow_provider_azstack.errors import (
     StoreFull,
     Tampered,
 )
+from airflow_provider_azstack.repo import flags
 from airflow_provider_azstack.repo.forget import forget
 from airflow_provider_azstack.repo.prune import prune
 from airflow_provider_azstack.repo.repository import Repository
@@ -253,6 +254,18 @@ def test_what_was_forgotten_in_the_copy_stays_forgotten(site: Site) -> None:
 
 def reopen_other(copy: Repository) -> Repository:
     return Repository.open(copy.store, OTHER)
+
+
+def test_a_suspicious_point_is_suspicious_in_the_copy_too(site: Site) -> None:
+    """Also when it was flagged after it was copied: the copy's retention must know."""
+    copy = other_repository()
+    one, two = site.points
+    flags.put_flag(site.repository, vm_key(1), one.id, ("everything changed",), one.taken_at)
+    sync(site.repository, copy)
+    flags.put_flag(site.repository, vm_key(1), two.id, ("no longer compressible",), two.taken_at)
+    sync(site.repository, reopen_other(copy))
+    assert flags.flagged(copy) == {(vm_key(1), one.id), (vm_key(1), two.id)}
+    assert flags.reasons(copy, vm_key(1), two.id) == ("no longer compressible",)
 
 
 def test_an_image_that_an_interrupted_sync_left_and_a_collector_condemned(site: Site) -> None:
