@@ -9,6 +9,7 @@ a pack has a key of its own and counts.
 
 import base64
 import os
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, NamedTuple
@@ -39,6 +40,7 @@ MAX_KEYS_TRIED = (
     16  # each costs a key derivation: a pile of planted keys must not stop us for hours
 )
 _MAGIC = b"AZS1"
+_RECOVERY = re.compile(r"[a-z2-7]{48}")
 
 
 class Cost(NamedTuple):
@@ -74,7 +76,7 @@ class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def recovery_passphrase(random: Random = os.urandom) -> Secret:
     """Return a passphrase of 240 random bits, in groups that can be copied from paper."""
     text = base64.b32encode(random(30)).decode("ascii").lower()
-    return Secret("-".join(text[i : i + 6] for i in range(0, len(text), 6)))
+    return Secret(_grouped(text))
 
 
 def context(repository_id: bytes, kind: str, name: str) -> bytes:
@@ -116,7 +118,17 @@ def _parse_wrapped(data: bytes, name: str) -> WrappedKey:
 
 def _derive_from_passphrase(passphrase: Secret, salt: bytes, cost: Cost) -> bytes:
     kdf = Scrypt(salt=salt, length=KEY_BYTES, n=cost.n, r=cost.r, p=cost.p)
-    return kdf.derive(passphrase.reveal().encode())
+    return kdf.derive(_as_printed(passphrase.reveal()).encode())
+
+
+def _as_printed(text: str) -> str:
+    """Return a recovery key as it was printed, however it was typed; any other text unchanged."""
+    letters = re.sub(r"[\s-]", "", text).lower()
+    return _grouped(letters) if _RECOVERY.fullmatch(letters) else text
+
+
+def _grouped(letters: str) -> str:
+    return "-".join(letters[i : i + 6] for i in range(0, len(letters), 6))
 
 
 class Keys:

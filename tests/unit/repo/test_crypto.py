@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -74,3 +75,18 @@ def test_a_recovery_passphrase_is_long_and_readable() -> None:
     text = crypto.recovery_passphrase().reveal()
     assert len(text.replace("-", "")) == 48
     assert text == text.lower()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [str.upper, lambda text: text.replace("-", ""), lambda text: f" {text.replace('-', ' - ')}\t"],
+)
+def test_a_recovery_key_opens_however_it_is_typed(typed: Callable[[str], str]) -> None:
+    """From paper, in capitals, with other gaps; a passphrase that is not one is taken as it is."""
+    recovery = crypto.recovery_passphrase()
+    data = KEYS.wrap("keys/a", recovery, CHEAP, label="recovery key", created_at=MOMENT)
+    assert crypto.unwrap(data, Secret(typed(recovery.reveal())), b"r" * 16, "keys/a") == MASTER
+    with pytest.raises(WrongKey):
+        crypto.unwrap(data, Secret(typed(recovery.reveal()) + "a"), b"r" * 16, "keys/a")
+    with pytest.raises(WrongKey):
+        crypto.unwrap(wrapped(), Secret("OPEN sesame"), b"r" * 16, "keys/a")
