@@ -74,7 +74,7 @@ class DiskWriter:
         :raises SourceBusy: the disk is leased, or is not waiting for an upload (any more).
         :raises SourceGone: there is no such disk.
         """
-        if offset % PAGE_BYTES or not 0 < len(data) <= MAX_WRITE_BYTES:
+        if offset < 0 or offset % PAGE_BYTES or not 0 < len(data) <= MAX_WRITE_BYTES:
             raise ValueError(f"{len(data)} bytes at {offset} are no pages to write at once")
         headers = {
             "x-ms-page-write": "update",
