@@ -33,10 +33,12 @@ _UNREADABLE = (IntegrityError, ObjectNotFound, ShortRead)
 
 
 class _Root(NamedTuple):
-    """A point's name and what it refers to; None: it was forgotten meanwhile."""
+    """What a point refers to, without all else that it says: there may be many."""
 
-    name: str
-    point: RestorePoint | None
+    point: str  # "<vm>/<point>"
+    run: str
+    set: str  # object name
+    images: tuple[str, ...]
 
 
 class Marker:
@@ -65,9 +67,10 @@ class Marker:
         listed = census.listed_points(self._repository)
         wanted = dict.fromkeys(self._images_of(living), "")  # image -> the point that has it
         unread = sorted(listed - self.points)
-        roots = list(in_parallel(self._read_point, unread, self._threads))
-        for name, point in roots:
-            wanted.update((image.image, name) for image in (point.images if point else ()))
+        read = in_parallel(self._read_point, unread, self._threads)
+        roots = [root for root in read if root is not None]
+        for root in roots:
+            wanted.update(dict.fromkeys(root.images, root.point))
         new = [(image, of) for image, of in wanted.items() if image not in self.images]
         groups: set[bytes] = set()
         for image in in_parallel(self._read_image, new, self._threads):
@@ -77,9 +80,10 @@ class Marker:
         for ids in in_parallel(self._read_group, sorted(groups), self._threads):
             self._liveness.need(ids)
         # Only now: who marks again after an error must not take for read what was not.
-        for name, point in roots:
-            if point is not None:
-                self._take_up(name, point)
+        for root in roots:
+            self.points.add(root.point)
+            self.sets.add(root.set)
+            self.runs.add(root.run)
         self.images |= wanted.keys()
         self._groups |= groups
 
@@ -90,19 +94,16 @@ class Marker:
         for run in sorted(living):
             yield from (info.name for info in self._repository.store.list(f"images/{run}/"))
 
-    def _take_up(self, name: str, point: RestorePoint) -> None:
-        self.points.add(name)
-        self.sets.add(f"sets/{point.run}/{point.vm.key}/{point.set_id}")
-        self.runs.add(point.run)
-
-    def _read_point(self, name: str) -> _Root:
+    def _read_point(self, name: str) -> _Root | None:
+        """Return a root, or None for a point that was forgotten since it was listed."""
         try:
             point = self._repository.records.get(census.POINTS + name, RestorePoint)
         except _UNREADABLE as error:
             if isinstance(error, ObjectNotFound) and name in census.forgotten(self._repository):
-                return _Root(name, None)
+                return None
             raise _refused(f"restore point {name}", error) from error
-        return _Root(name, point)
+        of_set = f"sets/{point.run}/{point.vm.key}/{point.set_id}"
+        return _Root(name, point.run, of_set, tuple(image.image for image in point.images))
 
     def _read_image(self, wanted: tuple[str, str]) -> Image | None:
         name, point = wanted

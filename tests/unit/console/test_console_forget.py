@@ -7,6 +7,7 @@ import pytest
 from support.repositories import CHEAP, VM_KEY, back_up, noise, reopen
 
 from airflow_provider_azstack.console import main
+from airflow_provider_azstack.repo.forget import forget
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.local import LocalStore
@@ -95,3 +96,31 @@ def test_holds(repository: Repository, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["hold", "remove", "web", "p-run-2"]) == 2
     assert main(["hold", "remove", "web", "p-run-1"]) == 0
     assert main(["forget", "web", "p-run-1", "--execute"]) == 0
+
+
+def test_prune_shows_first_and_does_it_when_told(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then nothing is left to do; what a living session holds back is told."""
+    session = repository.open_session("backup")
+    with session.writer() as writer:
+        writer.add(noise(9))
+        writer.flush()
+    session.close()
+    for point in repository.points():  # their images are of blocks, not of runs: not for a marker
+        forget(repository, [(point.vm.key, point.id)], confirm=repository.id)
+    packs = len(list(repository.store.list("packs/")))
+    assert main(["prune"]) == 2, "all would go"
+    confirmed = ["prune", "--confirm", repository.id]
+    assert main([*confirmed, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len([row for row in report["rows"] if row["action"] == "condemn"]) >= packs
+    assert len(list(repository.store.list("packs/"))) == packs
+    living = repository.open_session("restore")
+    assert main([*confirmed, "--execute"]) == 0
+    assert living.id in capsys.readouterr().err
+    assert main([*confirmed, "--execute", "--fence", living.id]) == 0
+    assert "no restore point needs it" not in capsys.readouterr().out
+    assert not list(repository.store.list("packs/"))
+    repository.store.put("condemned/planted/packs", b"")
+    assert main([*confirmed, "--execute"]) == 1

@@ -24,7 +24,7 @@ from airflow_provider_azstack.errors import (
     Unreachable,
 )
 from airflow_provider_azstack.model import Image, Job, JobRecord, RestorePoint
-from airflow_provider_azstack.repo import litter
+from airflow_provider_azstack.repo import litter, segments
 from airflow_provider_azstack.repo.forget import forget
 from airflow_provider_azstack.repo.images import ImageReader
 from airflow_provider_azstack.repo.packs import OWNER_BYTES
@@ -248,14 +248,18 @@ def damage(kind: str) -> str:
         return f"points/{point.vm.key}/{point.id}"
     if kind == "images":
         return point.images[0].image
+    owner = bytes.fromhex(point.session)[:OWNER_BYTES]
     if kind == "packs":  # it holds the group of the newest image
         return next(
             name
             for name in used().objects
-            if name.startswith("packs/")
-            and name.endswith(bytes.fromhex(point.session)[:OWNER_BYTES].hex())
+            if name.startswith("packs/") and name.endswith(owner.hex())
         )
-    return min(name for name in used().objects if name.startswith("index/"))
+    return next(
+        info.name
+        for info in repository.store.list("index/")
+        if any(one.pack.endswith(owner) for one in segments.get(repository.records, info))
+    )
 
 
 @pytest.mark.parametrize("kind", ["points", "images", "packs", "index"])
