@@ -38,6 +38,8 @@ def trigger_form(hosts: tuple[str, ...]) -> dict[str, Param]:
         fields["section"] = _SECTIONS[key]
         if key == "hosts":
             fields["examples"] = list(hosts)
+        if key == "mode":
+            fields["values_display"] = {"null": "as the policy says"}
         form[key] = Param(nothing_asked[key], **fields)
     return form
 

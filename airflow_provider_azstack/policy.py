@@ -150,7 +150,7 @@ class TriggerConf(Record, frozen=True, kw_only=True):
         Meta(
             max_length=200,
             title="Backup hosts",
-            description="A part of the policy's hosts, one a line. None: all of them.",
+            description="Only these of the policy's hosts. None: all of them.",
         ),
     ] = ()
 
@@ -200,7 +200,7 @@ def _policy(value: object, what: str) -> Policy:
 
 def read_trigger(conf: object) -> TriggerConf:
     """
-    Read a trigger's config; keys that are there with ``None`` count as absent.
+    Read a trigger's config; keys that are there with ``None`` count as absent, as do blank lines.
 
     :raises ConfigurationError: a key is unknown or a value is not what it must be, by name.
     """
@@ -208,8 +208,14 @@ def read_trigger(conf: object) -> TriggerConf:
         return TriggerConf()
     if not isinstance(conf, Mapping):
         raise ConfigurationError("the trigger's config must be a JSON object, {...}")
-    given = {key: value for key, value in conf.items() if value is not None}
+    given = {key: _without_blanks(value) for key, value in conf.items() if value is not None}
     return _convert(given, TriggerConf, "the trigger's config")
+
+
+def _without_blanks(value: object) -> object:
+    """Drop what a form makes of blank lines; nothing but blanks stays, and is refused."""
+    names = isinstance(value, list | tuple) and [name for name in value if name != ""]
+    return names or value
 
 
 def read_retention(value: Mapping[str, Any]) -> Retention:
@@ -268,6 +274,11 @@ def _convert(value: object, kind: type[R], what: str) -> R:
 
 def _form_field(fragment: dict[str, Any]) -> dict[str, Any]:
     """Put a schema fragment into the form that a trigger form draws best."""
+    if "items" in fragment or "additionalProperties" in fragment:
+        # A form gives null for a field that was emptied, and "" for a blank line.
+        fragment = {**fragment, "type": [fragment["type"], "null"]}
+        if items := fragment.get("items"):
+            fragment["items"] = {**items, "pattern": f"^(?!\\n)$|{items['pattern']}"}
     if "anyOf" in fragment:  # an optional choice: a list of values, and none of them
         choices = [value for part in fragment["anyOf"] for value in part.get("enum", [None])]
         rest = {key: value for key, value in fragment.items() if key != "anyOf"}

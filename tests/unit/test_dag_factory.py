@@ -232,6 +232,12 @@ def test_the_form_has_exactly_the_keys_of_a_trigger(dag: DAG) -> None:
         assert schema["title"]
 
 
+def test_the_form_takes_blank_lines_and_emptied_fields(dag: DAG) -> None:
+    """What a browser sends for "web-*" and Enter, and for a list chosen from and emptied."""
+    for key, sent in {"vms": ["web-*", ""], "hosts": None, "tags": None}.items():
+        assert dag.params.get_param(key).resolve(sent) == sent
+
+
 def test_the_forms_defaults_ask_for_nothing(dag: DAG) -> None:
     """A trigger without a word backs up what the policy says."""
     assert dag.params.validate() == {

@@ -94,7 +94,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("key", ["vms", "resource_groups", "hosts"])
-@pytest.mark.parametrize("bad", HOSTILE, ids=lambda text: repr(text[:12]))
+@pytest.mark.parametrize("bad", [t for t in HOSTILE if t], ids=lambda text: repr(text[:12]))
 def test_hostile_names_are_refused_by_key(key: str, bad: str) -> None:
     """F-A13: rejected by name, before anything could be asked of a stack."""
     with pytest.raises(ConfigurationError, match=rf"\$\.{key}\[1\]") as caught:
@@ -142,6 +142,14 @@ def test_the_form_and_the_parser_agree() -> None:
     pattern = params["vms"]["items"]["pattern"]
     assert re.search(pattern, "web-*")
     assert not re.search(pattern, "vm1\n")
+    assert not re.search(pattern, "\n")
+
+
+def test_what_a_form_makes_of_fields_that_were_touched() -> None:
+    """A blank line is no name, an emptied field asks for nothing; only blanks are a mistake."""
+    assert read_trigger({"vms": ["web-*", ""], "hosts": None, "tags": None}).vms == ("web-*",)
+    with pytest.raises(ConfigurationError, match="vms"):
+        read_trigger({"vms": ["", ""]})
 
 
 def test_conditions_hold_together_and_names_do_not_count_case() -> None:
