@@ -49,7 +49,12 @@ def points_of(repository: "Repository", vm: str = "") -> list[RestorePoint]:
     """Return the restore points of all VMs, or of those of a name, key or id, oldest first."""
     if is_vm_key(vm):
         return repository.points(vm)
-    return [point for point in repository.points() if vm in {"", point.vm.name, point.vm.id}]
+    asked = vm.lower()  # as on the stack, where case does not count
+    return [
+        point
+        for point in repository.points()
+        if asked in {"", point.vm.name.lower(), point.vm.id.lower()}
+    ]
 
 
 def find_point(repository: "Repository", vm: str, point_id: str = LATEST) -> RestorePoint:

@@ -18,7 +18,7 @@ import airflow_provider_azstack
 from airflow_provider_azstack import store
 from airflow_provider_azstack.console import COMMANDS, load, main
 from airflow_provider_azstack.console.arguments import read_new_passphrase, read_passphrase
-from airflow_provider_azstack.console.points import find_point
+from airflow_provider_azstack.console.points import find_point, points_of
 from airflow_provider_azstack.console.stacks import add_stack, open_stack, read_stack_settings
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.repo.crypto import Keys
@@ -112,6 +112,13 @@ def test_a_name_that_two_vms_have_asks_for_a_key(place: Path) -> None:
     with pytest.raises(ConfigurationError, match=f"{VM_KEY}, {other}"):
         find_point(repository, "web")
     assert find_point(repository, other).vm.key == other
+
+
+@pytest.mark.tier1
+def test_case_of_a_name_does_not_count(place: Path) -> None:
+    """As on the stack: who restores has seen the name in some other case."""
+    repository = Repository.open(LocalStore(place), Secret(PASSPHRASE))
+    assert points_of(repository, "WEB") == points_of(repository, "web") != []
 
 
 @pytest.mark.tier1
