@@ -34,9 +34,9 @@ CONFIG = {
     "NO_OF_BACKUP_STREAMS_PER_NODE": 1,
     "hosts": {"host-a": {"NO_OF_BACKUP_STREAMS_PER_NODE": 2}, "host-b": {}},
 }
-TAG = ("backup", "daily")
-POLICY = {"name": "daily", "selection": {"tags": dict([TAG])}}
-DAG_ID = "azstack_daily"
+TAG = ("backup", "nightly")
+POLICY = {"name": "nightly", "selection": {"tags": dict([TAG])}}
+DAG_ID = "azstack_nightly"
 
 
 class Demo:
@@ -64,7 +64,7 @@ class Demo:
         home = self.airflow.home
         (home / "azurestack.conf").write_text(json.dumps(CONFIG, indent=2))
         (home / "policies").mkdir()
-        (home / "policies" / "daily.yaml").write_text(yaml.safe_dump(POLICY, sort_keys=False))
+        (home / "policies" / "nightly.yaml").write_text(yaml.safe_dump(POLICY, sort_keys=False))
         self.airflow.connect(self._connections())
         self.airflow.start(self.processes)
         # While Airflow's parts come up: the commands need its database only.

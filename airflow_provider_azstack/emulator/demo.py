@@ -16,19 +16,19 @@ MIB = 1 << 20
 Shape = tuple[Kind, str, int, int]
 # VM: group, tags, disks.
 FLEET: dict[str, tuple[str, dict[str, str], list[Shape]]] = {
-    "web01": ("prod", {"tier": "web", "backup": "daily"}, [("managed", "", 96, 24)]),
-    "web02": ("prod", {"tier": "web", "backup": "daily"}, [("managed", "", 96, 24)]),
+    "web01": ("prod", {"tier": "web", "backup": "nightly"}, [("managed", "", 96, 24)]),
+    "web02": ("prod", {"tier": "web", "backup": "nightly"}, [("managed", "", 96, 24)]),
     "db01": (
         "prod",
-        {"tier": "database", "backup": "daily"},
+        {"tier": "database", "backup": "nightly"},
         [("managed", "", 96, 24), ("managed", "", 160, 64), ("managed", "", 64, 16)],
     ),
     "files01": (
         "prod",
-        {"tier": "files", "backup": "daily"},
+        {"tier": "files", "backup": "nightly"},
         [("unmanaged", "officevhds", 96, 24), ("unmanaged", "officevhds", 192, 80)],
     ),
-    "legacy01": ("legacy", {"backup": "daily"}, [("unmanaged", "legacyvhds", 96, 32)]),
+    "legacy01": ("legacy", {"backup": "nightly"}, [("unmanaged", "legacyvhds", 96, 32)]),
     "scratch01": ("legacy", {"backup": "never"}, [("managed", "", 64, 8)]),
 }
 
