@@ -251,3 +251,35 @@ def test_a_base_is_forgotten_between_condemning_and_marking_again() -> None:
         results = in_turns(store, [forget_base, collector], [(1, at), (0, ALL), (1, ALL)])
         assert isinstance(results[0], RestorePoint), results
         assert_sound(store, results)
+
+
+def test_a_pack_that_was_spared_is_not_counted_on_before_a_stalled_collector_deletes_it() -> None:
+    """
+    F-K8: what is needed after all is copied, and the condemned pack goes all the same.
+
+    Were it taken off the list instead, this would lose a point: collector A stalls at the gate; B
+    finds the pack needed and spares it; the point that needs it is forgotten; a writer finds it on
+    no list and counts on it; A wakes, marks, finds it not needed, and deletes it.
+    """
+    before = fresh()
+    repository = opened(before)
+    session = repository.open_session("backup", run="late")
+    session.writer().abort()  # W2, W3: nothing is condemned yet
+    prune(opened(before), threads=1)  # waits for that session
+    image = store_image(session, "late", [WANTED])
+    session.put_image(image)
+    late = session.publish(a_point(image, session, "p-late"))
+    session.close()
+
+    def others(store: Store) -> RestorePoint:
+        prune(opened(store), threads=1)
+        forget(opened(store), [(VM_KEY, late.id)])
+        return back_up(opened(store), "new", [WANTED])
+
+    stalls = len(calls_of(copy_of(before), collector))
+    for after in range(stalls + 1):
+        store = copy_of(before)
+        results = in_turns(store, [collector, others], [(0, after), (1, ALL), (0, ALL)])
+        assert results[0] is None, (after, results[0])
+        assert isinstance(results[1], RestorePoint), (after, results[1])
+        assert_sound(store, results)
