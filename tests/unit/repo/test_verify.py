@@ -9,7 +9,12 @@ from support.points import back_up_vm, vm_key
 from support.repositories import new_repository, noise
 from support.stores import Crash, CrashingStore, MemoryStore
 
-from airflow_provider_azstack.errors import Cancelled, ConfigurationError, SessionLost
+from airflow_provider_azstack.errors import (
+    Cancelled,
+    ConfigurationError,
+    SessionLost,
+    StoreError,
+)
 from airflow_provider_azstack.model import Extent
 from airflow_provider_azstack.repo import ledger
 from airflow_provider_azstack.repo.findings import LostRange, joined
@@ -281,3 +286,45 @@ def test_stretches_are_joined_and_counted() -> None:
     assert ranges == (LostRange(offset=0, length=15), LostRange(offset=20, length=1))
     total, ranges = joined(Extent(2 * n, 1) for n in range(3000))
     assert (total, len(ranges)) == (3000, 1000)
+
+
+class Unreliable(StoreWrapper):
+    """A disk with a bad sector: reading some packs fails, once or always."""
+
+    def __init__(self, store: MemoryStore, name: str, times: int) -> None:
+        super().__init__(store)
+        self.name = name
+        self.times = times
+
+    def get(self, name: str) -> bytes:
+        self._fail(name)
+        return super().get(name)
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        if offset >= 40:  # its header can be read
+            self._fail(name)
+        return super().get_range(name, offset, length)
+
+    def _fail(self, name: str) -> None:
+        if name == self.name and self.times:
+            self.times -= 1
+            raise StoreError(f"{name}: Input/output error")
+
+
+def test_a_pack_that_fails_once_is_not_called_damaged(site: Site) -> None:
+    disk = Unreliable(site.store, site.packs()[0].name, times=1)
+    assert verify(Repository(disk, site.repository.keys), "full").findings == ()
+
+
+def test_a_pack_that_cannot_be_read_is_damaged_and_does_not_stop_the_others(site: Site) -> None:
+    """F-S3: an I/O error that stays is damage: named, and recorded for the next backup."""
+    bad = site.packs()[0].name
+    disk = Unreliable(site.store, bad, times=1000)
+    report = verify(Repository(disk, site.repository.keys), "full", threads=1)
+    [finding] = report.findings
+    assert (finding.object, finding.is_harmless) == (bad, False)
+    assert "Input/output error" in finding.problem
+    assert finding.bad_blocks >= 2
+    assert 1 <= report.damaged_points < 6
+    assert report.read_packs == 6
+    assert list(site.store.list("bad/"))
