@@ -11,7 +11,7 @@ from airflow_provider_azstack.repo.index import Index
 from airflow_provider_azstack.repo.prune import _Collector
 
 SEEDS = range(5)
-STEPS = 300
+STEPS = 500
 HAPPENS = {"backup", "restore", "forget", "prune", "verify", "sync", "prune of the copy"}
 HAPPENS |= {"forget in the copy", "verify of the copy", "kills", "crashes", "clock jumps"}
 happened: set[str] = set()

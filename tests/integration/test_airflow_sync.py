@@ -13,6 +13,7 @@ from support.points import back_up_vm, digest_of
 from airflow_provider_azstack.emulator import Emulator
 from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.repo.crypto import Cost
+from airflow_provider_azstack.repo.forget import forget
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store import open_store
@@ -78,7 +79,7 @@ def test_restore_points_are_copied_and_what_is_lost_is_repaired(
     assert_repository_sound(replica(site), expected)
     assert site.run(dag, {"repair": True}).state == "failed"  # the lost one is nowhere else
     repository = site.reopen()
-    repository.store.delete(f"points/{lost.vm.key}/{lost.id}")
+    forget(repository, [(lost.vm.key, lost.id)])
     assert_repository_sound(repository, expected)
     assert site.run(dag).state == "success"
     printed = capfd.readouterr()
