@@ -258,8 +258,8 @@ def test_a_pack_that_was_spared_is_not_counted_on_before_a_stalled_collector_del
     F-K8: what is needed after all is copied, and the condemned pack goes all the same.
 
     Were it taken off the list instead, this would lose a point: collector A stalls at the gate; B
-    finds the pack needed and spares it; the point that needs it is forgotten; a writer finds it on
-    no list and counts on it; A wakes, marks, finds it not needed, and deletes it.
+    finds the pack needed and spares it; the point that needs it is forgotten; A wakes, marks, finds
+    it not needed, and stalls again; a writer finds it on no list and counts on it; A deletes it.
     """
     before = fresh()
     repository = opened(before)
@@ -271,15 +271,18 @@ def test_a_pack_that_was_spared_is_not_counted_on_before_a_stalled_collector_del
     late = session.publish(a_point(image, session, "p-late"))
     session.close()
 
-    def others(store: Store) -> RestorePoint:
+    def other(store: Store) -> None:
         prune(opened(store), threads=1)
         forget(opened(store), [(VM_KEY, late.id)])
-        return back_up(opened(store), "new", [WANTED])
 
-    stalls = len(calls_of(copy_of(before), collector))
-    for after in range(stalls + 1):
+    unneeded = copy_of(before)
+    forget(opened(unneeded), [(VM_KEY, late.id)])
+    delete = calls_of(unneeded, collector).index("delete packs")
+    assert delete > 10
+    for stall in range(delete):
         store = copy_of(before)
-        results = in_turns(store, [collector, others], [(0, after), (1, ALL), (0, ALL)])
-        assert results[0] is None, (after, results[0])
-        assert isinstance(results[1], RestorePoint), (after, results[1])
+        stretches = [(0, stall), (1, ALL), (0, delete - stall), (2, ALL), (0, ALL)]
+        results = in_turns(store, [collector, other, writer], stretches)
+        assert results[:2] == [None, None], (stall, results)
+        assert isinstance(results[2], RestorePoint), (stall, results)
         assert_sound(store, results)
