@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.markup import escape
 
@@ -24,8 +24,9 @@ from airflow_provider_azstack.errors import ConfigurationError
 if TYPE_CHECKING:
     from airflow_provider_azstack.engine.cells import CellCache
     from airflow_provider_azstack.engine.file_systems import Node, Volume
+    from airflow_provider_azstack.engine.partitions import Partition, Read
 
-_PARTITIONS = ("partition", "holds", "offset", "size_bytes", "name")
+_PARTITIONS = ("partition", "volume", "holds", "offset", "size_bytes", "name")
 _FILES = ("mode", "owner", "size_bytes", "modified_at", "name", "target")
 _TYPES = {
     "directory": stat.S_IFDIR,
@@ -35,10 +36,19 @@ _TYPES = {
 }
 
 
+class _Place(NamedTuple):
+    """Where a file system may be: a partition, or a logical volume in one."""
+
+    partition: "Partition"
+    volume: str
+    read: "Read"
+    holds: str
+
+
 def add(parser: ArgumentParser) -> None:
     """Declare the arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
-    one = actions.add_parser("ls", help="list the partitions of a disk, or a path in one")
+    one = actions.add_parser("ls", help="list the partitions and volumes of a disk, or a path")
     add_disk(one)
     one.add_argument("path", nargs="?", help="a path in a partition; without it: the partitions")
     _add_partition(one)
@@ -52,9 +62,8 @@ def add(parser: ArgumentParser) -> None:
 
 
 def _add_partition(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--partition", type=int, metavar="N", help="needed when several can be read"
-    )
+    parser.add_argument("--partition", type=int, metavar="N", help="when several can be read")
+    parser.add_argument("--volume", metavar="GROUP/NAME", help="a logical volume of LVM")
 
 
 def run(args: Namespace) -> int:
@@ -63,7 +72,7 @@ def run(args: Namespace) -> int:
         if args.action == "extract":
             return _extract(args, disk)
         if args.path is None:
-            show(_partitions(disk), args.output, _PARTITIONS)
+            show(_rows(disk), args.output, _PARTITIONS)
         else:
             _list(args, _volume(args, disk))
     return DONE
@@ -77,48 +86,72 @@ def _opened(args: Namespace) -> "Iterator[CellCache]":
         yield disk
 
 
-def _partitions(disk: "CellCache") -> list[dict[str, Any]]:
+def _places(disk: "CellCache") -> "Iterator[_Place]":
+    """Yield the partitions, and behind one of LVM the logical volumes in it."""
     from airflow_provider_azstack.engine.file_systems import what_is_in  # noqa: PLC0415
-    from airflow_provider_azstack.engine.partitions import partitions  # noqa: PLC0415
+    from airflow_provider_azstack.engine.logical_volumes import logical_volumes  # noqa: PLC0415
+    from airflow_provider_azstack.engine.partitions import (  # noqa: PLC0415
+        Partition,
+        partitions,
+    )
 
+    for part in partitions(disk.read, disk.size_bytes):
+        holds = what_is_in(disk.read, part)
+        yield _Place(part, "", disk.read, holds)
+        for volume in logical_volumes(disk.read, part) if holds == "LVM" else ():
+            inside = Partition(part.number, 0, volume.size_bytes)
+            read = volume.reader(disk.read, part)
+            found = what_is_in(read, inside) if volume.segments else "more than this partition has"
+            yield _Place(inside, volume.name, read, found)
+
+
+def _rows(disk: "CellCache") -> list[dict[str, Any]]:
     return [
         {
-            "partition": part.number,
-            "holds": what_is_in(disk.read, part) or "unknown",
-            "offset": part.offset,
-            "size_bytes": part.length,
-            "name": _printable(part.name),
+            "partition": place.partition.number,
+            "volume": _printable(place.volume),
+            "holds": place.holds or "unknown",
+            "offset": place.partition.offset,
+            "size_bytes": place.partition.length,
+            "name": _printable(place.partition.name),
         }
-        for part in partitions(disk.read, disk.size_bytes)
+        for place in _places(disk)
     ]
 
 
 def _volume(args: Namespace, disk: "CellCache") -> "Volume":
-    """Return the chosen partition's file system, or the only one that can be read."""
-    from airflow_provider_azstack.engine.file_systems import (  # noqa: PLC0415
-        READABLE,
-        Volume,
-        what_is_in,
-    )
-    from airflow_provider_azstack.engine.partitions import partitions  # noqa: PLC0415
+    """Return the chosen place's file system, or the only one that can be read."""
+    from airflow_provider_azstack.engine.file_systems import READABLE, Volume  # noqa: PLC0415
 
-    found = {part.number: part for part in partitions(disk.read, disk.size_bytes)}
-    if args.partition is not None and args.partition not in found:
-        raise ConfigurationError(f"the disk has no partition {args.partition}, but {list(found)}")
-    readable = [n for n, part in found.items() if what_is_in(disk.read, part) in READABLE]
-    if args.partition is None and len(readable) > 1:
-        raise ConfigurationError(f"which of the partitions {readable}? Give --partition")
-    chosen = args.partition if args.partition is not None else [*readable, *found][0]
-    volume = Volume(disk.read, found[chosen])
+    places = [place for place in _places(disk) if _is_meant(place, args)]
+    readable = [place for place in places if place.holds in READABLE]
+    if not places or len(readable) > 1:
+        raise ConfigurationError(
+            f"{len(readable)} file systems are meant: say which with --partition or --volume; "
+            "'azstack files ls' without a path lists them"
+        )
+    place = [*readable, *places][0]
+    if place.volume and place not in readable:
+        raise ConfigurationError(f"{place.volume} holds {place.holds or 'nothing that we know'}")
+    volume = Volume(place.read, place.partition)
     if volume.needs_recovery:
         say("[yellow]note:[/] the file system was in use: its newest changes may be in the journal")
     return volume
 
 
+def _is_meant(place: _Place, args: Namespace) -> bool:
+    return args.partition in {None, place.partition.number} and args.volume in {None, place.volume}
+
+
 def _list(args: Namespace, volume: "Volume") -> None:
     node = volume.find(args.path)
-    nodes = sorted(node.children(), key=lambda n: n.name) if node.kind == "directory" else [node]
-    show([_facts(node, args.output) for node in nodes], args.output, _FILES)
+    nodes: list[Node] = [] if node.kind == "directory" else [node]
+    try:
+        if node.kind == "directory":
+            nodes.extend(node.children())  # what it yields before it tells of broken ones is kept
+    finally:
+        nodes.sort(key=lambda one: one.name)
+        show([_facts(one, args.output) for one in nodes], args.output, _FILES)
 
 
 def _facts(node: "Node", output: str) -> dict[str, Any]:
