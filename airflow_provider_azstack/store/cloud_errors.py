@@ -12,6 +12,7 @@ from airflow_provider_azstack.errors import (
     AzStackError,
     ConfigurationError,
     ObjectExists,
+    ObjectHeld,
     ObjectNotFound,
     ShortRead,
     StoreError,
@@ -26,6 +27,10 @@ _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 _FULL = re.compile(r"Quota|StorageFull|InsufficientStorage|CapacityExceeded")
 # Two requests crossed, or the service is busy with the container: a later try is told the truth.
 _CROSSED = {"ConditionalRequestConflict", "OperationAborted", "ContainerBeingDeleted"}
+
+# S3 says AccessDenied of a locked version, and of missing rights as well: only its text differs.
+_HELD = {"retentionpolicynotmet", "objectlocked"}
+_HELD_TEXT = "object protected by object lock"
 
 _DENIED = (AccessDenied, "; check the credentials and their rights")
 _BUSY = (Throttled, "; the store asks for patience")
@@ -80,6 +85,8 @@ def explain(error: Exception, verb: str, what: str, needed_bytes: int = 0) -> Az
         return ConfigurationError(f"{message}; create the bucket or correct the URL")
     if status == 507 or _FULL.search(code):
         return StoreFull(f"{message}: {needed_bytes} bytes needed; make room or raise the quota")
+    if verb == "delete" and status == 403 and (code.lower() in _HELD or _HELD_TEXT in text):
+        return ObjectHeld(f"{message}; a retention policy or a lock holds it")
     if status == 409:
         return _conflict(verb, code, message)
     return _by_status(status, message)
@@ -92,7 +99,7 @@ def _by_status(status: int, message: str) -> AzStackError:
 
 def _conflict(verb: str, code: str, message: str) -> AzStackError:
     if verb == "delete":
-        return AccessDenied(f"{message}; a retention policy or a lease holds it")
+        return ObjectHeld(f"{message}; a retention policy or a lease holds it")
     if code in _CROSSED:
         return Unreachable(message)
     if verb == "create":

@@ -27,6 +27,7 @@ from airflow_provider_azstack.errors import (
     AzStackError,
     ConfigurationError,
     ObjectExists,
+    ObjectHeld,
     ObjectNotFound,
     StoreError,
     StoreFull,
@@ -152,11 +153,21 @@ def test_a_missing_bucket_is_not_an_empty_store(s3: S3Server) -> None:
             call()
 
 
-def test_what_a_retention_policy_holds_is_access_denied(s3: S3Server, store: CloudStore) -> None:
+@pytest.mark.parametrize(
+    ("status", "code"), [(409, "BlobImmutableDueToPolicy"), (403, "retentionPolicyNotMet")]
+)
+def test_what_a_retention_policy_holds_is_said_to_be_held(
+    s3: S3Server, store: CloudStore, status: int, code: str
+) -> None:
+    """F-S19: as the clouds say it; missing rights are something else."""
     store.put("packs/held", b"x")
-    s3.faults.append(Fault("DELETE", "packs/held", 409, code="BlobImmutableDueToPolicy"))
-    with pytest.raises(AccessDenied, match="retention policy"):
+    s3.faults.append(Fault("DELETE", "packs/held", status, code=code))
+    with pytest.raises(ObjectHeld, match="retention policy"):
         store.delete("packs/held")
+    s3.faults.append(Fault("DELETE", "packs/held", 403, code="AccessDenied"))
+    with pytest.raises(AccessDenied) as denied:
+        store.delete("packs/held")
+    assert not isinstance(denied.value, ObjectHeld)
 
 
 def test_another_writers_strange_names_never_come_out_of_a_listing(
