@@ -19,6 +19,7 @@ from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.runs import Run, load_group, store_runs
 from airflow_provider_azstack.repo.segments import read_directory
 from airflow_provider_azstack.repo.verify import Mode, require_sound, verify
+from airflow_provider_azstack.store.base import Store
 
 pytestmark = pytest.mark.tier1
 PAGE, MIB = 4096, 2**20
@@ -321,7 +322,40 @@ def test_death_at_any_store_call_of_a_repair(site: Site) -> None:
             assert {info.name for info in site.store.list("packs/")} == packs
             walked += 1
     assert_repository_sound(site.repository, site.expected)
+    print(f"{walked} crash points of a rebuild and a verification")  # noqa: T201
     assert walked == 3 * counting.calls >= 3 * 8
+
+
+def test_death_at_any_store_call_of_a_verification_that_finds_damage(site: Site) -> None:
+    """F-C4: whatever was recorded of it before, the next one finds all, and the backup heals."""
+    pack = site.pack_of(site.apart)
+    data = bytearray(site.intact[pack])
+    for entry in read_directory(site.store, site.repository.keys, site.store.info(pack)).entries:
+        data[entry.end - 1] ^= 1
+    damaged = {**site.intact, pack: bytes(data)}
+
+    def verify_on(store: Store) -> Report:
+        site.store.objects.clear()
+        site.store.objects.update(damaged)
+        repository = Repository(store, site.repository.keys)
+        return verify(repository, "full", progress=lambda _: None, threads=1)
+
+    counting = CrashingStore(site.store)
+    assert affected(verify_on(counting)) == {site.apart.id}
+    assert ("put", "bad") in {(what, name.partition("/")[0]) for what, name in counting.log}
+    for at in range(counting.calls):
+        for mode in MODES:
+            with pytest.raises(Crash):
+                verify_on(CrashingStore(site.store, at, mode))
+            assert affected(site.verify()) == {site.apart.id}
+            for session in reopen(site.repository).sessions():
+                site.repository.fence(session)
+            site.expected = dict(site.known)
+            site.back_up(site.other, 2, 1)
+            assert site.verify().is_sound
+            assert site.restores(site.apart)
+    print(f"{3 * counting.calls} crash points of a verification that finds damage")  # noqa: T201
+    assert counting.calls >= 5
 
 
 def test_verification_leaves_nothing_behind(site: Site) -> None:
