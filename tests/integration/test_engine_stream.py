@@ -75,9 +75,7 @@ def test_a_disk_that_fails_stops_no_other_and_a_retry_reads_only_that_one(
     run.clean_up()
 
 
-def test_disks_are_read_in_the_blob_version_of_the_stacks_profile(
-    it: Rig, vm: EmulatedVm
-) -> None:
+def test_disks_are_read_in_the_blob_version_of_the_stacks_profile(it: Rig, vm: EmulatedVm) -> None:
     """Older builds of a stack refuse newer versions."""
     it.stack = connect(it.emulator, profile="2019-03-01-hybrid")
     require_point(it, vm, it.backup()["vm"])
