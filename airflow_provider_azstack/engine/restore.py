@@ -9,7 +9,7 @@ again changes nothing that is done.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from airflow_provider_azstack.engine.restore_disks import (
     Restore,
     Tell,
     discard_unfinished,
+    first_use,
     is_complete,
     write_disks,
 )
@@ -30,6 +31,7 @@ from airflow_provider_azstack.engine.restore_records import (
     COMPLETE,
     Notes,
     PartDone,
+    PlannedDisk,
     PlannedResource,
     PlannedVm,
     RestorePlan,
@@ -75,7 +77,7 @@ def discard(stack: Stack, session: Session, plan: RestorePlan) -> list[str]:
 @contextmanager
 def opened(stack: Stack, session: Session, plan: RestorePlan, tell: Tell) -> Iterator[Restore]:
     """Give what a plan is carried out with."""
-    with Accounts(stack, {plan.subscription_id}) as accounts:
+    with Accounts(stack, plan.subscriptions) as accounts:
         yield Restore(stack, accounts, session, plan, tell)
 
 
@@ -111,6 +113,7 @@ def create_vm(restore: Restore, vm: PlannedVm) -> str:
         _attach(restore, vm)
         return vm.attach_to
     if not vm.target:
+        _use(restore, vm, vm.disks)
         return ", ".join(disk.id for disk in vm.disks)
     _create(restore, vm)
     _settle_power(restore, vm)
@@ -120,6 +123,8 @@ def create_vm(restore: Restore, vm: PlannedVm) -> str:
 
 def _create(restore: Restore, vm: PlannedVm) -> None:
     """Create what is not there; take back what this try made when it fails before the VM is."""
+    if restore.stack.find(vm.target) is None:
+        _use(restore, vm, vm.disks)
     made: list[str] = []
     try:
         for resource in vm.resources:
@@ -128,6 +133,11 @@ def _create(restore: Restore, vm: PlannedVm) -> None:
         if not _is_usable(restore.stack, vm.target):
             _take_back(restore, made)
         raise
+
+
+def _use(restore: Restore, vm: PlannedVm, disks: Iterable[PlannedDisk]) -> None:
+    for disk in disks:
+        first_use(restore, vm, disk)
 
 
 def _ensure(restore: Restore, resource: PlannedResource, made: list[str]) -> None:
@@ -180,6 +190,8 @@ def _attach(restore: Restore, vm: PlannedVm) -> None:
         if entry["lun"] in luns:
             raise Refused(f"LUN {entry['lun']} of {vm.attach_to} was taken meanwhile: plan again")
     if wanted:
+        asked = {_place(entry) for entry in wanted}
+        _use(restore, vm, [disk for disk in vm.disks if disk.id.lower() in asked])
         restore.stack.put(vm.attach_to, bodies.with_disks(body, wanted))
 
 

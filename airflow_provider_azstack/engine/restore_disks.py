@@ -33,6 +33,7 @@ from airflow_provider_azstack.engine.crew import Crew
 from airflow_provider_azstack.engine.restore_records import (
     COMPLETE,
     FOOTER,
+    USED,
     DiskDone,
     Notes,
     PartDone,
@@ -40,6 +41,7 @@ from airflow_provider_azstack.engine.restore_records import (
     PlannedVm,
     RestorePlan,
 )
+from airflow_provider_azstack.engine.restore_stretches import Stretch, joined, nonzero
 from airflow_provider_azstack.engine.restore_targets import (
     Found,
     Target,
@@ -57,7 +59,7 @@ from airflow_provider_azstack.errors import (
     UnsupportedStack,
 )
 from airflow_provider_azstack.model import Extent, Image
-from airflow_provider_azstack.repo.images import ImageReader, Piece
+from airflow_provider_azstack.repo.images import ImageReader
 from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
@@ -65,17 +67,9 @@ log = logging.getLogger(__name__)
 DISKS_AT_ONCE = 4
 THREADS = 8  # that read, decode and write, over all disks of a process
 _TELL_EVERY_SECONDS = 5.0
-_ZERO = bytes(PAGE_BYTES)
 
 Tell = Callable[[str], None]
 Clock = Callable[[], float]
-
-
-class Stretch(NamedTuple):
-    """Bytes of a disk in a row, in pieces; no more than one write may hold."""
-
-    offset: int
-    data: list[bytes]
 
 
 class Restore(NamedTuple):
@@ -123,6 +117,31 @@ def is_complete(restore: Restore, vm: PlannedVm, disk: PlannedDisk) -> bool:
     target = target_of(restore.stack, restore.accounts, restore.plan.id, disk)
     found = target.found()
     return found is not None and COMPLETE in _notes(restore, vm, disk, found).done()
+
+
+def first_use(restore: Restore, vm: PlannedVm, disk: PlannedDisk) -> None:
+    """
+    Note that a complete disk is about to be used; it must not have been changed since.
+
+    The note comes before the use, so a disk that has it may be untouched, or may be what is left of
+    a VM that ran: then it is read back and compared.
+
+    :raises Refused: it is not what was restored any more.
+    """
+    target = target_of(restore.stack, restore.accounts, restore.plan.id, disk)
+    found = target.found()
+    if found is None:
+        raise Refused(f"{disk.id} is gone: restore again")
+    notes = _notes(restore, vm, disk, found)
+    if USED in notes.done():
+        try:
+            _DiskRestore(restore, vm, disk, THREADS).verify(target)
+        except (IntegrityError, SourceBusy) as error:
+            raise Refused(
+                f"{disk.id} was restored by this very request before, and used since ({error}): "
+                "delete it, or ask for another name"
+            ) from None
+    notes.note(USED, PartDone(bytes=0))
 
 
 def discard_unfinished(
@@ -199,7 +218,7 @@ class _DiskRestore:
         target.finish()  # D5
         found = self._finished(target, found)
         if self._restore.plan.request.verify:
-            self._verify(target)  # D6
+            self.verify(target)  # D6
         seconds = self._restore.clock() - self._began
         self._restore.session.check()
         whole = DiskDone(
@@ -319,7 +338,7 @@ class _DiskRestore:
         unique = uuid.UUID(was.unique_id) if was else uuid.uuid5(uuid.NAMESPACE_URL, self._disk.id)
         return build_footer(self._disk.size_bytes, unique, self._vm.taken_at)
 
-    def _verify(self, target: Target) -> None:
+    def verify(self, target: Target) -> None:
         """Read the disk back and compare it with the image, where either of them holds data."""
         with reader_of(self._restore.stack, target, self._disk.size_bytes) as disk:
 
@@ -366,33 +385,3 @@ class _DiskRestore:
             f"{self._written / 1e6:.1f} of at most {self._disk.data_bytes / 1e6:.1f} MB written, "
             f"{rate / 1e6:.0f} MB/s"
         )
-
-
-def joined(pieces: Iterator[Piece]) -> Generator[Stretch, None, None]:
-    """Yield the data of a stream in stretches that one write may hold."""
-    offset, data, length = 0, list[bytes](), 0
-    for piece in pieces:
-        is_next = piece.offset == offset + length
-        if data and not (is_next and piece.data and length + piece.length <= MAX_WRITE_BYTES):
-            yield Stretch(offset, data)
-            data, length = [], 0
-        if piece.data is not None:
-            offset = offset if data else piece.offset
-            data.append(piece.data)
-            length += piece.length
-    if data:
-        yield Stretch(offset, data)
-
-
-def nonzero(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where ``data`` holds pages that are not zero, neighbours joined."""
-    start = -1
-    for at in range(0, len(data), PAGE_BYTES):
-        is_zero = data[at : at + PAGE_BYTES] == _ZERO
-        if is_zero and start >= 0:
-            yield start, at
-            start = -1
-        elif not is_zero and start < 0:
-            start = at
-    if start >= 0:
-        yield start, len(data)

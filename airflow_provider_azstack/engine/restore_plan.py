@@ -25,7 +25,7 @@ from airflow_provider_azstack.engine.restore_records import (
 from airflow_provider_azstack.engine.restore_request import LATEST, RestoreRequest
 from airflow_provider_azstack.engine.restore_survey import Survey, scope_of
 from airflow_provider_azstack.engine.restore_vm_plan import plan_vm
-from airflow_provider_azstack.errors import Refused, UnsupportedStack
+from airflow_provider_azstack.errors import AccessDenied, Refused, SourceGone, UnsupportedStack
 from airflow_provider_azstack.model import RestorePoint, to_json
 from airflow_provider_azstack.repo.repository import Repository
 
@@ -62,7 +62,7 @@ def plan_restore(stack: Stack, repository: Repository, request: RestoreRequest) 
         made_at=repository.now(),
         repository=repository.id,
         stack=stack.name,
-        subscription_id=next((p.subscription for p in places.values()), ""),
+        subscriptions=tuple(sorted({place.subscription for place in places.values()})),
         request=request,
         vms=tuple(vms),
         permissions=permissions,
@@ -240,7 +240,7 @@ def _check_versions(survey: Survey, subscriptions: set[str]) -> None:
     for subscription in sorted(subscriptions):
         try:
             survey.stack.check_versions(subscription)
-        except UnsupportedStack as error:
+        except (UnsupportedStack, AccessDenied, SourceGone) as error:
             survey.refuse(str(error))
 
 

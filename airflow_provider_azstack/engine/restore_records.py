@@ -28,6 +28,7 @@ from airflow_provider_azstack.repo.repository import Repository
 PREFIX = "restores/"
 FOOTER = "footer"
 COMPLETE = "complete"
+USED = "used"
 
 # How a disk comes into being: by an upload into a managed disk, by a page blob that is then
 # imported into one, or as a page blob for good.
@@ -89,7 +90,7 @@ class RestorePlan(Record, frozen=True, kw_only=True):
     made_at: Moment
     repository: Text
     stack: Text
-    subscription_id: Text
+    subscriptions: tuple[Text, ...]
     request: RestoreRequest
     vms: tuple[PlannedVm, ...]
     permissions: tuple[Permission, ...] = ()

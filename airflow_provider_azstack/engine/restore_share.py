@@ -21,6 +21,8 @@ from airflow_provider_azstack.errors import ConfigurationError, ObjectExists
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 
+MAX_DISKS = 1000  # of a host: Airflow's core.max_map_length is 1,024
+
 
 def keep(session: Session, plan: RestorePlan, run: str) -> str:
     """Keep a plan in the repository for its run; return its name there."""
@@ -48,6 +50,10 @@ def shared(plan: RestorePlan, streams: Mapping[str, int]) -> dict[str, list[dict
         host = min(loads, key=lambda name: (loads[name], name))
         loads[host] += max(disk.data_bytes, 1) / streams[host]
         label = f"{host} / {vm.name} {disk.key}"
+        if len(hosts[host]) == MAX_DISKS:
+            raise ConfigurationError(
+                f"more than {MAX_DISKS} disks for backup host {host}: restore fewer VMs at once"
+            )
         hosts[host].append({"vm": vm.key, "key": disk.key, "label": label})
     return hosts
 

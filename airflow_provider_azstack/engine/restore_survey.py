@@ -39,7 +39,7 @@ class Survey:
         self.permissions = cache(self._permissions)
         self.sizes = cache(self._sizes)
         self.usages = cache(self._usages)
-        self._nics = cache(lambda subscription: list(Network(stack).nics(subscription)))
+        self._nics = cache(self._list_nics)
 
     def refuse(self, line: str) -> None:
         """Note a reason not to restore; each is told once."""
@@ -111,6 +111,13 @@ class Survey:
         except (AccessDenied, ConfigurationError) as error:
             self.refuse(f"{resource_id} may not be read: {error}")
             return None
+
+    def _list_nics(self, subscription: str) -> tuple[Body, ...]:
+        try:
+            return tuple(Network(self.stack).nics(subscription))
+        except (AccessDenied, SourceGone) as error:
+            self.remark(f"whether addresses are free cannot be told beforehand: {error}")
+            return ()
 
     def _permissions(self, scope: str) -> tuple[Body, ...] | None:
         path = f"{scope}/providers/Microsoft.Authorization/permissions"

@@ -408,6 +408,35 @@ def test_what_a_failed_try_made_is_taken_back(site: Rig, emulator: Emulator) -> 
     assert execute(site, made)[0].status == "done"
 
 
+def test_a_disk_that_was_used_since_is_not_passed_off_as_restored(
+    site: Rig, emulator: Emulator
+) -> None:
+    """The same request again, after its VM ran and was deleted, does not revive what it became."""
+    vm = a_vm(emulator)
+    site.backup()
+    made = restore(site, **ASKED)
+    place = made.vms[0].disks[0].id
+    site.stack.delete(made.vms[0].target)
+    assert execute(site, made)[0].status == "done"  # nothing was written to it
+    disk_at(emulator, place).write(0, b"a guest ran here")
+    site.stack.delete(made.vms[0].target)
+    (outcome,) = execute(site, made)
+    assert outcome.status == "failed"
+    assert "used since" in outcome.reason
+    site.stack.delete(place)
+    assert execute(site, made)[0].status == "done"
+    assert digests(emulator, made) == {("web01", "os"): vm.disks[0].sha256()}
+
+
+def test_another_subscription_that_is_not_there_is_refused(site: Rig, emulator: Emulator) -> None:
+    a_vm(emulator)
+    site.backup()
+    other = "99999999-8888-7777-6666-555555555555"
+    refusals = plan(site, **ASKED, subscription_id=other).refusals
+    assert any(f"{other}/resourceGroups/dr does not exist" in line for line in refusals)
+    assert any("subnet" in line for line in refusals)
+
+
 def test_one_vm_that_fails_stops_no_other(site: Rig, emulator: Emulator) -> None:
     a_vm(emulator)
     emulator.add_vm("db01", "rg", [DiskSpec(size_bytes=MIB)])

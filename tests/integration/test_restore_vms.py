@@ -374,3 +374,12 @@ def test_doing_it_again_changes_nothing(site: Rig, emulator: Emulator) -> None:
     assert plan(site, **asked).id == made.id
     assert [outcome.status for outcome in execute(site, made)] == ["done"]
     assert not [seen for seen in emulator.requests if seen.method in {"PUT", "DELETE"}]
+
+
+def test_everything_goes_over_tls(tls_emulator: Emulator, tmp_path: Path) -> None:
+    tls_emulator.add_group("dr")
+    vm = a_vm(tls_emulator)
+    with rig(tls_emulator, tmp_path / "repository") as made:
+        made.backup()
+        done = restore(made, vms=["web01"], mode="alternate", resource_group="dr", verify=True)
+        assert digests(tls_emulator, done) == expected(vm)

@@ -1,0 +1,51 @@
+"""
+What of a disk is sent: stretches of data that one write may hold, without their zero pages.
+
+Owns the cutting and joining; sends nothing. Invariant: put together, the stretches are the data of
+the stream, and what is left out of them is zero.
+"""
+
+from collections.abc import Generator, Iterable, Iterator
+from typing import NamedTuple
+
+from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES
+from airflow_provider_azstack.repo.images import Piece
+
+_ZERO = bytes(PAGE_BYTES)
+
+
+class Stretch(NamedTuple):
+    """Bytes of a disk in a row, in pieces; no more than one write may hold."""
+
+    offset: int
+    data: list[bytes]
+
+
+def joined(pieces: Iterable[Piece]) -> Generator[Stretch, None, None]:
+    """Yield the data of a stream in stretches that one write may hold."""
+    offset, data, length = 0, list[bytes](), 0
+    for piece in pieces:
+        is_next = piece.offset == offset + length
+        if data and not (is_next and piece.data and length + piece.length <= MAX_WRITE_BYTES):
+            yield Stretch(offset, data)
+            data, length = [], 0
+        if piece.data is not None:
+            offset = offset if data else piece.offset
+            data.append(piece.data)
+            length += piece.length
+    if data:
+        yield Stretch(offset, data)
+
+
+def nonzero(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where ``data`` holds pages that are not zero, neighbours joined."""
+    start = -1
+    for at in range(0, len(data), PAGE_BYTES):
+        is_zero = data[at : at + PAGE_BYTES] == _ZERO
+        if is_zero and start >= 0:
+            yield start, at
+            start = -1
+        elif not is_zero and start < 0:
+            start = at
+    if start >= 0:
+        yield start, len(data)
