@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from airflow_provider_azstack.repo.index import Index
-from airflow_provider_azstack.repo.packs import RECORD_BYTES, pack_id, pack_name
+from airflow_provider_azstack.repo.packs import RECORD_BYTES, pack_id, pack_name, size_of_pack
 from airflow_provider_azstack.repo.records import BadBlock
 from airflow_provider_azstack.store.base import ObjectInfo
 
@@ -55,7 +55,7 @@ class Usage(NamedTuple):
     """What a pack is needed for."""
 
     blocks: int
-    live_bytes: int  # of its records that are needed
+    live_bytes: int  # what a pack of these blocks alone would have
 
 
 class Liveness:
@@ -110,7 +110,7 @@ class Liveness:
         """Return, by object name, the packs that hold what is needed."""
         with self._index.database() as database:
             rows = database.execute(_USAGE).fetchall()
-        return {pack_name(pack): Usage(blocks, live) for pack, blocks, live in rows}
+        return {pack_name(p): Usage(count, size_of_pack(size, count)) for p, count, size in rows}
 
     def blocks_of(self, packs: Iterable[str]) -> Iterator[bytes]:
         """Yield the needed blocks that are counted for these packs, in their order there."""

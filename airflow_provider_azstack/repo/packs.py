@@ -89,6 +89,11 @@ def pack_name(pack: bytes) -> str:
     return f"packs/{text[:2]}/{text}"
 
 
+def size_of_pack(record_bytes: int, blocks: int) -> int:
+    """Return the size of a pack that holds so many blocks and nothing else."""
+    return HEADER_BYTES + record_bytes + blocks * _ENTRY.size + TAG_BYTES + TRAILER_BYTES
+
+
 def pack_id(name: str) -> bytes | None:
     """Return the id of the pack with that object name, or None when it is no pack's name."""
     text = name.rpartition("/")[2]

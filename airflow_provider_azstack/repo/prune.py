@@ -29,7 +29,7 @@ from airflow_provider_azstack.repo.packs import OWNER_BYTES, owner_of, pack_id
 from airflow_provider_azstack.repo.prune_report import Action, Report, Row
 from airflow_provider_azstack.repo.repack import copy_blocks
 from airflow_provider_azstack.repo.sessions import CLAIMS, CONDEMNED, SessionInfo, bad_blocks
-from airflow_provider_azstack.store.base import ObjectInfo
+from airflow_provider_azstack.store.base import ObjectInfo, is_valid_name
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
@@ -56,9 +56,8 @@ class _View(NamedTuple):
     @property
     def runs(self) -> set[str] | None:
         """The runs that are not over, or None when a session does not say which it is."""
-        if None in self.living.values():
-            return None
-        return {info.run for info in self.living.values() if info is not None and info.run}
+        runs = {info.run if info else "?" for info in self.living.values()} - {""}
+        return runs if all(map(is_valid_name, runs)) else None
 
 
 def prune(

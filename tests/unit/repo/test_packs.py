@@ -21,6 +21,7 @@ from airflow_provider_azstack.repo.packs import (
     pack_name,
     parse_trailer,
     salvage,
+    size_of_pack,
 )
 
 pytestmark = pytest.mark.tier1
@@ -50,6 +51,14 @@ def test_every_block_decodes_alone() -> None:
     cipher, view = cipher_of(data, contents), memoryview(data)
     for block, entry in zip(BLOCKS, contents.entries, strict=True):
         assert bytes(cipher.open(entry, view[entry.offset : entry.end], Codec())) == block
+
+
+def test_the_size_of_a_pack_follows_from_its_records() -> None:
+    """A collector tells by it what a pack wastes, whether that has a thousand blocks or one."""
+    for blocks in (BLOCKS, BLOCKS[:1], [b"b"]):
+        data, contents = a_pack(blocks)
+        records = sum(entry.end - entry.offset for entry in contents.entries)
+        assert size_of_pack(records, len(blocks)) == len(data)
 
 
 def test_what_does_not_compress_is_stored_as_it_is() -> None:

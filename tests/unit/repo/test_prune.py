@@ -130,9 +130,12 @@ def test_packs_and_images_of_a_living_run_are_not_even_condemned(repository: Rep
     assert not {row.name for row in report.of("condemn") if row.name.endswith(owner)}
 
 
-def test_a_session_that_does_not_say_its_run_keeps_all_runs(repository: Repository) -> None:
+@pytest.mark.parametrize("text", [b"\xff", b'{"purpose": "", "run": "../points"}'])
+def test_a_session_that_does_not_say_its_run_keeps_all_runs(
+    repository: Repository, text: bytes
+) -> None:
     """F-H9: sessions are plain objects; one that is not readable is a reason to keep."""
-    repository.store.put("sessions/planted", b"\xff")
+    repository.store.put("sessions/planted", text)
     report = prune(repository, dead_sessions=[used().dead])
     assert not [row for row in report.of("condemn") if row.name.startswith("images/")]
 
@@ -427,6 +430,16 @@ def test_a_pack_that_cannot_be_repacked_stays(repository: Repository) -> None:
     assert len(report.of("keep")) == 1
     assert len([row for row in report.of("delete") if row.name.startswith("packs/")]) == 2
     assert_repository_sound(repository, used().expected)
+
+
+def test_a_small_pack_that_is_all_needed_is_not_repacked_for_ever(repository: Repository) -> None:
+    """What a pack has beside its blocks counts for little in a large one, for much in this."""
+    disk = SparseDisk(4096)
+    disk.write(0, bytes([7]) * 4096)
+    back_up_vm(repository, {"os": disk}, number=5)
+    prune(repository, dead_sessions=[used().dead])
+    assert min(info.size_bytes for info in repository.store.list("packs/")) < 500
+    assert prune(repository).rows == ()
 
 
 def test_a_damaged_copy_is_not_the_one_that_is_kept(repository: Repository) -> None:
