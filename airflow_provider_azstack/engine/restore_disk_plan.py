@@ -19,7 +19,9 @@ from airflow_provider_azstack.errors import AzStackError
 from airflow_provider_azstack.model import Disk, PointImage
 from airflow_provider_azstack.repo.images import ImageReader
 
-_UPLOADS_SINCE = "2018-09-30"  # api-version of disks
+# Api-versions of disks.
+_UPLOADS_SINCE = "2018-09-30"
+_GENERATIONS_SINCE = "2019-03-01"
 _CONTAINER = "vhds"
 
 
@@ -75,6 +77,8 @@ class DiskPlan:
         properties = bodies.managed_disk_properties(
             body, is_os=was.key == "os", os_type=self._case.was.os_type
         )
+        if api_version(target, self._survey.stack.profile) < _GENERATIONS_SINCE:
+            properties.pop("hyperVGeneration", None)  # older ones refuse what they do not know
         return replace(planned, way=way, id=target, staging=staging, sku=sku, properties=properties)
 
     def _way(self, target: str, key: str) -> tuple[Way, str]:

@@ -206,6 +206,7 @@ def test_another_api_profile_works_or_is_refused(
         (refusal,) = plan(site, **ASKED).refusals
         assert "storage_account" in refusal
         made = restore(site, **ASKED, storage_account="staging")
+        assert made.vms[0].disks[0].properties == {"osType": "Linux"}  # no more is known there
         assert digests(emulator, made) == {("web01", "os"): vm.disks[0].sha256()}
         kind = "Microsoft.Compute/disks"
         monkeypatch.setitem(versions.SUPPORTED, kind, ("2019-07-01",))
