@@ -10,7 +10,10 @@ under ``forgotten/`` first; **G3** only then deleted.
 import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from airflow_provider_azstack.errors import (
     ConfigurationError,
@@ -18,13 +21,16 @@ from airflow_provider_azstack.errors import (
     ObjectNotFound,
     Refused,
 )
-from airflow_provider_azstack.model import Retention
+from airflow_provider_azstack.model import RestorePoint, Retention
 from airflow_provider_azstack.repo import census, flags, retention
 from airflow_provider_azstack.repo.holds import held_points
+from airflow_provider_azstack.repo.marking import in_parallel
 from airflow_provider_azstack.repo.retention import Decision, PointKey
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
+
+THREADS = 8
 
 
 class Forgotten(NamedTuple):
@@ -71,13 +77,14 @@ def plan(
     :param vm_keys: only points of these VMs.
     :raises Tampered: a point is unreadable: a decision without it would be about something else.
     """
-    points = [
-        point
-        for point in repository.points()
-        if policy in {"", point.policy} and (vm_keys is None or point.vm.key in vm_keys)
+    names = [
+        info.name
+        for info in repository.store.list(census.POINTS)
+        if vm_keys is None or info.name.split("/")[1] in vm_keys
     ]
+    read = in_parallel(partial(_essence, repository), names, THREADS)
     return retention.decide(
-        points,
+        (point for point in read if point is not None and policy in {"", point.policy}),
         rule,
         now=repository.now(),
         held=held_points(repository),
@@ -132,6 +139,16 @@ def _check(repository: "Repository", chosen: Collection[PointKey], confirm: str)
             f"VM {emptied[0]} would have no restore point left: confirm that with the "
             f"repository's id, {repository.id}"
         )
+
+
+def _essence(repository: "Repository", name: str) -> RestorePoint | None:
+    """Return a point without its VM's resources, or None when it went since it was listed."""
+    try:
+        point = repository.records.get(name, RestorePoint)
+    except ObjectNotFound:
+        return None
+    vm = msgspec.structs.replace(point.vm, resources={}, disks=(), tags={})
+    return msgspec.structs.replace(point, vm=vm, images=())
 
 
 def _flagged(repository: "Repository") -> dict[PointKey, str]:
