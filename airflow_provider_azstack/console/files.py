@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -24,7 +24,7 @@ from airflow_provider_azstack.errors import ConfigurationError
 if TYPE_CHECKING:
     from airflow_provider_azstack.engine.cells import CellCache
     from airflow_provider_azstack.engine.file_systems import Node, Volume
-    from airflow_provider_azstack.engine.partitions import Partition, Read
+    from airflow_provider_azstack.engine.places import Place
 
 _PARTITIONS = ("partition", "volume", "holds", "offset", "size_bytes", "name")
 _FILES = ("mode", "owner", "size_bytes", "modified_at", "name", "target")
@@ -34,15 +34,6 @@ _TYPES = {
     "symlink": stat.S_IFLNK,
     "other": stat.S_IFIFO,
 }
-
-
-class _Place(NamedTuple):
-    """Where a file system may be: a partition, or a logical volume in one."""
-
-    partition: "Partition"
-    volume: str
-    read: "Read"
-    holds: str
 
 
 def add(parser: ArgumentParser) -> None:
@@ -86,26 +77,9 @@ def _opened(args: Namespace) -> "Iterator[CellCache]":
         yield disk
 
 
-def _places(disk: "CellCache") -> "Iterator[_Place]":
-    """Yield the partitions, and behind one of LVM the logical volumes in it."""
-    from airflow_provider_azstack.engine.file_systems import what_is_in  # noqa: PLC0415
-    from airflow_provider_azstack.engine.logical_volumes import logical_volumes  # noqa: PLC0415
-    from airflow_provider_azstack.engine.partitions import (  # noqa: PLC0415
-        Partition,
-        partitions,
-    )
-
-    for part in partitions(disk.read, disk.size_bytes):
-        holds = what_is_in(disk.read, part)
-        yield _Place(part, "", disk.read, holds)
-        for volume in logical_volumes(disk.read, part) if holds == "LVM" else ():
-            inside = Partition(part.number, 0, volume.size_bytes)
-            read = volume.reader(disk.read, part)
-            found = what_is_in(read, inside) if volume.segments else "more than this partition has"
-            yield _Place(inside, volume.name, read, found)
-
-
 def _rows(disk: "CellCache") -> list[dict[str, Any]]:
+    from airflow_provider_azstack.engine.places import places  # noqa: PLC0415
+
     return [
         {
             "partition": place.partition.number,
@@ -115,22 +89,23 @@ def _rows(disk: "CellCache") -> list[dict[str, Any]]:
             "size_bytes": place.partition.length,
             "name": _printable(place.partition.name),
         }
-        for place in _places(disk)
+        for place in places(disk.read, disk.size_bytes)
     ]
 
 
 def _volume(args: Namespace, disk: "CellCache") -> "Volume":
     """Return the chosen place's file system, or the only one that can be read."""
-    from airflow_provider_azstack.engine.file_systems import READABLE, Volume  # noqa: PLC0415
+    from airflow_provider_azstack.engine.file_systems import Volume  # noqa: PLC0415
+    from airflow_provider_azstack.engine.places import places  # noqa: PLC0415
 
-    places = [place for place in _places(disk) if _is_meant(place, args)]
-    readable = [place for place in places if place.holds in READABLE]
-    if not places or len(readable) > 1:
+    meant = [place for place in places(disk.read, disk.size_bytes) if _is_meant(place, args)]
+    readable = [place for place in meant if place.is_readable]
+    if not meant or len(readable) > 1:
         raise ConfigurationError(
             f"{len(readable)} file systems are meant: say which with --partition or --volume; "
             "'azstack files ls' without a path lists them"
         )
-    place = [*readable, *places][0]
+    place = [*readable, *meant][0]
     if place.volume and place not in readable:
         raise ConfigurationError(f"{place.volume} holds {place.holds or 'nothing that we know'}")
     volume = Volume(place.read, place.partition)
@@ -139,7 +114,7 @@ def _volume(args: Namespace, disk: "CellCache") -> "Volume":
     return volume
 
 
-def _is_meant(place: _Place, args: Namespace) -> bool:
+def _is_meant(place: "Place", args: Namespace) -> bool:
     return args.partition in {None, place.partition.number} and args.volume in {None, place.volume}
 
 

@@ -1,0 +1,85 @@
+"""
+``azstack rehearse``: restore on trial, before it is needed.
+
+Owns the arguments and the report; the engine tries, and writes the evidence down.
+Invariant: state 0 means that every disk that was tried came back whole.
+"""
+
+from argparse import ArgumentParser, Namespace
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
+from airflow_provider_azstack.console.points import find_point
+from airflow_provider_azstack.console.present import DONE, PARTLY, say, show
+from airflow_provider_azstack.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.repo.rehearsals import Rehearsal
+
+_COLUMNS = ("vm", "point", "started_at", "seconds", "disks", "data_bytes", "verdict")
+
+
+def add(parser: ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--scratch", metavar="DIR", help="has room for the largest disk's data")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--vm", help="the newest point of this VM; a name, key or id")
+    which.add_argument(
+        "--vms", type=int, default=1, metavar="N", help="how many that are due; default: 1"
+    )
+    which.add_argument("--list", action="store_true", help="only list the evidence so far")
+    add_repository(parser)
+    add_output(parser)
+
+
+def run(args: Namespace) -> int:
+    """Try restore points; the state is 1 when one of them did not come back whole."""
+    from airflow_provider_azstack.engine.rehearse import due, rehearse  # noqa: PLC0415 - zstandard
+    from airflow_provider_azstack.repo.rehearsals import rehearsals  # noqa: PLC0415
+
+    with closing(open_repository(args)) as repository:
+        if args.list:
+            found = sorted(rehearsals(repository.records), key=lambda one: one.started_at)
+        else:
+            scratch = _scratch(args)
+            points = [find_point(repository, args.vm)] if args.vm else due(repository)[: args.vms]
+            found = [rehearse(repository, point, scratch) for point in points]
+    show([_facts(one) for one in found], args.output, _COLUMNS)
+    for one in found if not args.list else ():
+        _tell(one)
+    return DONE if args.list or all(one.is_good for one in found) else PARTLY
+
+
+def _scratch(args: Namespace) -> Path:
+    if not args.scratch or not Path(args.scratch).is_dir():
+        raise ConfigurationError("where to? Give --scratch a directory that is there")
+    return Path(args.scratch)
+
+
+def _tell(rehearsal: "Rehearsal") -> None:
+    for disk in rehearsal.disks:
+        for text in disk.file_systems:
+            say(f"{disk.disk_key} {escape(text)}")
+        for text in disk.problems:
+            say(f"[red]problem:[/] {disk.disk_key} {escape(text)}")
+
+
+def _facts(rehearsal: "Rehearsal") -> dict[str, Any]:
+    return {
+        "vm": rehearsal.vm,
+        "vm_key": rehearsal.vm_key,
+        "point": rehearsal.point,
+        "taken_at": rehearsal.taken_at.isoformat(timespec="seconds"),
+        "started_at": rehearsal.started_at.isoformat(timespec="seconds"),
+        "seconds": round(rehearsal.seconds, 1),
+        "disks": len(rehearsal.disks),
+        "data_bytes": sum(disk.data_bytes for disk in rehearsal.disks),
+        "verdict": "good" if rehearsal.is_good else "bad",
+        "digests": {disk.disk_key: disk.digest for disk in rehearsal.disks},
+        "file_systems": {disk.disk_key: list(disk.file_systems) for disk in rehearsal.disks},
+        "problems": {disk.disk_key: list(disk.problems) for disk in rehearsal.disks},
+    }

@@ -1,0 +1,147 @@
+"""
+Restores on trial: a restore point into a scratch directory, checked, and taken away again.
+
+Owns what is tried, compared and written down; knows no stack.
+Invariant: what was made is removed however the trial ends, and its evidence is in the repository
+whether it went well or not.
+"""
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from airflow_provider_azstack.engine.export import DiskExport
+from airflow_provider_azstack.engine.file_systems import Node, Volume
+from airflow_provider_azstack.engine.places import Place, places
+from airflow_provider_azstack.errors import (
+    AzStackError,
+    ConfigurationError,
+    IntegrityError,
+    ObjectNotFound,
+)
+from airflow_provider_azstack.model import RestorePoint
+from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.rehearsals import Rehearsal, RehearsedDisk, put, rehearsals
+from airflow_provider_azstack.repo.repository import Repository
+
+_FILES_LOOKED_AT = 10_000
+
+
+def due(repository: Repository) -> list[RestorePoint]:
+    """Return the newest point of every VM, those first whose last rehearsal is longest ago."""
+    newest = {point.vm.key: point for point in repository.points()}
+    last: dict[str, datetime] = {}
+    for one in rehearsals(repository.records):
+        last[one.vm_key] = max(one.started_at, last.get(one.vm_key, one.started_at))
+    never = datetime.min.replace(tzinfo=UTC)
+    return sorted(newest.values(), key=lambda p: (last.get(p.vm.key, never), p.taken_at, p.vm.key))
+
+
+def rehearse(
+    repository: Repository,
+    point: RestorePoint,
+    scratch: Path,
+    *,
+    timer: Callable[[], float] = time.monotonic,
+) -> Rehearsal:
+    """
+    Restore all disks of a point into ``scratch``, one after the other, and put the evidence.
+
+    :raises StoreFull: the scratch directory has no room; that says nothing of the backup.
+    """
+    started_at, started = repository.now(), timer()
+    session = repository.open_session("rehearsal")
+    try:
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="azstack-rehearsal-") as place:
+            disks = tuple(
+                _rehearse_disk(repository, image.image, image.disk_key, Path(place))
+                for image in point.images
+            )
+        rehearsal = Rehearsal(
+            vm_key=point.vm.key,
+            vm=point.vm.name,
+            point=point.id,
+            taken_at=point.taken_at,
+            started_at=started_at,
+            seconds=timer() - started,
+            disks=disks,
+        )
+        put(repository.records, rehearsal)
+    finally:
+        session.close()
+    return rehearsal
+
+
+def _rehearse_disk(repository: Repository, name: str, key: str, place: Path) -> RehearsedDisk:
+    target = place / f"{key}.img"
+    digest = hashlib.sha256()
+    size_bytes = data_bytes = 0
+    found: list[str] = []
+    problems: list[str] = []
+    try:
+        image = repository.image(name)
+        size_bytes = image.size_bytes
+        reader = ImageReader(image, repository.reader())
+        data_bytes = DiskExport(image, reader, "raw").to_file(target).data_bytes
+        with target.open("rb") as file:
+            problems += _differences(reader, file.fileno(), digest.update)
+            found += [_look_at(one, problems) for one in _places(file.fileno(), size_bytes)]
+    except (IntegrityError, ObjectNotFound) as error:
+        problems.append(str(error)[:2000])
+    finally:
+        target.unlink(missing_ok=True)
+    return RehearsedDisk(
+        disk_key=key,
+        size_bytes=size_bytes,
+        data_bytes=data_bytes,
+        digest=digest.hexdigest(),
+        file_systems=tuple(found),
+        problems=tuple(problems),
+    )
+
+
+def _differences(reader: ImageReader, file: int, update: Callable[[bytes], None]) -> Iterator[str]:
+    """Read the file back beside the repository, which is read a second time."""
+    for piece in reader.stream():
+        if piece.data is None:
+            continue
+        back = os.pread(file, piece.length, piece.offset)
+        update(piece.offset.to_bytes(8, "big") + back)
+        if back != piece.data:
+            yield f"{piece.length} bytes at {piece.offset} are not what the repository holds"
+
+
+def _places(file: int, size_bytes: int) -> Iterator[Place]:
+    return places(lambda offset, length: os.pread(file, length, offset), size_bytes)
+
+
+def _look_at(place: Place, problems: list[str]) -> str:
+    """Return what is there and how many files could be looked at; note what could not."""
+    where = place.volume or str(place.partition.number)
+    if not place.is_readable:
+        return f"{where}: {place.holds or 'unknown'}"
+    count = 0
+    try:
+        for _ in _walk(Volume(place.read, place.partition).root()):
+            count += 1
+            if count == _FILES_LOOKED_AT:
+                break
+    except ConfigurationError as error:  # the extra is not installed, or features are not known
+        return f"{where}: {place.holds}, not looked into: {error}"
+    except AzStackError as error:
+        problems.append(f"{where}: {error}"[:2000])
+    return f"{where}: {place.holds}, {count} files and folders"
+
+
+def _walk(root: Node) -> Iterator[Node]:
+    todo, seen = [root], {root.identity}
+    while todo:
+        for child in todo.pop().children():
+            yield child
+            if child.kind == "directory" and child.identity not in seen:
+                seen.add(child.identity)
+                todo.append(child)
