@@ -44,14 +44,22 @@ class Verify(AzStackOperator):
         """Return how the repository is; what is found damaged fails the next task, not this."""
         from airflow_provider_azstack.repo.verify import verify  # noqa: PLC0415 - cryptography
 
+        repository = self.open_repository()
+        purpose = f"verify by {context['dag_run'].dag_id}"[:256]
+        if getattr(self.get_dag(), "max_active_runs", 0) == 1:
+            # A killed try left its session, and a prune would wait for that one for ever.
+            for left, info in repository.sessions().items():
+                if info and info.purpose == purpose:
+                    repository.fence(left)
         with self.stoppable() as cancel:
             try:
                 report = verify(
-                    self.open_repository(),
+                    repository,
                     context["params"].get(MODE, self.mode),
                     budget_bytes=self.budget_bytes or None,
                     days=self.days,
                     resume=context["ti"].try_number > 1,
+                    purpose=purpose,
                     progress=self.log.info,
                     cancel=cancel,
                 )

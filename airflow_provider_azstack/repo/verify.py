@@ -59,6 +59,7 @@ def verify(
     budget_bytes: int | None = None,
     days: int = DAYS,
     resume: bool = False,
+    purpose: str = "verify",
     threads: int = THREADS,
     progress: Callable[[str], None] = log.info,
     cancel: threading.Event | None = None,
@@ -69,11 +70,12 @@ def verify(
     :param budget_bytes: of a cycle: how much to read now; default: what a daily run has to read so
         that everything is read within ``days``.
     :param resume: of a full verification: go on with the last one if it did not come to its end.
+    :param purpose: what our session says of itself, for people.
     :raises SessionLost: our session was fenced; what was found may be no damage but collection.
     """
     if days < 1 or (budget_bytes is not None and budget_bytes < 1):
         raise ConfigurationError("verification needs a budget and a number of days above 0")
-    session = repository.open_session("verify")
+    session = repository.open_session(purpose)
     index = Index(repository.records, repository.cache_directory)
     try:
         run = _Verification(
