@@ -329,3 +329,31 @@ def test_a_pack_that_cannot_be_read_is_damaged_and_does_not_stop_the_others(site
     assert 1 <= report.damaged_points < 6
     assert report.read_packs == 6
     assert list(site.store.list("bad/"))
+
+
+def test_a_collection_meanwhile_takes_nothing_away(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-K4: points are forgotten and pruned while we read: our session keeps their packs."""
+    from airflow_provider_azstack.repo.forget import forget
+    from airflow_provider_azstack.repo.prune import prune
+
+    monkeypatch.setattr("airflow_provider_azstack.repo.verify._PACKS_PER_RECORD", 1)
+    keys = site.repository.keys
+    points = site.repository.points()
+    packs = site.packs()
+
+    def collect(_text: str) -> None:
+        collector = Repository(site.store, keys, clock=site.clock)
+        forget(collector, [(point.vm.key, point.id) for point in points[:3]])
+        for _ in range(2):
+            prune(collector)
+        assert {info.name for info in packs} <= {info.name for info in site.packs()}
+
+    report = verify(site.repository, "full", threads=1, progress=collect)
+    assert report.is_sound
+    assert report.read_packs == 6
+    assert report.points == 3
+    for _ in range(2):
+        prune(Repository(site.store, keys, clock=site.clock))
+    assert verify(site.repository, "full").findings == ()
