@@ -1,0 +1,100 @@
+"""
+The DAG of a restore.
+
+Owns its shape, pools, queues and the form; knows nothing of what the tasks do.
+Invariants: a disk is written in its host's pool and queue; nothing is written before the plan, and
+nothing that exists is touched before somebody approved.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG, TaskGroup, TriggerRule
+
+from airflow_provider_azstack.config import BackupHost, Config, load_config
+from airflow_provider_azstack.dag_factory.placement import (
+    CONTROL_RETRIES,
+    STREAM_RETRIES,
+    connection_ids,
+    group_id,
+    placement,
+)
+from airflow_provider_azstack.operators.restore import (
+    AcceptDisks,
+    ApproveRestore,
+    CleanUpRestore,
+    CreateVms,
+    OpenRestore,
+    PlanRestore,
+    WriteDisk,
+)
+from airflow_provider_azstack.params import restore_form
+
+_ABOUT = """\
+Restores virtual machines, or disks only. The plan says everything that will be done and refuses,
+before anything is written, whatever cannot be; a person is asked where something that exists would
+be touched. docs/restore.md describes the request.
+"""
+
+
+def restore_dag(
+    dag_id: str, *, config: Config | str | Path | None = None, **dag_arguments: Any
+) -> DAG:
+    """
+    Return the DAG that restores what its trigger's config asks for.
+
+    ::
+
+        open_restore (setup) -> plan -> approve (only if something existing is touched)
+            -> for each host: accept_disks -> mapped write_disk
+            -> complete (all_done) -> clean_up (plain teardown)
+
+    :raises ConfigurationError: the configuration is wrong.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    hosts = config.backup_hosts()
+    defaults = {
+        "catchup": False,
+        "max_active_tasks": sum(host.streams for host in hosts) + len(hosts) + 4,
+        "params": restore_form(),
+        "doc_md": _ABOUT,
+        "tags": ["azstack", "restore"],
+    }
+    connections = connection_ids(config)
+    control = {**connections, **placement(hosts[0]), **CONTROL_RETRIES}
+    with DAG(dag_id, schedule=None, **{**defaults, **dag_arguments}) as dag:
+        begin = OpenRestore(task_id="open_restore", **control)
+        plan = PlanRestore(task_id="plan", opened=begin.output, hosts=hosts, **control)
+        approve = ApproveRestore(task_id="approve", planned=plan.output)
+        complete = CreateVms(
+            task_id="complete",
+            planned=plan.output,
+            approval="approve",
+            trigger_rule=TriggerRule.ALL_DONE,
+            **control,
+        )
+        clean_up = CleanUpRestore(task_id="clean_up", opened=begin.output, **control)
+        begin.as_setup()  # type: ignore[no-untyped-call]
+        for host in hosts:
+            approve >> _writers(host, plan, connections) >> complete
+        complete >> clean_up.as_teardown(setups=begin)
+    return dag
+
+
+def _writers(host: BackupHost, plan: PlanRestore, connections: dict[str, str]) -> TaskGroup:
+    """Build one host's part of a restore: its pool and queue cannot be mapped."""
+    placed = {**connections, **placement(host)}
+    with TaskGroup(group_id=group_id(host.name), tooltip=f"Backup host {host.name}") as group:
+        accept = AcceptDisks(
+            task_id="accept_disks", host=host, planned=plan.output, **placed, **CONTROL_RETRIES
+        )
+        WriteDisk.partial(
+            task_id="write_disk",
+            host=host.name,
+            planned=plan.output,
+            pool=host.pool,
+            map_index_template="{{ task.disk['label'] }}",
+            **placed,
+            **STREAM_RETRIES,
+        ).expand(disk=accept.output)
+    return group

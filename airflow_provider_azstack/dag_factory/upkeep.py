@@ -1,0 +1,164 @@
+"""
+The DAGs that keep a stack and a repository in order: janitor, copies, retention, verification.
+
+Owns their shape and forms; knows nothing of what the tasks do. Invariant: each runs on the first
+backup host, one run at a time.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG, Param
+
+from airflow_provider_azstack.config import Config, load_config
+from airflow_provider_azstack.dag_factory.placement import (
+    CONTROL_RETRIES,
+    connection_ids,
+    placement,
+)
+from airflow_provider_azstack.operators.janitor import Janitor
+from airflow_provider_azstack.operators.prune import CONFIRM, DEAD_SESSIONS, DRY_RUN, Forget, Prune
+from airflow_provider_azstack.operators.sync import REPAIR, Sync
+from airflow_provider_azstack.operators.verify import MODE, MODES, RequireSound, Verify
+from airflow_provider_azstack.policy import Policy, load_policy
+
+
+def janitor_dag(
+    dag_id: str,
+    *,
+    config: Config | str | Path | None = None,
+    schedule: Any = None,
+    dry_run: bool = False,
+    **dag_arguments: Any,
+) -> DAG:
+    """
+    Return the DAG that finds and removes what killed runs left on a stack.
+
+    :param dry_run: only report.
+    :raises ConfigurationError: the configuration is wrong.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    host = config.backup_hosts()[0]
+    defaults = {"catchup": False, "max_active_runs": 1, "tags": ["azstack"]}
+    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+        Janitor(
+            task_id="janitor",
+            dry_run=dry_run,
+            **connection_ids(config),
+            **placement(host),
+            **CONTROL_RETRIES,
+        )
+    return dag
+
+
+def sync_dag(
+    dag_id: str,
+    replica_conn_id: str,
+    *,
+    config: Config | str | Path | None = None,
+    schedule: Any = None,
+    vms: tuple[str, ...] = (),
+    newest: int = 0,
+    repair: bool = False,
+    **dag_arguments: Any,
+) -> DAG:
+    """
+    Return the DAG that copies restore points to another repository.
+
+    :param replica_conn_id: connection of that one.
+    :param vms: names, keys or ids of VMs; none is all.
+    :param newest: of each VM only so many; 0 is all.
+    :param repair: first store again what either repository lost; the form of a trigger asks too.
+    :raises ConfigurationError: the configuration is wrong.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    placed: dict[str, Any] = {**connection_ids(config), **placement(config.backup_hosts()[0])}
+    placed |= CONTROL_RETRIES
+    asks = Param(repair, type="boolean", description="Store again what either repository lost.")
+    defaults = {
+        "catchup": False,
+        "max_active_runs": 1,
+        "params": {REPAIR: asks},
+        "tags": ["azstack", "sync"],
+    }
+    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+        Sync(
+            task_id="sync",
+            replica_conn_id=replica_conn_id,
+            vms=vms,
+            newest=newest,
+            repair=repair,
+            **placed,
+        )
+    return dag
+
+
+def prune_dag(
+    dag_id: str,
+    *,
+    policies: Iterable[Policy | Mapping[str, Any] | str | Path] = (),
+    config: Config | str | Path | None = None,
+    schedule: Any = None,
+    dry_run: bool = False,
+    **dag_arguments: Any,
+) -> DAG:
+    """
+    Return the DAG that forgets what policies do not keep, and then makes room.
+
+    :param policies: those whose retention is applied, each to its own restore points.
+    :param dry_run: only report; the form of a trigger asks too.
+    :raises ConfigurationError: a policy or the configuration is wrong.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    loaded = [p if isinstance(p, Policy) else load_policy(p) for p in policies]
+    placed: dict[str, Any] = {**connection_ids(config), **placement(config.backup_hosts()[0])}
+    placed |= CONTROL_RETRIES
+    dead = "Sessions whose runs are known to be dead, one a line: a waiting prune names them."
+    about = {
+        DRY_RUN: Param(dry_run, type="boolean", description="Only report."),
+        DEAD_SESSIONS: Param([], type="array", items={"type": "string"}, description=dead),
+        CONFIRM: Param("", type="string", description="The repository's id, if it was asked for."),
+    }
+    defaults = {"catchup": False, "max_active_runs": 1, "params": about, "tags": ["azstack"]}
+    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+        retentions = {policy.name: policy.retention for policy in loaded}
+        forget = Forget(task_id="forget", retentions=retentions, **placed)
+        forget >> Prune(task_id="prune", **placed)
+    return dag
+
+
+def verify_dag(
+    dag_id: str,
+    *,
+    config: Config | str | Path | None = None,
+    schedule: Any = None,
+    mode: str = "cycle",
+    budget_gib: int = 0,
+    days: int = 30,
+    **dag_arguments: Any,
+) -> DAG:
+    """
+    Return the DAG that verifies the repository; a run that finds damage fails.
+
+    :param mode: ``structure``, ``cycle`` or ``full``; the form of a trigger asks too.
+    :param budget_gib: of a cycle: how much to read; 0 is what a daily run needs.
+    :param days: in which daily cycles read everything.
+    :raises ConfigurationError: the configuration is wrong.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    placed: dict[str, Any] = {**connection_ids(config), **placement(config.backup_hosts()[0])}
+    placed |= CONTROL_RETRIES
+    asks = Param(mode, enum=list(MODES), description="How much is read: nothing, a share, all.")
+    defaults = {
+        "catchup": False,
+        "max_active_runs": 1,
+        "params": {MODE: asks},
+        "tags": ["azstack", "verify"],
+    }
+    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+        verify = Verify(
+            task_id="verify", mode=mode, budget_bytes=budget_gib * 1024**3, days=days, **placed
+        )
+        RequireSound(task_id="require_sound", verified=verify.output, **placed)
+    return dag
