@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -27,7 +28,7 @@ from msgspec.structs import replace
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES, DiskWriter
-from airflow_provider_azstack.arm.vhd import build_footer, parse_footer
+from airflow_provider_azstack.arm.vhd import FOOTER_BYTES, build_footer, parse_footer
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.crew import Crew
 from airflow_provider_azstack.engine.restore_records import (
@@ -65,6 +66,7 @@ from airflow_provider_azstack.repo.sessions import Session
 log = logging.getLogger(__name__)
 
 DISKS_AT_ONCE = 4
+PART_BYTES = 256 << 20  # of data: what a killed process has to write again at most
 THREADS = 8  # that read, decode and write, over all disks of a process
 _TELL_EVERY_SECONDS = 5.0
 
@@ -212,7 +214,7 @@ class _DiskRestore:
         if found.is_open:
             self._write(target, notes, done)
             done = notes.done()
-        missing = [part for part, _ in self._parts() if part not in done]
+        missing = [part for part, _ in self._parts if part not in done]
         if missing and not found.is_whole:
             raise IntegrityError(f"{self._disk.id}: parts {missing[:5]} are not noted: try again")
         target.finish()  # D5
@@ -275,22 +277,40 @@ class _DiskRestore:
 
     def _can_go_on(self, found: Found) -> bool:
         done = self._notes(found).done()
-        is_whole = found.is_whole or all(part in done for part, _ in self._parts())
+        is_whole = found.is_whole or all(part in done for part, _ in self._parts)
         return found.is_open or is_whole
 
     def _target(self, disk: PlannedDisk) -> Target:
         return target_of(self._restore.stack, self._restore.accounts, self._restore.plan.id, disk)
 
-    def _parts(self) -> Iterator[tuple[str, int]]:
-        """Yield the names of the parts, with the offsets of those that are not the footer."""
+    @cached_property
+    def _parts(self) -> list[tuple[str, Extent]]:
+        """
+        The parts in order, the footer last: what is noted, and written again, as a whole.
+
+        Regions that hold little go together. An image never changes, so neither do its parts.
+        """
+        parts, first, data_bytes, step = [], -1, 0, self._image.region_bytes
         for number, group in enumerate(self._image.regions):
             if group is not None:
-                yield f"part-{number:06d}", number * self._image.region_bytes
-        yield FOOTER, -1
+                first = number if first < 0 else first
+                held = self._source.extents(number * step, step)
+                data_bytes += sum(extent.length for extent in held)
+                if data_bytes >= PART_BYTES:
+                    parts.append((first, number + 1))
+                    first, data_bytes = -1, 0
+        if first >= 0:
+            parts.append((first, len(self._image.regions)))
+        size_bytes = self._source.size_bytes
+        named = [
+            (f"part-{a:06d}", Extent(a * step, min(b * step, size_bytes) - a * step))
+            for a, b in parts
+        ]
+        return [*named, (FOOTER, Extent(self._disk.size_bytes, FOOTER_BYTES))]
 
     def _write(self, target: Target, notes: Notes, done: set[str]) -> None:
         with writer_of(self._restore.stack, target, self._threads) as writer:
-            for part, offset in self._parts():
+            for part, stretch in self._parts:
                 if part in done:
                     continue
                 if part == FOOTER:
@@ -298,13 +318,12 @@ class _DiskRestore:
                     notes.note(part, PartDone(bytes=len(self._footer())))
                 else:
                     before = self._written
-                    self._write_part(writer, offset)  # D3
+                    self._write_part(writer, stretch)  # D3
                     self._restore.session.check()
                     notes.note(part, PartDone(bytes=self._written - before))
 
-    def _write_part(self, writer: DiskWriter, offset: int) -> None:
-        length = min(self._image.region_bytes, self._source.size_bytes - offset)
-        stretches = joined(self._source.stream(start=offset, length=length))
+    def _write_part(self, writer: DiskWriter, part: Extent) -> None:
+        stretches = joined(self._source.stream(start=part.offset, length=part.length))
 
         def work(tasks: Iterator[Stretch]) -> None:
             for stretch in tasks:

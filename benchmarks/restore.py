@@ -1,0 +1,131 @@
+"""
+What a restore costs: a VM is backed up from the emulated stack, and restored by another process.
+
+Says MiB of data a second, CPU-seconds per GiB and peak memory of the restoring process, which
+reads, decrypts, decompresses and writes pages over plain HTTP; the emulator shares the machine.
+
+    python benchmarks/restore.py --mib 1024 --size-gib 1000
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_azstack.arm.client import Credentials, Stack
+from airflow_provider_azstack.config import BackupHost
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedDisk, Emulator
+from airflow_provider_azstack.engine.complete import complete
+from airflow_provider_azstack.engine.discover import discover
+from airflow_provider_azstack.engine.distribute import distribute
+from airflow_provider_azstack.engine.restore import carry_out
+from airflow_provider_azstack.engine.restore_plan import plan_restore
+from airflow_provider_azstack.engine.restore_request import read_request
+from airflow_provider_azstack.engine.stream import stream_workload
+from airflow_provider_azstack.model import Job
+from airflow_provider_azstack.policy import Policy
+from airflow_provider_azstack.repo.crypto import Cost
+from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store.local import LocalStore
+
+MIB = 1 << 20
+PASSPHRASE = Secret("benchmark")
+REQUEST = {"vms": ["vm"], "mode": "alternate", "resource_group": "target"}
+
+
+def main() -> None:
+    """Back up, then measure a child that restores."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mib", type=int, default=1024, help="MiB of data on the disk")
+    parser.add_argument("--size-gib", type=int, default=64, help="GiB of the disk itself")
+    parser.add_argument("--directory", default="/dev/shm", help="where everything is kept")  # noqa: S108 - memory
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        restore(json.loads(args.child))
+        return
+    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
+        measure(Path(directory), args.mib, args.size_gib)
+
+
+def measure(directory: Path, mib: int, size_gib: int) -> None:
+    """Prepare a stack and a repository, and let a child restore."""
+    with Emulator(directory / "stack", tls=False) as emulator:
+        disk = emulator.add_vm("vm", "source", [DiskSpec(size_bytes=size_gib << 30)]).disks[0]
+        fill(disk, mib)
+        emulator.add_group("target")
+        (directory / "repository").mkdir()
+        store = LocalStore(directory / "repository")
+        repository, _ = Repository.create(store, PASSPHRASE, kdf=Cost(2))
+        facts = {
+            "url": emulator.arm_url,
+            "tenant": emulator.tenant_id,
+            "client": emulator.client_id,
+            "secret": emulator.client_secret,
+            "ca": str(emulator.ca_file),
+            "store": str(directory / "repository"),
+            "mib": mib,
+        }
+        with connect(facts) as stack:
+            back_up(stack, repository)
+        subprocess.run([sys.executable, __file__, "--child", json.dumps(facts)], check=True)
+
+
+def fill(disk: EmulatedDisk, mib: int) -> None:
+    """Write data that compresses like files do, spread over the disk."""
+    step = disk.size_bytes // mib // MIB * MIB
+    for number in range(mib):
+        disk.write(number * step, os.urandom(400 << 10) + b"text" * (156 << 10))
+
+
+def connect(facts: dict[str, Any]) -> Stack:
+    """Sign in to the emulator."""
+    credentials = Credentials(facts["tenant"], facts["client"], Secret(facts["secret"]))
+    return Stack(facts["url"], credentials, ca_bundle=facts["ca"])
+
+
+def back_up(stack: Stack, repository: Repository) -> None:
+    """Publish a restore point of everything."""
+    session = repository.open_session("benchmark")
+    job = Job(run="benchmark", session=session.id, policy="all", stack=stack.name)
+    host = BackupHost(name="here", streams=1, queue="here", executor=None)
+    inventory = discover(stack, Policy(name="all"), None)
+    manifests = distribute(job, inventory.vms, (host,))
+    for workload in manifests[0].workloads:
+        stream_workload(stack, session, workload)
+    complete(session, job, manifests, inventory.unprotected, started_at=datetime.now(UTC))
+    session.close()
+
+
+def restore(facts: dict[str, Any]) -> None:
+    """Restore, and say what it took."""
+    repository = Repository.open(LocalStore(Path(facts["store"])), PASSPHRASE)
+    with connect(facts) as stack:
+        began = time.monotonic()
+        plan = plan_restore(stack, repository, read_request(REQUEST))
+        planned = time.monotonic() - began
+        session = repository.open_session("restore")
+        began, cpu = time.monotonic(), time.process_time()
+        (outcome,) = carry_out(stack, session, plan, lambda _: None)
+        seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+        session.close()
+    if outcome.status != "done":
+        sys.exit(outcome.reason)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    print(
+        f"planned in {planned:.2f} s; {facts['mib']} MiB restored in {seconds:.2f} s: "
+        f"{facts['mib'] / seconds:.0f} MiB/s, {cpu * 1024 / facts['mib']:.2f} CPU-s/GiB, "
+        f"peak {peak} MiB"
+    )
+
+
+if __name__ == "__main__":
+    main()
