@@ -7,13 +7,20 @@ repository and a stack in order in ``upkeep``.
 
 from airflow_provider_azstack.dag_factory.backup import backup_dag, policy_files
 from airflow_provider_azstack.dag_factory.restore import restore_dag
-from airflow_provider_azstack.dag_factory.upkeep import janitor_dag, prune_dag, sync_dag, verify_dag
+from airflow_provider_azstack.dag_factory.upkeep import (
+    janitor_dag,
+    prune_dag,
+    rehearsal_dag,
+    sync_dag,
+    verify_dag,
+)
 
 __all__ = [
     "backup_dag",
     "janitor_dag",
     "policy_files",
     "prune_dag",
+    "rehearsal_dag",
     "restore_dag",
     "sync_dag",
     "verify_dag",

@@ -19,6 +19,7 @@ from airflow_provider_azstack.dag_factory.placement import (
 )
 from airflow_provider_azstack.operators.janitor import Janitor
 from airflow_provider_azstack.operators.prune import CONFIRM, DEAD_SESSIONS, DRY_RUN, Forget, Prune
+from airflow_provider_azstack.operators.rehearse import Rehearse
 from airflow_provider_azstack.operators.sync import REPAIR, Sync
 from airflow_provider_azstack.operators.verify import MODE, MODES, RequireSound, Verify
 from airflow_provider_azstack.policy import Policy, load_policy
@@ -161,4 +162,29 @@ def verify_dag(
             task_id="verify", mode=mode, budget_bytes=budget_gib * 1024**3, days=days, **placed
         )
         RequireSound(task_id="require_sound", verified=verify.output, **placed)
+    return dag
+
+
+def rehearsal_dag(
+    dag_id: str,
+    *,
+    scratch: str,
+    vms: int = 1,
+    config: Config | str | Path | None = None,
+    schedule: Any = None,
+    **dag_arguments: Any,
+) -> DAG:
+    """
+    Return the DAG that restores on trial; a run in which a disk does not come back whole fails.
+
+    :param scratch: a directory of the first backup host, with room for the largest disk's data.
+    :param vms: how many VMs a run tries, those first that were not tried for longest.
+    :raises ConfigurationError: the configuration is wrong.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    placed: dict[str, Any] = {**connection_ids(config), **placement(config.backup_hosts()[0])}
+    placed |= CONTROL_RETRIES
+    defaults = {"catchup": False, "max_active_runs": 1, "tags": ["azstack", "rehearsal"]}
+    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+        Rehearse(task_id="rehearse", scratch=scratch, vms=vms, **placed)
     return dag

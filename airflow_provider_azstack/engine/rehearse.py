@@ -8,10 +8,13 @@ whether it went well or not.
 
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
 from airflow_provider_azstack.engine.export import DiskExport
@@ -29,6 +32,7 @@ from airflow_provider_azstack.repo.rehearsals import Rehearsal, RehearsedDisk, p
 from airflow_provider_azstack.repo.repository import Repository
 
 _FILES_LOOKED_AT = 10_000
+_PREFIX = "azstack-rehearsal-"
 
 
 def due(repository: Repository) -> list[RestorePoint]:
@@ -56,9 +60,9 @@ def rehearse(
     started_at, started = repository.now(), timer()
     session = repository.open_session("rehearsal")
     try:
-        with tempfile.TemporaryDirectory(dir=scratch, prefix="azstack-rehearsal-") as place:
+        with _place_in(scratch) as place:
             disks = tuple(
-                _rehearse_disk(repository, image.image, image.disk_key, Path(place))
+                _rehearse_disk(repository, image.image, image.disk_key, place)
                 for image in point.images
             )
         rehearsal = Rehearsal(
@@ -74,6 +78,30 @@ def rehearse(
     finally:
         session.close()
     return rehearsal
+
+
+@contextmanager
+def _place_in(scratch: Path) -> Iterator[Path]:
+    """Lend a directory of our own; those that killed rehearsals left are removed first."""
+    for left in scratch.glob(f"{_PREFIX}*"):
+        with suppress(OSError), _locked(left):
+            shutil.rmtree(left)
+    with (
+        tempfile.TemporaryDirectory(dir=scratch, prefix=_PREFIX) as name,
+        _locked(Path(name)),
+    ):
+        yield Path(name)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a directory as long as this process lives; an OSError when another one does."""
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        flock(file, LOCK_EX | LOCK_NB)
+        yield
+    finally:
+        os.close(file)
 
 
 def _rehearse_disk(repository: Repository, name: str, key: str, place: Path) -> RehearsedDisk:

@@ -1,7 +1,9 @@
 """``azstack rehearse``: restores on trial, and the evidence of them."""
 
 import json
+import os
 from collections.abc import Callable
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from random import Random
 
@@ -108,6 +110,25 @@ def test_all_vms_come_up_within_a_cycle(repository: Repository, tmp_path: Path) 
         rehearse(repository, point, tmp_path / "scratch")
     assert sorted(tried[:3]) == [vm_key(number) for number in (1, 2, 3)]
     assert tried[3] == tried[0]
+
+
+def test_what_a_killed_rehearsal_left_goes_and_a_living_ones_stays(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """F-R5: a disk in scratch is as secret as the guest, and as large."""
+    scratch = tmp_path / "scratch"
+    dead, living, other = (scratch / f"azstack-rehearsal-{n}" for n in ("dead", "live", "file"))
+    dead.mkdir()
+    living.mkdir()
+    other.write_text("not ours")
+    (dead / "os.img").write_text("half")
+    held = os.open(living, os.O_RDONLY)
+    try:
+        flock(held, LOCK_EX)
+        rehearse(repository, due(repository)[0], scratch)
+    finally:
+        os.close(held)
+    assert sorted(scratch.iterdir()) == [other, living]
 
 
 def test_where_to_is_asked(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:

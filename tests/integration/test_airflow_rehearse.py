@@ -1,0 +1,47 @@
+"""Restores on trial as DAG runs: green with evidence, red when a disk does not come back."""
+
+from pathlib import Path
+
+import pytest
+from support.airflow_run import Site
+from support.disks import SparseDisk
+from support.points import back_up_vm
+from support.repositories import noise
+
+from airflow_provider_azstack.emulator import Emulator
+from airflow_provider_azstack.repo.rehearsals import rehearsals
+
+pytestmark = pytest.mark.tier2
+
+SOURCE = """\
+from airflow_provider_azstack.dag_factory import rehearsal_dag
+
+dag = rehearsal_dag({dag_id!r}, config={conf!r}, scratch=SCRATCH)
+for task in dag.tasks:
+    task.retries = 0
+"""
+
+
+def test_each_run_tries_the_vm_that_is_due(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-R5: two VMs in two runs; then damage: red, with evidence; nothing stays in scratch."""
+    site = Site(emulator, tmp_path, monkeypatch)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    for number in (1, 2):
+        disk = SparseDisk(2 << 20)
+        disk.write(1 << 20, noise(number, 5000))
+        back_up_vm(site.reopen(), {"os": disk}, number=number)
+    dag = site.dag("rehearsal", SOURCE.replace("SCRATCH", repr(str(scratch))))
+    assert [site.run(dag).state for _ in range(2)] == ["success", "success"]
+    assert sorted(one.vm for one in rehearsals(site.reopen().records)) == ["vm-1", "vm-2"]
+    for pack in (tmp_path / "repository" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.chmod(0o600)
+            pack.write_bytes(pack.read_bytes()[:100] + b"?" + pack.read_bytes()[101:])
+    assert site.run(dag).state == "failed"
+    verdicts = [one.is_good for one in rehearsals(site.reopen().records)]
+    assert sorted(verdicts) == [False, True, True]
+    assert list(scratch.iterdir()) == []
+    assert not site.reopen().sessions()
