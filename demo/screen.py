@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 # The worst state first: it gives a task its colour.
 _COLOURS = {
@@ -73,9 +74,10 @@ class Screen:
                 nonlocal last
                 line = "  ".join(progress(tasks))
                 status.update(f"{self._passed()}  {line}")
-                if line != last and not self.console.is_terminal:
-                    self.console.print(f"         {line}", soft_wrap=True)
-                last = line
+                text = Text.from_markup(line).plain  # a log shows no colour: only words are new
+                if text != last and not self.console.is_terminal:
+                    self.console.print(f"         {text}", soft_wrap=True, markup=False)
+                last = text
 
             yield show
 
