@@ -126,9 +126,10 @@ def _readable(
     except AzStackError as error:
         return Answer(question, "failed", f"{subscription}: {error} (role {role!r})")
     if first is None:
+        if role != "reader":
+            return Answer(question, "ok", f"{subscription}: there are none")
         advice = f"none visible: is the role {role!r} assigned where they are?"
-        needed = role == "reader"
-        return Answer(question, "warning" if needed else "ok", f"{subscription}: {advice}")
+        return Answer(question, "warning", f"{subscription}: {advice}")
     return Answer(question, "ok", subscription)
 
 
