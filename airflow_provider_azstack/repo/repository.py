@@ -117,7 +117,10 @@ class Repository:
         if not passphrase:
             raise ConfigurationError("the passphrase is empty: choose one before creating")
         if store.exists(_CONFIG) or any(store.list("packs/")) or any(store.list("points/")):
-            raise Refused(f"{store.url} already holds a repository, or what is left of one")
+            raise Refused(
+                f"{store.url} already holds a repository, or what is left of one: nothing was "
+                "changed; open it with its passphrase, or give an empty place"
+            )
         keys = Keys(random(crypto.ID_BYTES), random(crypto.KEY_BYTES), random)
         recovery = crypto.recovery_passphrase(random)
         for secret, label in ((passphrase, keyring.PASSPHRASE), (recovery, keyring.RECOVERY)):
