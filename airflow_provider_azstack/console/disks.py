@@ -38,7 +38,7 @@ def opened_disk(args: Namespace) -> "Iterator[tuple[Image, ImageReader]]":
     """Lend the disk that the arguments name; nothing of it is collected meanwhile."""
     from airflow_provider_azstack.repo.images import ImageReader  # noqa: PLC0415 - loads zstandard
 
-    with closing(open_repository(args)) as repository, _kept(repository, str(args.command)):
+    with closing(open_repository(args)) as repository, kept(repository, str(args.command)):
         point = find_point(repository, args.vm, args.point)
         image = repository.image(image_name(point, args.disk))
         yield image, ImageReader(image, repository.reader())
@@ -62,7 +62,7 @@ def image_name(point: RestorePoint, disk: str) -> str:
 
 
 @contextmanager
-def _kept(repository: "Repository", purpose: str) -> Iterator[None]:
+def kept(repository: "Repository", purpose: str) -> Iterator[None]:
     """Hold a session, so that no collector takes packs away."""
     try:
         session = repository.open_session(purpose)

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from airflow_provider_azstack.console.arguments import add_output
 from airflow_provider_azstack.console.disks import add_disk, opened_disk
-from airflow_provider_azstack.console.present import DONE, PARTLY, say, show, show_one
+from airflow_provider_azstack.console.present import DONE, PARTLY, printable, say, show, show_one
 from airflow_provider_azstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -83,11 +83,11 @@ def _rows(disk: "CellCache") -> list[dict[str, Any]]:
     return [
         {
             "partition": place.partition.number,
-            "volume": _printable(place.volume),
+            "volume": printable(place.volume),
             "holds": place.holds or "unknown",
             "offset": place.partition.offset,
             "size_bytes": place.partition.length,
-            "name": _printable(place.partition.name),
+            "name": printable(place.partition.name),
         }
         for place in places(disk.read, disk.size_bytes)
     ]
@@ -132,7 +132,7 @@ def _list(args: Namespace, volume: "Volume") -> None:
 def _facts(node: "Node", output: str) -> dict[str, Any]:
     times, owner = node.times_ns(), node.owner
     modified = datetime.fromtimestamp(times[1] // 10**9, UTC) if times else None
-    shown = _printable if output == "table" else str
+    shown = printable if output == "table" else str
     return {
         "mode": stat.filemode(_TYPES[node.kind] | node.mode),
         "owner": f"{owner[0]}:{owner[1]}" if owner else "",
@@ -159,14 +159,10 @@ def _extract(args: Namespace, disk: "CellCache") -> int:
         extraction.extract(node)
     result = extraction.result()
     for problem in result.problems:
-        text = escape(_printable(f"{problem.path}: {problem.reason}"))
+        text = escape(printable(f"{problem.path}: {problem.reason}"))
         say(f"[yellow]left out:[/] {text}")
     facts = {**result._asdict(), "problems": [problem._asdict() for problem in result.problems]}
     if args.output == "table":
         facts["problems"] = len(result.problems)
     show_one({"directory": args.to, **facts}, args.output)
     return PARTLY if result.problems else DONE
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

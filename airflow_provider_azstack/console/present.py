@@ -38,6 +38,11 @@ def say(text: str) -> None:
     Console(stderr=True, soft_wrap=True).print(text, highlight=False)
 
 
+def printable(text: str) -> str:
+    """Return a guest's text such that it gives no orders to a terminal."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def show(rows: Sequence[dict[str, Any]], output: str, columns: Sequence[str]) -> None:
     """Print ``rows`` as a table of ``columns``, or as JSON with every key."""
     if output == "json":

@@ -10,6 +10,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
+from airflow_provider_azstack.console.damage import files_of, show_files
 from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, say, show, show_one
 from airflow_provider_azstack.model import to_plain
 
@@ -74,10 +75,11 @@ def verify_repository(repository: "Repository", args: Namespace) -> int:
         resume=args.resume,
         progress=say,
     )
+    damaged = files_of(repository, report.affected)
     if args.output == "json":
-        show_one(to_plain(report), args.output)
+        show_one({**to_plain(report), "damaged_files": damaged}, args.output)
     else:
-        _show(report)
+        _show(report, damaged)
     if report.is_sound:
         return PARTLY if report.findings else DONE
     return FAILED
@@ -95,7 +97,7 @@ def size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
-def _show(report: "Report") -> None:
+def _show(report: "Report", damaged: list[dict[str, Any]]) -> None:
     facts: dict[str, Any] = {name: getattr(report, name) for name in _FACTS}
     facts["verified_vms"] = len(report.verified)
     if report.cycle is not None:
@@ -106,6 +108,7 @@ def _show(report: "Report") -> None:
         show([to_plain(finding) for finding in report.findings], "table", _OBJECTS)
     if report.affected:
         show([_disk_facts(disk) for disk in report.affected], "table", _DISKS)
+    show_files(damaged)
     if report.cycle is not None and not report.cycle.is_enough:
         say(
             f"[yellow]too little:[/] daily runs of {report.cycle.budget_bytes} bytes do not read "

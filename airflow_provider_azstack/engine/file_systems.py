@@ -22,6 +22,8 @@ Kind = Literal["directory", "file", "symlink", "other"]
 
 _MODULES = {"ext": "pyfsext", "xfs": "pyfsxfs", "ntfs": "pyfsntfs", "fat": "pyfsfat"}
 READABLE = frozenset(_MODULES)
+# libfsxfs (20260901) leaves allocation groups in its offsets, which then are none; FAT tells none.
+_TELL_EXTENTS = frozenset({"ext", "ntfs"})
 # Offset and bytes that tell what is in a partition; those without a module are only named.
 _SIGNATURES = (
     (1024 + 56, b"\x53\xef", "ext"),
@@ -36,7 +38,7 @@ _SIGNATURES = (
     (4086, b"SWAPSPACE2", "swap"),
     (65536 + 64, b"_BHRfS_M", "btrfs"),
 )
-_HEAD_BYTES = 65536 + 72
+HEAD_BYTES = 65536 + 72
 _BROKEN = (OSError, ValueError, RuntimeError, OverflowError, MemoryError, TypeError)
 _FILETIME_1970 = 116_444_736_000_000_000  # in units of 100 ns since 1601
 _NTFS_ROOT, _NTFS_FIRST_FILE = 5, 24
@@ -53,8 +55,12 @@ class Unreadable(AzStackError):
     """A guest's file system, or a file of it, cannot be read."""
 
 
+class LibraryMissing(ConfigurationError):
+    """The extra that reads files is not installed."""
+
+
 class Data(NamedTuple):
-    """A stretch of a file that is not a hole."""
+    """A stretch of a file that is not a hole, or of a partition."""
 
     offset: int
     length: int
@@ -115,8 +121,13 @@ def what_is_in(read: Read, partition: Partition) -> str:
     return ""
 
 
+def tells_extents(kind: str) -> bool:
+    """Tell whether ``Node.stored`` knows where a file system of this kind keeps its files."""
+    return kind in _TELL_EXTENTS
+
+
 def _head(read: Read, partition: Partition) -> bytes:
-    return read(partition.offset, min(_HEAD_BYTES, partition.length))
+    return read(partition.offset, min(HEAD_BYTES, partition.length))
 
 
 def _features(kind: str, head: bytes) -> int:
@@ -159,7 +170,7 @@ class Volume:
         try:
             module = load(_MODULES[self.kind])
         except ImportError:
-            raise ConfigurationError(
+            raise LibraryMissing(
                 "reading files needs the extra: pip install 'airflow-provider-azstack[files]'"
             ) from None
         self.source = _Source(read, partition)
@@ -267,6 +278,18 @@ class Node:
         except OSError:
             return whole  # kept in the inode
         return found if end >= self.size_bytes else whole
+
+    def stored(self) -> list[Data]:
+        """Return where on the partition a file or directory lies, for ``tells_extents`` ones."""
+        if self._volume.kind != "ntfs" and self.kind not in {"file", "directory"}:
+            return []  # a link's text or a device's number stands where blocks would
+        try:
+            with self._explained():
+                numbers = range(self._entry.get_number_of_extents())
+                extents = [self._entry.get_extent(number) for number in numbers]
+        except Unreadable:
+            return []  # kept in the inode
+        return [Data(offset, length) for offset, length, flags in extents if not flags & 1]
 
     def read(self, offset: int, length: int) -> bytes:
         """

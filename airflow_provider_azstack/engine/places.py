@@ -9,8 +9,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from airflow_provider_azstack.engine.file_systems import READABLE, what_is_in
-from airflow_provider_azstack.engine.logical_volumes import logical_volumes
+from airflow_provider_azstack.engine.logical_volumes import Segment, logical_volumes
 from airflow_provider_azstack.engine.partitions import Partition, Read, partitions
+
+
+class Stretch(NamedTuple):
+    """A stretch of a place and where on the disk it lies."""
+
+    offset: int
+    length: int
+    on_disk: int
 
 
 class Place(NamedTuple):
@@ -20,6 +28,7 @@ class Place(NamedTuple):
     volume: str
     read: Read
     holds: str
+    stretches: tuple[Stretch, ...]
 
     @property
     def is_readable(self) -> bool:
@@ -31,9 +40,14 @@ def places(read: Read, size_bytes: int) -> Iterator[Place]:
     """Yield the partitions, and behind one of LVM the logical volumes in it."""
     for part in partitions(read, size_bytes):
         holds = what_is_in(read, part)
-        yield Place(part, "", read, holds)
+        yield Place(part, "", read, holds, (Stretch(0, part.length, part.offset),))
         for volume in logical_volumes(read, part) if holds == "LVM" else ():
             inside = Partition(part.number, 0, volume.size_bytes)
             reads = volume.reader(read, part)
             found = what_is_in(reads, inside) if volume.segments else "more than this partition has"
-            yield Place(inside, volume.name, reads, found)
+            parts = tuple(_on_disk(part, segment) for segment in volume.segments)
+            yield Place(inside, volume.name, reads, found, parts)
+
+
+def _on_disk(part: Partition, segment: Segment) -> Stretch:
+    return Stretch(segment.offset, segment.length, part.offset + segment.on_partition)
