@@ -11,7 +11,9 @@ from support.disks import PASSPHRASE
 from support.guest_points import disk_of, repository_with
 
 from airflow_provider_azstack.console import main
+from airflow_provider_azstack.console.damage import _newest
 from airflow_provider_azstack.emulator.guests import GuestDisk
+from airflow_provider_azstack.repo.findings import Affected, LostRange
 from airflow_provider_azstack.repo.repository import Repository
 
 pytestmark = pytest.mark.tier2
@@ -65,6 +67,33 @@ def test_the_damaged_file_is_named_and_no_other(
     assert (told["more"], told["unread"], told["holds"]) == (0, [], "ext")
     assert told["point"] == report["affected"][0]["point"]
     assert not list((place / "sessions").glob("*"))
+
+
+def test_of_several_damaged_points_the_newest_is_looked_into() -> None:
+    """For each disk; points of which it is not known what is lost do not count."""
+    lost = LostRange(offset=0, length=1)
+    affected = [
+        Affected(
+            vm="web",
+            vm_key="key",
+            point=point,
+            disk_key=disk,
+            image="images/x",
+            lost_bytes=1,
+            ranges=ranges,
+            reason=reason,
+        )
+        for point, disk, ranges, reason in (
+            ("20260102t000000-a", "os", (lost,), ""),
+            ("20260103t000000-a", "os", (lost,), ""),
+            ("20260101t000000-a", "os", (lost,), ""),
+            ("20260104t000000-a", "os", (lost,), "its image is damaged"),
+            ("20260105t000000-a", "", (), "the point itself"),
+            ("20260101t000000-a", "data-0", (lost,), ""),
+        )
+    ]
+    found = {disk.disk_key: disk.point for disk in _newest(affected)}
+    assert found == {"os": "20260103t000000-a", "data-0": "20260101t000000-a"}
 
 
 def test_without_the_library_one_line_says_which_extra(

@@ -1,5 +1,6 @@
 """Which files damaged stretches of a disk cost, by the file systems' own account."""
 
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from support.guest_points import disk_of, repository_with
 from airflow_provider_azstack.emulator.guests import PARTITION_START, GuestDisk
 from airflow_provider_azstack.engine.damaged_files import Damaged, damaged_files
 from airflow_provider_azstack.engine.file_systems import LibraryMissing
+from airflow_provider_azstack.engine.logical_volumes import _crc
 from airflow_provider_azstack.repo.images import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
 
@@ -148,6 +150,44 @@ def test_a_file_system_that_does_not_tell_is_named(tmp_path: Path, kind: str) ->
     case = Case(tmp_path / "store", make(tmp_path / "image", tree))
     [told] = case.told((8 * MIB, 1))
     assert (told.paths, told.unread) == ((), (f"files are not told for {kind}",))
+
+
+def physical_volume(halves: tuple[bytes, bytes]) -> bytes:
+    """Return an LVM disk with one volume, whose second half lies in front of its first."""
+    identity = b"a" * 32
+    text = """vg {
+        extent_size = 8192
+        physical_volumes { pv0 { id = "%s" pe_start = 2048 } }
+        logical_volumes { root { status = ["READ", "WRITE", "VISIBLE"] segment_count = 2
+            segment1 { start_extent = 0 extent_count = 1 type = "striped" stripe_count = 1
+                stripes = ["pv0", 1] }
+            segment2 { start_extent = 1 extent_count = 1 type = "striped" stripe_count = 1
+                stripes = ["pv0", 0] } } } }
+    """
+    data = (text % identity.decode()).encode()
+    areas = struct.pack("<8Q", MIB, 0, 0, 0, BLOCK, MIB - BLOCK, 0, 0)
+    label = struct.pack("<I8s", 32, b"LVM2 001") + identity + bytes(8) + areas
+    label = label.ljust(512 - 20, b"\0")
+    header = struct.pack(
+        "<16sIQQQQII", b" LVM2 x[5A%r0N*>", 1, BLOCK, MIB - BLOCK, 512, len(data), _crc(data), 0
+    ).ljust(508, b"\0")
+    head = bytes(512) + struct.pack("<8sQI", b"LABELONE", 1, _crc(label)) + label
+    metadata = struct.pack("<I", _crc(header)) + header + data
+    return (head.ljust(BLOCK, b"\0") + metadata).ljust(MIB, b"\0") + halves[1] + halves[0]
+
+
+def test_files_of_a_logical_volume_in_pieces(tmp_path: Path) -> None:
+    """What lies where on the disk goes by the volume's segments."""
+    tree = guest_trees.make_tree(tmp_path / "tree")
+    inside = guest_trees.ext4(tmp_path / "inside", tree, 8).read_bytes()
+    (tmp_path / "disk").write_bytes(physical_volume((inside[: 4 * MIB], inside[4 * MIB :])))
+    case = Case(tmp_path / "store", tmp_path / "disk")
+    content = (tree / "sub" / "big.bin").read_bytes()
+    pages = [content[at : at + 512] for at in range(0, len(content) - BLOCK, BLOCK)]
+    for page in (pages[0], pages[-1]):
+        [told] = case.told((case.data.index(page), 1))
+        assert (told.volume, told.holds, told.unread) == ("vg/root", "ext", ())
+        assert told.paths == ("/sub/big.bin",)
 
 
 def test_without_the_library_it_is_said_which_extra(
