@@ -319,6 +319,8 @@ def _raise_first(errors: list[BaseException]) -> None:
 
 def _is_of(properties: dict[str, Any], disk: Disk) -> bool:
     """Tell whether a snapshot is of the disk that was meant, as far as the stack tells."""
-    source = (properties.get("creationData") or {}).get("sourceUniqueId") or disk.unique_id
+    source = (properties.get("creationData") or {}).get("sourceUniqueId")
+    # Disks of the older profile have no unique id: theirs is made of the ARM id, which has slashes.
+    is_told = source is not None and "/" not in disk.unique_id
     size = properties.get("diskSizeBytes") or disk.size_bytes
-    return bool(source == disk.unique_id and size == disk.size_bytes)
+    return size == disk.size_bytes and (source == disk.unique_id or not is_told)

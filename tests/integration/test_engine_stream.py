@@ -75,10 +75,15 @@ def test_a_disk_that_fails_stops_no_other_and_a_retry_reads_only_that_one(
     run.clean_up()
 
 
-def test_disks_are_read_in_the_blob_version_of_the_stacks_profile(it: Rig, vm: EmulatedVm) -> None:
-    """Older builds of a stack refuse newer versions."""
+def test_an_older_stack_is_read_in_the_versions_that_it_speaks(it: Rig) -> None:
+    """It refuses newer blob versions, and tells neither a disk's bytes nor its unique id."""
     it.stack = connect(it.emulator, profile="2019-03-01-hybrid")
-    require_point(it, vm, it.backup()["vm"])
+    disks = [DiskSpec(size_bytes=1024 * MIB)]
+    disks += [DiskSpec(kind="unmanaged", size_bytes=8 * MIB, account="legacy")]
+    vm = it.emulator.add_vm("old", "prod", disks)
+    for disk in vm.disks:
+        disk.write(MIB, b"old" * MIB)
+    require_point(it, vm, it.backup()["old"])
     spoken = {seen.ms_version for seen in it.emulator.requests if seen.ms_version}
     assert spoken == {"2017-11-09"}
 

@@ -13,8 +13,9 @@ pytestmark = pytest.mark.tier2
 
 # Its children do what Airflow's do: start children of their own, and ignore polite requests.
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 from demo.processes import Processes
 with Processes(Path(sys.argv[1]), patience_seconds=0.3) as processes:
     command = "trap '' TERM; sleep 300 & echo $! $$; exec sleep 300"
