@@ -43,7 +43,7 @@ BLOCK_SIZE = 2**20
 PACK_BYTES = 32 * 2**20
 MAX_BLOCKS = 16_384  # bounds the directory when blocks are tiny
 # zstd level 1 costs half of level 3's CPU for 8% more bytes on file-system content. With -1 the
-# whole pipeline takes 5% less CPU and stores 10% more, with -3 it takes 13% less and stores 21% more.
+# whole pipeline takes 5% less CPU and stores 10% more, with -3 it takes 13% less and 21% more.
 LEVEL = 1
 
 _HEADER = b"AZSPACK1"
