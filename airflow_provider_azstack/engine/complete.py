@@ -39,7 +39,7 @@ from airflow_provider_azstack.model import (
     VmStatus,
     WorkloadVm,
 )
-from airflow_provider_azstack.repo.runs import load_runs
+from airflow_provider_azstack.repo.runs import decode_runs, load_group
 from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
@@ -205,10 +205,11 @@ def _new_blocks(session: Session, candidates: Iterable[_Candidate]) -> Iterator[
             offset = number * image.region_bytes
             length = min(image.region_bytes, image.size_bytes - offset)
             try:
-                runs = load_runs(reader, group, offset, length)
+                data, parts = load_group(reader, group)
+                runs = decode_runs(data, offset, length)
             except IntegrityError as error:
                 raise MissingBlock(f"{image.name}, region at {offset}: {error}") from None
-            yield group
+            yield from (group, *parts)
             yield from {run.block_id for run in runs if run.block_id is not None}
 
 
