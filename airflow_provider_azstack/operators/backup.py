@@ -10,7 +10,7 @@ decides from the repository and the manifests.
 import socket
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, Asset, AssetAlias, Context
@@ -38,9 +38,6 @@ from airflow_provider_azstack.operators.base import (
 )
 from airflow_provider_azstack.policy import Policy, TriggerConf, read_trigger
 
-if TYPE_CHECKING:
-    from airflow_provider_azstack.repo.sessions import Session
-
 _REASONS = "reasons"
 # Consumers schedule on this alias, or on azstack://<stack>/<vm>; names of VMs may repeat: the
 # event's extra has the key.
@@ -65,7 +62,11 @@ class OpenSession(AzStackOperator):
             stack_name = stack.name
         # A session's record holds texts of up to 256 characters.
         purpose = f"backup of {stack_name} by {run.dag_id}"[:256]
-        session = self._open_session(purpose, run_name(run.dag_id, run.run_id))
+        repository = self.open_repository()
+        self.fence_left_over(repository, purpose)
+        session = repository.open_session(
+            purpose, run=run_name(run.dag_id, run.run_id), host=socket.gethostname()
+        )
         job = Job(
             run=run_name(run.dag_id, run.run_id),
             session=session.id,
@@ -77,22 +78,6 @@ class OpenSession(AzStackOperator):
         )
         self.log.info("run %s, session %s, mode %s", job.run, job.session, job.mode)
         return to_plain(job)
-
-    def _open_session(self, purpose: str, run: str) -> "Session":
-        """
-        Open this run's session, and end those that earlier runs or tries of this DAG left.
-
-        A run that was killed with its clean-up leaves its session and with it its claims on VMs.
-        While a DAG has one active run at a time, no other run of it can be alive; were one alive
-        all the same, it would fail, and nothing would be lost.
-        """
-        repository = self.open_repository()
-        if getattr(self.get_dag(), "max_active_runs", 0) == 1:
-            for left, info in repository.sessions().items():
-                if info and info.purpose == purpose:
-                    self.log.warning("session %s of run %s was left over: fenced", left, info.run)
-                    repository.fence(left)
-        return repository.open_session(purpose, run=run, host=socket.gethostname())
 
 
 class Discover(AzStackOperator):

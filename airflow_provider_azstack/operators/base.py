@@ -98,6 +98,21 @@ class AzStackOperator(BaseOperator):
         """Return the repository."""
         return RepositoryHook(self.repository_conn_id).get_conn()
 
+    def fence_left_over(self, repository: "Repository", purpose: str) -> None:
+        """
+        End the sessions of this purpose that earlier runs or tries of this DAG left.
+
+        A run that was killed with its clean-up leaves its session: with that its claims on VMs,
+        and a prune waits for it for ever. While a DAG has one active run at a time, no other run
+        of it can be alive; were one alive all the same, it would fail, and nothing would be lost.
+        """
+        if getattr(self.get_dag(), "max_active_runs", 0) != 1:
+            return
+        for left, info in repository.sessions().items():
+            if info and info.purpose == purpose:
+                self.log.warning("session %s of run %s was left over: fenced", left, info.run)
+                repository.fence(left)
+
     def join(self, job: Job) -> "Session":
         """Return the job's session in this process."""
         return self.open_repository().join_session(job.session)

@@ -46,11 +46,7 @@ class Verify(AzStackOperator):
 
         repository = self.open_repository()
         purpose = f"verify by {context['dag_run'].dag_id}"[:256]
-        if getattr(self.get_dag(), "max_active_runs", 0) == 1:
-            # A killed try left its session, and a prune would wait for that one for ever.
-            for left, info in repository.sessions().items():
-                if info and info.purpose == purpose:
-                    repository.fence(left)
+        self.fence_left_over(repository, purpose)
         with self.stoppable() as cancel:
             try:
                 report = verify(
