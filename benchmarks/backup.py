@@ -40,7 +40,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Back up one disk in this process, and return what it cost."""
     from sources import FileDisk, HttpDisk  # noqa: PLC0415 - its imports belong to the measurement
 
-    from airflow_provider_azstack.engine.backup import back_up_disk  # noqa: PLC0415
+    from airflow_provider_azstack.engine.backup.disk import back_up_disk  # noqa: PLC0415
     from airflow_provider_azstack.model import DiskSnapshot  # noqa: PLC0415
     from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
     from airflow_provider_azstack.secret import Secret  # noqa: PLC0415

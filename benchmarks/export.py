@@ -36,7 +36,7 @@ def back_up(options: argparse.Namespace) -> None:
     """Back the data set up, at each size."""
     from sources import FileDisk  # noqa: PLC0415
 
-    from airflow_provider_azstack.engine.backup import back_up_disk  # noqa: PLC0415
+    from airflow_provider_azstack.engine.backup.disk import back_up_disk  # noqa: PLC0415
     from airflow_provider_azstack.model import DiskSnapshot  # noqa: PLC0415
     from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
     from airflow_provider_azstack.secret import Secret  # noqa: PLC0415
@@ -69,7 +69,7 @@ def back_up(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Export one disk in this process, and return what it cost."""
-    from airflow_provider_azstack.engine.export import DiskExport  # noqa: PLC0415
+    from airflow_provider_azstack.engine.export.disk import DiskExport  # noqa: PLC0415
     from airflow_provider_azstack.repo.images import ImageReader  # noqa: PLC0415
     from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
     from airflow_provider_azstack.secret import Secret  # noqa: PLC0415

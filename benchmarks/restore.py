@@ -22,13 +22,13 @@ from typing import Any
 from airflow_provider_azstack.arm.client import Credentials, Stack
 from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedDisk, Emulator
-from airflow_provider_azstack.engine.complete import complete
-from airflow_provider_azstack.engine.discover import discover
-from airflow_provider_azstack.engine.distribute import distribute
-from airflow_provider_azstack.engine.restore import carry_out
-from airflow_provider_azstack.engine.restore_plan import plan_restore
-from airflow_provider_azstack.engine.restore_request import read_request
-from airflow_provider_azstack.engine.stream import stream_workload
+from airflow_provider_azstack.engine.backup.complete import complete
+from airflow_provider_azstack.engine.backup.discover import discover
+from airflow_provider_azstack.engine.backup.distribute import distribute
+from airflow_provider_azstack.engine.backup.stream import stream_workload
+from airflow_provider_azstack.engine.restore.execute import carry_out
+from airflow_provider_azstack.engine.restore.plan import plan_restore
+from airflow_provider_azstack.engine.restore.request import read_request
 from airflow_provider_azstack.model import Job
 from airflow_provider_azstack.policy import Policy
 from airflow_provider_azstack.repo.crypto import Cost

@@ -24,7 +24,7 @@ _FILES = ("vm", "point", "disk", "partition", "file")
 
 def files_of(repository: "Repository", affected: Iterable["Affected"]) -> list[dict[str, Any]]:
     """Return, for the newest damaged point of each disk, the files that the damage costs."""
-    from airflow_provider_azstack.engine.file_systems import LibraryMissing  # noqa: PLC0415
+    from airflow_provider_azstack.engine.guest.file_systems import LibraryMissing  # noqa: PLC0415
 
     disks = _newest(affected)
     rows = list[dict[str, Any]]()
@@ -72,7 +72,7 @@ def _newest(affected: Iterable["Affected"]) -> list["Affected"]:
 
 
 def _of_disk(repository: "Repository", disk: "Affected") -> list[dict[str, Any]]:
-    from airflow_provider_azstack.engine.damaged_files import damaged_files  # noqa: PLC0415
+    from airflow_provider_azstack.engine.guest.damaged_files import damaged_files  # noqa: PLC0415
 
     ranges = ((one.offset, one.length) for one in disk.ranges)
     which = {"vm": disk.vm, "vm_key": disk.vm_key, "point": disk.point, "disk": disk.disk_key}

@@ -20,7 +20,7 @@ from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import Image
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.engine.export import Advance, Exported
+    from airflow_provider_azstack.engine.export.disk import Advance, Exported
     from airflow_provider_azstack.repo.images import ImageReader
 
 _STDOUT = "-"
@@ -68,8 +68,8 @@ def _exported(
     args: Namespace, image: Image, reader: "ImageReader", advance: "Advance"
 ) -> "Exported":
     # Loaded here: they need zstandard and cryptography, and a help text does not.
-    from airflow_provider_azstack.engine.conversion import convert  # noqa: PLC0415
-    from airflow_provider_azstack.engine.export import DiskExport  # noqa: PLC0415
+    from airflow_provider_azstack.engine.export.conversion import convert  # noqa: PLC0415
+    from airflow_provider_azstack.engine.export.disk import DiskExport  # noqa: PLC0415
 
     target, options = Path(args.to), {"salvage": args.salvage, "advance": advance}
     if args.format in _CONVERTED:

@@ -23,8 +23,8 @@ from airflow_provider_azstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.engine.cells import CellCache
-    from airflow_provider_azstack.engine.file_systems import Node, Volume
-    from airflow_provider_azstack.engine.places import Place
+    from airflow_provider_azstack.engine.guest.file_systems import Node, Volume
+    from airflow_provider_azstack.engine.guest.places import Place
 
 _PARTITIONS = ("partition", "volume", "holds", "offset", "size_bytes", "name")
 _FILES = ("mode", "owner", "size_bytes", "modified_at", "name", "target")
@@ -78,7 +78,7 @@ def _opened(args: Namespace) -> "Iterator[CellCache]":
 
 
 def _rows(disk: "CellCache") -> list[dict[str, Any]]:
-    from airflow_provider_azstack.engine.places import places  # noqa: PLC0415
+    from airflow_provider_azstack.engine.guest.places import places  # noqa: PLC0415
 
     return [
         {
@@ -95,8 +95,8 @@ def _rows(disk: "CellCache") -> list[dict[str, Any]]:
 
 def _volume(args: Namespace, disk: "CellCache") -> "Volume":
     """Return the chosen place's file system, or the only one that can be read."""
-    from airflow_provider_azstack.engine.file_systems import Volume  # noqa: PLC0415
-    from airflow_provider_azstack.engine.places import places  # noqa: PLC0415
+    from airflow_provider_azstack.engine.guest.file_systems import Volume  # noqa: PLC0415
+    from airflow_provider_azstack.engine.guest.places import places  # noqa: PLC0415
 
     meant = [place for place in places(disk.read, disk.size_bytes) if _is_meant(place, args)]
     readable = [place for place in meant if place.is_readable]
@@ -146,7 +146,7 @@ def _facts(node: "Node", output: str) -> dict[str, Any]:
 
 
 def _extract(args: Namespace, disk: "CellCache") -> int:
-    from airflow_provider_azstack.engine.extract import Extraction  # noqa: PLC0415
+    from airflow_provider_azstack.engine.guest.extract import Extraction  # noqa: PLC0415
 
     volume = _volume(args, disk)
     nodes = [volume.find(path) for path in args.path]  # all are there, or nothing is written

@@ -25,7 +25,7 @@ def add(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Serve the disk until interrupted."""
     from airflow_provider_azstack.engine.cells import CellCache  # noqa: PLC0415 - zstandard
-    from airflow_provider_azstack.engine.nbd import NbdServer  # noqa: PLC0415
+    from airflow_provider_azstack.engine.export.nbd import NbdServer  # noqa: PLC0415
 
     path = Path(args.socket) if args.socket else None
     with (

@@ -21,7 +21,7 @@ from airflow_provider_azstack.model import from_json, to_json, to_plain
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.arm.client import Stack
-    from airflow_provider_azstack.engine.restore_records import RestorePlan
+    from airflow_provider_azstack.engine.restore.records import RestorePlan
     from airflow_provider_azstack.repo.repository import Repository
 
 _MAX_PLAN_BYTES = 64 * 2**20
@@ -56,9 +56,9 @@ def read_plan(file: Path, stack: "Stack", repository: "Repository") -> "RestoreP
     :raises ConfigurationError: it holds neither.
     """
     # The engine loads cryptography and zstandard: not to print a help text.
-    from airflow_provider_azstack.engine.restore_plan import plan_restore  # noqa: PLC0415
-    from airflow_provider_azstack.engine.restore_records import RestorePlan  # noqa: PLC0415
-    from airflow_provider_azstack.engine.restore_request import load_request  # noqa: PLC0415
+    from airflow_provider_azstack.engine.restore.plan import plan_restore  # noqa: PLC0415
+    from airflow_provider_azstack.engine.restore.records import RestorePlan  # noqa: PLC0415
+    from airflow_provider_azstack.engine.restore.request import load_request  # noqa: PLC0415
 
     try:
         with file.open("rb") as opened:

@@ -18,7 +18,7 @@ from airflow_provider_azstack.console.stacks import add_stack, open_stack
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.arm.client import Stack
-    from airflow_provider_azstack.engine.restore_records import RestorePlan
+    from airflow_provider_azstack.engine.restore.records import RestorePlan
     from airflow_provider_azstack.repo.sessions import Session
 
 
@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
 
 
 def _execute(stack: "Stack", session: "Session", plan: "RestorePlan", output: str) -> int:
-    from airflow_provider_azstack.engine.restore import carry_out  # noqa: PLC0415 - heavy
+    from airflow_provider_azstack.engine.restore.execute import carry_out  # noqa: PLC0415 - heavy
 
     outcomes = carry_out(stack, session, plan, lambda line: say(escape(line)))
     show([outcome._asdict() for outcome in outcomes], output, ("vm", "status", "target", "reason"))
@@ -62,7 +62,7 @@ def _execute(stack: "Stack", session: "Session", plan: "RestorePlan", output: st
 
 
 def _discard(stack: "Stack", session: "Session", plan: "RestorePlan", output: str) -> int:
-    from airflow_provider_azstack.engine.restore import discard  # noqa: PLC0415 - heavy
+    from airflow_provider_azstack.engine.restore.execute import discard  # noqa: PLC0415 - heavy
 
     gone = discard(stack, session, plan)
     show([{"deleted": place} for place in gone], output, ("deleted",))

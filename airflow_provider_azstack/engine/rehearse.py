@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
-from airflow_provider_azstack.engine.export import DiskExport
-from airflow_provider_azstack.engine.file_systems import Node, Volume
-from airflow_provider_azstack.engine.places import Place, places
+from airflow_provider_azstack.engine.export.disk import DiskExport
+from airflow_provider_azstack.engine.guest.file_systems import Node, Volume
+from airflow_provider_azstack.engine.guest.places import Place, places
 from airflow_provider_azstack.errors import (
     AzStackError,
     ConfigurationError,

@@ -98,7 +98,7 @@ class Discover(AzStackOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Push ``manifest_<host>`` for each host; return what all later tasks need to know."""
         # The engine loads azure and cryptography: not while DAG files are parsed.
-        from airflow_provider_azstack.engine import discover, distribute, manifests  # noqa: PLC0415
+        from airflow_provider_azstack.engine.backup import discover, distribute, manifests  # noqa: PLC0415
 
         job = from_plain(Job, self.job, "the job from open_session")
         run = context["dag_run"]
@@ -200,7 +200,7 @@ class Snapshot(_WorkloadOperator):
     @stops_retries
     def execute(self, context: Context) -> None:
         """Try each VM; fail at the end if one could not be snapshotted."""
-        from airflow_provider_azstack.engine import stream  # noqa: PLC0415 - loads cryptography
+        from airflow_provider_azstack.engine.backup import stream  # noqa: PLC0415 - loads cryptography
 
         workload = self.accept(context)
         session = self.join(workload.job)
@@ -214,7 +214,7 @@ class Stream(_WorkloadOperator):
     @stops_retries
     def execute(self, context: Context) -> None:
         """Try each VM; fail at the end if one could not be read."""
-        from airflow_provider_azstack.engine import stream  # noqa: PLC0415 - loads cryptography
+        from airflow_provider_azstack.engine.backup import stream  # noqa: PLC0415 - loads cryptography
 
         workload = self.accept(context)
         session = self.join(workload.job)
@@ -241,7 +241,7 @@ class Complete(AzStackOperator):
     @stops_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Return how the job ended; details are in the job's record."""
-        from airflow_provider_azstack.engine import complete  # noqa: PLC0415 - loads cryptography
+        from airflow_provider_azstack.engine.backup import complete  # noqa: PLC0415 - loads cryptography
 
         if not self.discovered:
             raise IncompleteJob("discovery did not end well: nothing was backed up; see its log")
@@ -280,7 +280,7 @@ class CleanUp(AzStackOperator):
     @stops_retries
     def execute(self, context: Context) -> None:
         """Clean up after this run, whatever became of it."""
-        from airflow_provider_azstack.engine import clean_up  # noqa: PLC0415 - loads cryptography
+        from airflow_provider_azstack.engine.backup import clean_up  # noqa: PLC0415 - loads cryptography
 
         job = from_plain(Job, self.job, "the job from open_session")
         discovered = context["ti"].xcom_pull(task_ids="discover")

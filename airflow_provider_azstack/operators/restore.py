@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, Context
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from airflow_provider_azstack.config import BackupHost
-from airflow_provider_azstack.engine.restore_request import read_request
+from airflow_provider_azstack.engine.restore.request import read_request
 from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob, Refused
 from airflow_provider_azstack.hooks.pools import check_pool
 from airflow_provider_azstack.operators.base import (
@@ -26,7 +26,7 @@ from airflow_provider_azstack.operators.base import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.engine.restore_records import RestorePlan
+    from airflow_provider_azstack.engine.restore.records import RestorePlan
     from airflow_provider_azstack.repo.sessions import Session
 
 
@@ -60,7 +60,8 @@ class PlanRestore(AzStackOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the plan's name in the repository, and each host's disks."""
         # The engine loads azure and cryptography: not while DAG files are parsed.
-        from airflow_provider_azstack.engine import restore_plan, restore_share  # noqa: PLC0415
+        from airflow_provider_azstack.engine.restore import plan as restore_plan  # noqa: PLC0415
+        from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415
 
         session = self.open_repository().join_session(_text(self.opened, "session"))
         request = read_request(context["dag_run"].conf or {}, "the trigger's config")
@@ -136,7 +137,7 @@ class WriteDisk(AzStackOperator):
     @stops_retries
     def execute(self, context: Context) -> None:  # noqa: ARG002 - Airflow's signature
         """Write what an earlier try has not."""
-        from airflow_provider_azstack.engine import restore_share  # noqa: PLC0415 - heavy
+        from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415 - heavy
 
         if _text(self.disk, "host") != self.host:
             raise ConfigurationError(f"a disk of another host reached {self.host!r}: run again")
@@ -167,7 +168,7 @@ class CreateVms(AzStackOperator):
     @stops_retries
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Return how each VM fared."""
-        from airflow_provider_azstack.engine import restore  # noqa: PLC0415 - loads cryptography
+        from airflow_provider_azstack.engine.restore import execute as restore  # noqa: PLC0415 - loads cryptography
 
         if not self.planned:
             raise IncompleteJob("the plan did not end well: nothing was restored; see its log")
@@ -207,7 +208,7 @@ class CleanUpRestore(AzStackOperator):
     @stops_retries
     def execute(self, context: Context) -> list[str]:
         """Return what was deleted."""
-        from airflow_provider_azstack.engine import restore  # noqa: PLC0415 - loads cryptography
+        from airflow_provider_azstack.engine.restore import execute as restore  # noqa: PLC0415 - loads cryptography
 
         session = self.open_repository().join_session(_text(self.opened, "session"))
         planned = context["ti"].xcom_pull(task_ids="plan")
@@ -224,7 +225,7 @@ class CleanUpRestore(AzStackOperator):
 
 def _plan(operator: AzStackOperator, planned: Any) -> "tuple[Session, RestorePlan]":
     """Return the run's session in this process, and the plan that was agreed to."""
-    from airflow_provider_azstack.engine import restore_share  # noqa: PLC0415 - heavy
+    from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415 - heavy
 
     session = operator.open_repository().join_session(_text(planned, "session"))
     return session, restore_share.kept(session.repository, _text(planned, "plan"))

@@ -13,9 +13,9 @@ from support.restores import body, digests, disk_at, error_of, execute, plan, re
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator, versions
-from airflow_provider_azstack.engine import restore_disks
-from airflow_provider_azstack.engine.restore import carry_out, discard
-from airflow_provider_azstack.engine.restore_bodies import TAG
+from airflow_provider_azstack.engine.restore import disks as restore_disks
+from airflow_provider_azstack.engine.restore.bodies import TAG
+from airflow_provider_azstack.engine.restore.execute import carry_out, discard
 from airflow_provider_azstack.errors import Refused
 from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.store.local import LocalStore

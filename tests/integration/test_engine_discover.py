@@ -9,7 +9,7 @@ from support.compound import connect
 
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
-from airflow_provider_azstack.engine.discover import Inventory, discover
+from airflow_provider_azstack.engine.backup.discover import Inventory, discover
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.policy import Policy, Selection, load_policy, read_trigger
 from airflow_provider_azstack.secret import Secret

@@ -12,7 +12,7 @@ from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.engine import names
-from airflow_provider_azstack.engine.clean_up import clean_up
+from airflow_provider_azstack.engine.backup.clean_up import clean_up
 from airflow_provider_azstack.engine.janitor import janitor
 from airflow_provider_azstack.errors import SourceError
 

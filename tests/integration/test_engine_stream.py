@@ -10,7 +10,7 @@ from support.compound import Rig, connect, keyed, rig
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
-from airflow_provider_azstack.engine.stream import stream_workload
+from airflow_provider_azstack.engine.backup.stream import stream_workload
 from airflow_provider_azstack.errors import Cancelled, SessionLost, StreamsFailed
 from airflow_provider_azstack.model import JobVm
 

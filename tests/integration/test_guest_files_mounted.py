@@ -11,9 +11,9 @@ from random import Random
 import pytest
 from support.guest_trees import contents
 
-from airflow_provider_azstack.engine.extract import Extracted, Extraction
-from airflow_provider_azstack.engine.file_systems import Volume
-from airflow_provider_azstack.engine.partitions import Partition
+from airflow_provider_azstack.engine.guest.extract import Extracted, Extraction
+from airflow_provider_azstack.engine.guest.file_systems import Volume
+from airflow_provider_azstack.engine.guest.partitions import Partition
 
 pytestmark = pytest.mark.tier2
 

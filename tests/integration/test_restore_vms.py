@@ -11,7 +11,7 @@ from support.restores import body, digests, disk_at, execute, plan, restore
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.emulator.guests import GuestDisk
-from airflow_provider_azstack.engine.restore_bodies import TAG
+from airflow_provider_azstack.engine.restore.bodies import TAG
 
 pytestmark = pytest.mark.tier2
 

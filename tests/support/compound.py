@@ -10,12 +10,12 @@ from pathlib import Path
 from airflow_provider_azstack.arm.client import Credentials, Stack
 from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.emulator import EmulatedDisk, Emulator
-from airflow_provider_azstack.engine.clean_up import clean_up
-from airflow_provider_azstack.engine.complete import complete
-from airflow_provider_azstack.engine.discover import Inventory, discover
-from airflow_provider_azstack.engine.distribute import distribute
-from airflow_provider_azstack.engine.manifests import spill
-from airflow_provider_azstack.engine.stream import snapshot_workload, stream_workload
+from airflow_provider_azstack.engine.backup.clean_up import clean_up
+from airflow_provider_azstack.engine.backup.complete import complete
+from airflow_provider_azstack.engine.backup.discover import Inventory, discover
+from airflow_provider_azstack.engine.backup.distribute import distribute
+from airflow_provider_azstack.engine.backup.manifests import spill
+from airflow_provider_azstack.engine.backup.stream import snapshot_workload, stream_workload
 from airflow_provider_azstack.errors import StreamsFailed
 from airflow_provider_azstack.model import (
     Job,

@@ -136,7 +136,7 @@ def snapshot_of(disk: Any) -> DiskSnapshot:
 
 def back_up(disk: Any, session: Session, previous: Image | None = None, **options: Any) -> Image:
     """Back a disk up with arguments that do not matter to most tests."""
-    from airflow_provider_azstack.engine.backup import back_up_disk
+    from airflow_provider_azstack.engine.backup.disk import back_up_disk
 
     options.setdefault("name", f"images/run-1/{VM}.os/{next(_numbers)}")
     options.setdefault("readers", 3)

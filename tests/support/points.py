@@ -95,7 +95,7 @@ def back_up_vm(
 def _image(
     session: Session, disk_key: str, disk: Any, *, run: str, key: str, day: int, incremental: bool
 ) -> Image:
-    from airflow_provider_azstack.engine.backup import back_up_disk
+    from airflow_provider_azstack.engine.backup.disk import back_up_disk
 
     snapshot = DiskSnapshot(
         disk_key=disk_key,

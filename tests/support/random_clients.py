@@ -23,7 +23,7 @@ from support import points
 from support.repositories import CHEAP, SMALL_PACK
 from support.stores import Crash, CrashingStore, MemoryStore
 
-from airflow_provider_azstack.engine.backup import back_up_disk
+from airflow_provider_azstack.engine.backup.disk import back_up_disk
 from airflow_provider_azstack.errors import AzStackError, Refused, SessionLost, SourceBusy
 from airflow_provider_azstack.model import DiskSnapshot, Extent, Image
 from airflow_provider_azstack.repo.copying import image_blocks

@@ -3,10 +3,10 @@
 from typing import Any
 
 from airflow_provider_azstack.emulator import EmulatedDisk, Emulator
-from airflow_provider_azstack.engine.restore import Outcome, carry_out
-from airflow_provider_azstack.engine.restore_plan import plan_restore
-from airflow_provider_azstack.engine.restore_records import RestorePlan
-from airflow_provider_azstack.engine.restore_request import read_request
+from airflow_provider_azstack.engine.restore.execute import Outcome, carry_out
+from airflow_provider_azstack.engine.restore.plan import plan_restore
+from airflow_provider_azstack.engine.restore.records import RestorePlan
+from airflow_provider_azstack.engine.restore.request import read_request
 from airflow_provider_azstack.errors import AzStackError
 
 from .compound import Rig

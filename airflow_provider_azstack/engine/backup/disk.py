@@ -1,0 +1,112 @@
+"""
+The backup of one disk: from a source's ranges to an image in the repository.
+
+Owns the pipeline, its threads and its order; knows neither Azure nor the repository's format.
+Invariant: the image is put only after every block that it refers to is durable, and its bytes are
+the source's, however the changes were known. A backup that fails puts no image.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from random import Random
+
+from airflow_provider_azstack.engine.backup.changes import DiskSource
+from airflow_provider_azstack.engine.backup.pipeline import Pipeline
+from airflow_provider_azstack.engine.progress import Progress, Tally
+from airflow_provider_azstack.model import ChangesKnown, DiskSnapshot, Image
+from airflow_provider_azstack.repo.runs import REGION_BYTES
+from airflow_provider_azstack.repo.sessions import Session
+
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 3.0
+SESSION_CHECK_SECONDS = 30.0
+
+
+def back_up_disk(
+    source: DiskSource,
+    session: Session,
+    *,
+    name: str,
+    run: str,
+    vm_key: str,
+    set_id: str,
+    snapshot: DiskSnapshot,
+    previous: Image | None,
+    trust: ChangesKnown = "difference",
+    readers: int = 8,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+    rng: Callable[[], Random] = Random,
+    clock: Callable[[], float] = time.monotonic,
+) -> Image:
+    """
+    Store a disk's content and return its image, which is then in the repository.
+
+    :param name: the image's object name.
+    :param previous: the image that the source's ``changed`` refers to; None stores everything.
+    :param trust: the best change source to believe. After ``ChangesLied`` the caller must say
+        "everything" for this disk until an image of it succeeded.
+    :param readers: ranges in flight; each costs 4.25 MiB of memory.
+    :raises ChangesLied: a range said to be unchanged since ``previous`` had changed.
+    :raises Cancelled: ``cancel`` was set.
+    """
+    started = clock()
+    with session.writer() as writer:
+        pipeline = Pipeline(source, writer, session.reader(), previous, trust=trust, rng=rng())
+        glance = _Glance(pipeline.tally, session.check, progress, started, clock)
+        pipeline.run(readers, cancel, glance)
+        session.check()
+        writer.flush()  # W5: blocks and their index are durable before the image is
+        seen = pipeline.tally.look(clock() - started)
+        image = Image(
+            name=name,
+            run=run,
+            vm_key=vm_key,
+            set_id=set_id,
+            snapshot=snapshot,
+            size_bytes=source.size_bytes,
+            region_bytes=REGION_BYTES,
+            regions=tuple(pipeline.regions),
+            footer=source.footer(),
+            changes_known=pipeline.known,
+            based_on=pipeline.based_on,
+            changed_bytes=pipeline.changed_bytes,
+            read_bytes=seen.read_bytes,
+            stored_bytes=seen.stored_bytes,
+            seconds=seen.seconds,
+        )
+        session.put_image(image)
+    log.info("%s: %s", name, seen)
+    if progress:
+        progress(seen)
+    return image
+
+
+class _Glance:
+    """What the caller's thread does while the others work."""
+
+    def __init__(
+        self,
+        tally: Tally,
+        check_session: Callable[[], None],
+        progress: Callable[[Progress], None] | None,
+        started: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tally = tally
+        self._check_session = check_session
+        self._progress = progress
+        self._started = self._reported = self._checked = started
+        self._clock = clock
+
+    def __call__(self) -> None:
+        now = self._clock()
+        if self._progress and now - self._reported >= PROGRESS_SECONDS:
+            self._reported = now
+            self._progress(self._tally.look(now - self._started))
+        if now - self._checked >= SESSION_CHECK_SECONDS:
+            self._checked = now
+            self._check_session()  # a stream that was fenced stops at once

@@ -1,0 +1,222 @@
+"""
+The regions of a disk, planned, read, stored and put together by a few threads.
+
+Owns the state that the threads of one disk's backup share; knows neither sessions nor images'
+names.
+Invariant: a region without changes keeps the group it had, unread; every other region is laid over
+a base whose blocks are fit to be referred to.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import groupby
+from random import Random
+
+from airflow_provider_azstack.engine.backup import audit
+from airflow_provider_azstack.engine.backup.changes import SOURCES, DiskSource, Window, ask, windows
+from airflow_provider_azstack.engine.backup.reads import CellsPart, Read, cell_parts, page_parts
+from airflow_provider_azstack.engine.backup.regions import Region, Scratch, read_cells, read_pages
+from airflow_provider_azstack.engine.crew import Crew
+from airflow_provider_azstack.engine.progress import Tally
+from airflow_provider_azstack.errors import IntegrityError
+from airflow_provider_azstack.model import ChangesKnown, Extent, Image
+from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
+from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.overlay import arrange, cleared, overlay, split_at, whole_pages
+from airflow_provider_azstack.repo.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.runs import REGION_BYTES, Run, load_runs, store_runs
+
+log = logging.getLogger(__name__)
+
+Task = Callable[[Scratch], None]
+
+
+class Pipeline:
+    """One disk's backup, from its source to the groups of its regions."""
+
+    def __init__(
+        self,
+        source: DiskSource,
+        writer: BlockWriter,
+        reader: BlockReader,
+        previous: Image | None,
+        *,
+        trust: ChangesKnown,
+        rng: Random,
+    ) -> None:
+        if previous and not _fits(previous, source):
+            previous = None
+        self._source = source
+        self._writer = writer
+        self._reader = reader
+        self._previous = ImageReader(previous, reader) if previous else None
+        self._before = previous.regions if previous else ()
+        self._previous_name = previous.name if previous else ""
+        self._samples = audit.sample_offsets(previous, rng) if previous else []
+        self._has_losses = writer.has_losses()
+        self._crew: Crew[Task] = Crew(self._plan())
+        self.known: ChangesKnown = "allocated" if trust == "difference" and not previous else trust
+        self.based_on = ""
+        self.changed_bytes = 0
+        self.regions: list[bytes | None] = [None] * -(-source.size_bytes // REGION_BYTES)
+        self.tally = Tally(source.size_bytes)
+
+    def run(self, readers: int, cancel: threading.Event | None, glance: Callable[[], None]) -> None:
+        """Work through the whole disk; afterwards ``regions`` and the counts are those of it."""
+        self._crew.run(self._work, readers, cancel=cancel, glance=glance)
+
+    def _work(self, tasks: Iterator[Task]) -> None:
+        scratch = Scratch()
+        for task in tasks:
+            task(scratch)
+
+    # Planning: in one thread at a time, in the disk's order.
+
+    def _plan(self) -> Iterator[Task]:
+        for window in windows(self._source, self.known):
+            self._note(window)
+            pieces = split_at(sorted(window.extents), REGION_BYTES)
+            changed = {n: list(group) for n, group in groupby(pieces, _region_of)}
+            first = window.offset // REGION_BYTES
+            for number in range(first, -(-(window.offset + window.length) // REGION_BYTES)):
+                yield from self._plan_region(number, changed.get(number, []), window.known)
+            if window.known == "difference":
+                yield from self._plan_audit(window)
+
+    def _note(self, window: Window) -> None:
+        self.known = max(self.known, window.known, key=SOURCES.index)
+        self.changed_bytes += sum(extent.length for extent in window.extents)
+        if window.known == "difference":
+            self.based_on = self._previous_name
+
+    def _plan_region(
+        self, number: int, extents: list[Extent], known: ChangesKnown
+    ) -> Iterator[Task]:
+        if known == "difference":
+            group = self._before[number]
+            # Without losses in the repository an idle region is fit when its group is: it is not
+            # even loaded. With losses its blocks are looked at one by one, so that it heals.
+            is_doubtful = group is not None and self._has_losses
+            if extents or is_doubtful or not self._fit_to_refer_to(group):
+                yield partial(self._overlay_region, number, extents)
+                return
+            self.regions[number] = group
+        elif extents:
+            yield partial(self._store_region, number, extents)
+            return
+        self.tally.add(done=self._bounds(number)[1])
+
+    def _plan_audit(self, window: Window) -> Iterator[Task]:
+        end = window.offset + window.length
+        inside = (offset for offset in self._samples if window.offset <= offset < end)
+        changed = whole_pages(window.extents, self._source.size_bytes)
+        for sample in audit.unchanged_ranges(inside, changed, end):
+            yield partial(self._audit, sample)
+
+    # Regions: opened by one thread, read by all.
+
+    def _store_region(self, number: int, extents: list[Extent], _scratch: Scratch) -> None:
+        """Read what may hold data and store the cells it touches; the rest is zero."""
+        base = [Run(*self._bounds(number))]
+        pages = whole_pages(extents, self._source.size_bytes)
+        self._open(number, base, cell_parts(pages, self._source.size_bytes), ())
+
+    def _overlay_region(self, number: int, extents: list[Extent], scratch: Scratch) -> None:
+        """Lay the changes over the region as it was before."""
+        offset, length = self._bounds(number)
+        try:
+            before = load_runs(self._reader, self._before[number], offset, length)
+        except IntegrityError as error:
+            log.warning("%s at %d is read as if new: %s", self._previous_name, offset, error)
+            self._store_region(number, ask(self._source, "allocated", offset, length)[1], scratch)
+            return
+        size = self._source.size_bytes
+        base = overlay(before, cleared(extents, size))
+        changed = whole_pages((extent for extent in extents if not extent.zero), size)
+        cells, pages = arrange(base, changed, self._unfit_cells(base))
+        wholes = (Extent(cell, min(BLOCK_SIZE, offset + length - cell)) for cell in cells)
+        self._open(number, base, cell_parts(wholes, size), page_parts(pages))
+
+    def _unfit_cells(self, runs: Iterable[Run]) -> set[int]:
+        """Return the cells that refer to a lost, bad or condemned block: they are stored anew."""
+        fit: dict[bytes | None, bool] = {None: True}
+        cells: set[int] = set()
+        for run in runs:
+            if run.block_id not in fit:
+                fit[run.block_id] = self._fit_to_refer_to(run.block_id)
+            if not fit[run.block_id]:
+                first = run.offset - run.offset % BLOCK_SIZE
+                cells.update(range(first, run.end, BLOCK_SIZE))
+        return cells
+
+    def _fit_to_refer_to(self, block_id: bytes | None) -> bool:
+        return block_id is None or self._writer.knows(block_id)
+
+    def _open(
+        self,
+        number: int,
+        base: list[Run],
+        cells: Iterable[CellsPart],
+        pages: Iterable[tuple[Read, ...]],
+    ) -> None:
+        parts = [partial(self._read_cells, part) for part in cells]
+        parts += [partial(self._read_pages, reads) for reads in pages]
+        region = Region(number, base, len(parts))
+        if parts:
+            self._crew.add(partial(part, region) for part in parts)
+        else:
+            self._close(region)
+
+    def _read_cells(self, part: CellsPart, region: Region, scratch: Scratch) -> None:
+        self._took(region, read_cells(part, self._read_into, self._add, scratch))
+
+    def _read_pages(self, reads: tuple[Read, ...], region: Region, scratch: Scratch) -> None:
+        self._took(region, read_pages(reads, self._read_into, self._add, scratch))
+
+    def _took(self, region: Region, runs: list[Run]) -> None:
+        last = region.take(runs)
+        self.tally.add(done=region.share)
+        if last:
+            self._close(region)
+
+    def _close(self, region: Region) -> None:
+        group, new_bytes = store_runs(self._writer, region.runs())
+        self.regions[region.number] = group
+        self.tally.add(done=region.rest, stored=new_bytes)
+
+    def _audit(self, sample: Extent, scratch: Scratch) -> None:
+        try:
+            before = self._previous.read(sample.offset, sample.length) if self._previous else b""
+        except IntegrityError as error:  # the repository's damage is not the source's lie
+            log.debug("cannot compare with the image before: %s", error)
+            return
+        now = scratch.read[: sample.length]
+        self._read_into(sample.offset, now)
+        audit.compare(sample, now, before, self._previous_name)
+
+    # The two ends.
+
+    def _read_into(self, offset: int, buffer: memoryview) -> None:
+        self._source.read_into(offset, buffer)
+        self.tally.add(read=len(buffer))
+
+    def _add(self, data: memoryview) -> bytes:
+        stored = self._writer.add(data)
+        known = 0 if stored.new_bytes else len(data)
+        self.tally.add(stored=stored.new_bytes, deduplicated=known)
+        return stored.block_id
+
+    def _bounds(self, number: int) -> tuple[int, int]:
+        offset = number * REGION_BYTES
+        return offset, min(REGION_BYTES, self._source.size_bytes - offset)
+
+
+def _fits(previous: Image, source: DiskSource) -> bool:
+    """Tell whether unchanged regions of ``previous`` can be taken over as they are."""
+    return (previous.size_bytes, previous.region_bytes) == (source.size_bytes, REGION_BYTES)
+
+
+def _region_of(extent: Extent) -> int:
+    return extent.offset // REGION_BYTES

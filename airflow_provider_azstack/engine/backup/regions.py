@@ -1,0 +1,140 @@
+"""
+One region of a disk on its way into the repository.
+
+Owns what of it is read, kept, gathered into blocks and put together; knows no threads and no
+windows.
+Invariant: a region's runs come from its base and from bytes that were read, and its group is
+stored only after its last part.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from airflow_provider_azstack.engine.backup.reads import READ_BYTES, CellsPart, Read
+from airflow_provider_azstack.repo.overlay import PAGE_BYTES, overlay
+from airflow_provider_azstack.repo.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.runs import Run
+
+# Single pages are gathered into blocks of this size. Larger ones compress no better, and live for
+# as long as any of their pages does; smaller ones do not release the GIL for long enough.
+GATHER_BYTES = 256 * 1024
+
+_ZEROS = bytes(READ_BYTES)
+_ZERO_CELL = bytearray(BLOCK_SIZE)  # a bytearray compares with a memoryview by memcmp
+_ZERO_PAGE = bytearray(PAGE_BYTES)
+
+AddBlock = Callable[[memoryview], bytes]
+ReadInto = Callable[[int, memoryview], None]
+
+
+class Scratch:
+    """A thread's buffers, made once: fresh large buffers cost more than filling them."""
+
+    def __init__(self) -> None:
+        self.read = memoryview(bytearray(READ_BYTES))
+        self.gather = memoryview(bytearray(GATHER_BYTES))
+
+
+class Region:
+    """A region that is being read: its base, what changed so far, and the parts still out."""
+
+    def __init__(self, number: int, base: Sequence[Run], parts: int) -> None:
+        length = base[-1].end - base[0].offset
+        self.number = number
+        self.share = length // parts if parts else 0  # of the region that one part stands for
+        self.rest = length - parts * self.share
+        self._base = base
+        self._changes: list[Run] = []
+        self._parts = parts
+        self._lock = threading.Lock()
+
+    def take(self, changes: Iterable[Run]) -> bool:
+        """Take the runs of one part; tell whether it was the last one."""
+        with self._lock:
+            self._changes.extend(changes)
+            self._parts -= 1
+            return self._parts == 0
+
+    def runs(self) -> list[Run]:
+        """Return the region's runs after all its parts."""
+        return overlay(self._base, sorted(self._changes, key=lambda run: run.offset))
+
+
+def is_zero(data: memoryview) -> bool:
+    """Tell whether all bytes are zero."""
+    if data[0] or data[-1]:
+        return False
+    if len(data) == PAGE_BYTES:
+        zeros = _ZERO_PAGE
+    else:
+        zeros = _ZERO_CELL if len(data) == BLOCK_SIZE else _ZERO_CELL[: len(data)]
+    return zeros == data
+
+
+def read_cells(part: CellsPart, read_into: ReadInto, add: AddBlock, scratch: Scratch) -> list[Run]:
+    """Read a part and store each of its cells as a block of its own, or as zero."""
+    buffer, filled = scratch.read, 0
+    for read in part.reads:
+        start = read.offset - part.offset
+        buffer[filled:start] = _ZEROS[: start - filled]
+        filled = start + read.length
+        read_into(read.offset, buffer[start:filled])
+    buffer[filled : part.length] = _ZEROS[: part.length - filled]
+    runs = []
+    for offset in part.cells:
+        start = offset - part.offset
+        data = buffer[start : min(start + BLOCK_SIZE, part.length)]
+        runs.append(Run(offset, len(data), None if is_zero(data) else add(data)))
+    return runs
+
+
+def read_pages(
+    reads: Iterable[Read], read_into: ReadInto, add: AddBlock, scratch: Scratch
+) -> list[Run]:
+    """Read coarse and store fine: only the pages that are wanted, gathered into blocks."""
+    gathered = _Gathered(add, scratch.gather)
+    for read in reads:
+        buffer = scratch.read[: read.length]
+        read_into(read.offset, buffer)
+        for extent in read.wanted:
+            start = extent.offset - read.offset
+            gathered.take(extent.offset, buffer[start : start + extent.length])
+    return gathered.finish()
+
+
+class _Gathered:
+    """Pages of a neighbourhood on their way into shared blocks."""
+
+    def __init__(self, add: AddBlock, buffer: memoryview) -> None:
+        self._add = add
+        self._buffer = buffer
+        self._filled = 0
+        self._waiting: list[Run] = []
+        self._runs: list[Run] = []
+
+    def take(self, offset: int, data: memoryview) -> None:
+        """Gather the pages that hold data; the others become zero."""
+        for start in range(0, len(data), PAGE_BYTES):
+            page = data[start : start + PAGE_BYTES]
+            if is_zero(page):
+                self._runs.append(Run(offset + start, len(page)))
+                continue
+            end = self._filled + len(page)
+            if end > len(self._buffer):
+                self._store()
+                end = len(page)
+            self._buffer[self._filled : end] = page
+            self._waiting.append(Run(offset + start, len(page), None, self._filled))
+            self._filled = end
+
+    def finish(self) -> list[Run]:
+        """Store what is still waiting and return the runs of everything taken."""
+        if self._waiting:
+            self._store()
+        return self._runs
+
+    def _store(self) -> None:
+        block_id = self._add(self._buffer[: self._filled])
+        self._runs.extend(run._replace(block_id=block_id) for run in self._waiting)
+        self._waiting.clear()
+        self._filled = 0

@@ -1,0 +1,150 @@
+"""
+The plan of a restore, and what is noted while it is carried out.
+
+Owns the records and where in the repository they are kept; makes and carries out nothing.
+Invariant: a plan says everything that will be sent to the stack: carrying it out decides nothing
+that could have been decided, and refused, before.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Literal
+
+from airflow_provider_azstack.engine.restore.request import RestoreRequest
+from airflow_provider_azstack.errors import ObjectExists
+from airflow_provider_azstack.model import (
+    DiskKey,
+    DiskKind,
+    Moment,
+    Record,
+    Size,
+    Slug,
+    Text,
+    VmKey,
+)
+from airflow_provider_azstack.repo.repository import Repository
+
+PREFIX = "restores/"
+FOOTER = "footer"
+COMPLETE = "complete"
+USED = "used"
+
+# How a disk comes into being: by an upload into a managed disk, by a page blob that is then
+# imported into one, or as a page blob for good.
+Way = Literal["upload", "import", "blob"]
+
+
+class PlannedDisk(Record, frozen=True, kw_only=True):
+    """One disk to write."""
+
+    key: DiskKey
+    image: Text  # object name
+    way: Way
+    kind: DiskKind
+    id: Text  # ARM id of the managed disk, or URL of the page blob
+    name: Text
+    staging: Text = ""  # URL of the page blob that a managed disk may be imported from
+    size_bytes: Size  # without the VHD footer; whole MiB
+    data_bytes: Size  # to write
+    sku: Text = ""
+    location: Text = ""
+    tags: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
+    properties: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it
+
+
+class PlannedResource(Record, frozen=True, kw_only=True):
+    """One resource to create, as it will be sent."""
+
+    id: Text
+    body: dict[str, Any]
+
+
+class PlannedVm(Record, frozen=True, kw_only=True):
+    """One VM to restore."""
+
+    key: VmKey
+    name: Text  # when it was backed up
+    point: Slug
+    taken_at: Moment
+    target: Text = ""  # id of the VM to create; nothing when only disks are restored
+    attach_to: Text = ""  # id of the VM that gets the disks
+    entries: tuple[dict[str, Any], ...] = ()  # of attach_to's storage profile
+    disks: tuple[PlannedDisk, ...]
+    resources: tuple[PlannedResource, ...] = ()  # in the order of their creation
+    power_on: bool = False
+
+
+class Permission(Record, frozen=True, kw_only=True):
+    """An action that carrying out the plan needs in a scope."""
+
+    scope: Text
+    action: Text
+
+
+class RestorePlan(Record, frozen=True, kw_only=True):
+    """Everything that a restore will do."""
+
+    version: Literal[1] = 1
+    id: Slug  # the same for the same request and points: doing it again goes on where it stopped
+    made_at: Moment
+    repository: Text
+    stack: Text
+    subscriptions: tuple[Text, ...]
+    request: RestoreRequest
+    vms: tuple[PlannedVm, ...]
+    permissions: tuple[Permission, ...] = ()
+    touched: tuple[Text, ...] = ()  # ids of what exists and will be changed
+    write_bytes: Size = 0
+    expected_seconds: float | None = None  # one disk after another; None: nothing was measured
+    refusals: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+class PartDone(Record, frozen=True, kw_only=True):
+    """A part of a disk that is on the stack."""
+
+    bytes: Size
+
+
+class DiskDone(Record, frozen=True, kw_only=True):
+    """A disk that is whole and may be used."""
+
+    bytes: Size
+    seconds: float
+    verified: bool
+
+
+class Notes:
+    """
+    What is noted of one attempt at one disk. Thread-safe.
+
+    :param attempt: identifies the very disk: another one of that name has another.
+    """
+
+    def __init__(self, repository: Repository, plan: str, vm: str, disk: str, attempt: str) -> None:
+        self._records = repository.records
+        digest = hashlib.sha256(attempt.encode()).hexdigest()[:16]
+        self._prefix = f"{PREFIX}{plan}/{vm}.{disk}/{digest}/"
+
+    def done(self) -> set[str]:
+        """Return the parts that are done."""
+        found = self._records.store.list(self._prefix)
+        return {info.name.removeprefix(self._prefix) for info in found}
+
+    def note(self, part: str, record: Record) -> None:
+        """Note that a part is done; again is fine."""
+        with suppress(ObjectExists):
+            self._records.put(self._prefix + part, record)
+
+
+def plan_name(plan: str, digest: str) -> str:
+    """Return the object name of a plan as it was agreed to."""
+    return f"{PREFIX}{plan}/plan/{digest}"
+
+
+def each_disk(plan: RestorePlan) -> Iterator[tuple[PlannedVm, PlannedDisk]]:
+    """Yield every disk of a plan with its VM."""
+    for vm in plan.vms:
+        for disk in vm.disks:
+            yield vm, disk

@@ -1,0 +1,210 @@
+"""Sharing out the work: complete, deterministic, balanced, and within the caps."""
+
+import random
+import time
+import uuid
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_azstack.config import BackupHost
+from airflow_provider_azstack.engine.backup.distribute import (
+    DISK_COST_BYTES,
+    MAX_WORKLOADS,
+    distribute,
+    history,
+)
+from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.model import (
+    Disk,
+    Job,
+    JobRecord,
+    JobVm,
+    Manifest,
+    VirtualMachine,
+    to_json,
+)
+
+pytestmark = pytest.mark.tier1
+
+GIB = 1 << 30
+JOB = Job(run="run-1", session="session-1", policy="nightly", stack="stack.example")
+
+
+def host(name: str, streams: int = 4) -> BackupHost:
+    return BackupHost(name=name, streams=streams, queue=name, executor=None)
+
+
+def machine(number: int, sizes: list[int], account: str = "") -> VirtualMachine:
+    """:param account: of its disks in turn, joined by ``+``; none means managed disks."""
+    key = str(uuid.UUID(int=number))
+    accounts = account.split("+")
+    disks = tuple(
+        Disk(
+            key="os" if i == 0 else f"data-{i}",
+            name=f"d{i}",
+            kind="unmanaged" if account else "managed",
+            source=f"https://x/{account}/c/{key}-{i}.vhd" if account else f"/disks/{key}-{i}",
+            size_bytes=size,
+            unique_id=f"{key}-{i}",
+            storage_account=accounts[i % len(accounts)],
+        )
+        for i, size in enumerate(sizes)
+    )
+    return VirtualMachine(
+        id=f"/vms/{number}",
+        key=key,
+        name=f"vm{number}",
+        subscription_id="s",
+        resource_group="g",
+        location="l",
+        size="s",
+        os_type="Linux",
+        power_state="running",
+        disks=disks,
+    )
+
+
+def keys(manifests: tuple[Manifest, ...]) -> Counter[str]:
+    return Counter(vm.key for m in manifests for w in m.workloads for vm in w.vms)
+
+
+def load(manifest: Manifest) -> int:
+    return sum(
+        disk.expected_bytes + DISK_COST_BYTES
+        for workload in manifest.workloads
+        for vm in workload.vms
+        for disk in vm.disks
+    )
+
+
+machines = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 1023 * GIB), min_size=1, max_size=5),
+        st.sampled_from(["", "", "acc1", "acc2", "acc3", "acc1+acc2", "acc3+acc4"]),
+    ),
+    max_size=60,
+).map(lambda items: [machine(n, sizes, acc) for n, (sizes, acc) in enumerate(items)])
+hosts_of = st.lists(st.integers(1, 8), min_size=1, max_size=5).map(
+    lambda streams: [host(f"h{n}", s) for n, s in enumerate(streams)]
+)
+caps = st.none() | st.integers(1, 12)
+
+
+@settings(max_examples=80, deadline=None)
+@given(machines, hosts_of, caps, caps, st.randoms(use_true_random=False))
+def test_every_vm_once_within_the_caps_whatever_the_order(
+    vms: list[VirtualMachine],
+    hosts: list[BackupHost],
+    account_cap: int | None,
+    stack_cap: int | None,
+    rng: random.Random,
+) -> None:
+    """Every VM is in exactly one workload, the caps hold, and the input's order does not count."""
+
+    def run() -> tuple[Manifest, ...]:
+        return distribute(JOB, vms, hosts, account_cap=account_cap, stack_cap=stack_cap)
+
+    manifests = run()
+    assert keys(manifests) == Counter(vm.key for vm in vms)
+    assert [m.host for m in manifests] == sorted(h.name for h in hosts)
+    streams = {h.name: h.streams for h in hosts}
+    at_once = sum(min(streams[m.host], len(m.workloads)) for m in manifests)
+    assert at_once <= (stack_cap or at_once)
+    accounts = {vm.key: {disk.storage_account for disk in vm.disks} - {""} for vm in vms}
+    used: Counter[str] = Counter()
+    for workload in (w for m in manifests for w in m.workloads):
+        used.update(set().union(*(accounts[vm.key] for vm in workload.vms)))
+    assert all(count <= (account_cap or count) for count in used.values())
+    rng.shuffle(vms)
+    rng.shuffle(hosts)
+    assert [to_json(m) for m in run()] == [to_json(m) for m in manifests]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 100 * GIB), min_size=1, max_size=80), hosts_of)
+def test_hosts_are_done_at_about_the_same_time(sizes: list[int], hosts: list[BackupHost]) -> None:
+    """No host is later than the average by more than the biggest single workload takes it."""
+    manifests = distribute(JOB, [machine(n, [s]) for n, s in enumerate(sizes)], hosts)
+    streams = {h.name: h.streams for h in hosts}
+    average = sum(map(load, manifests)) / sum(streams.values())
+    biggest = max(
+        sum(d.expected_bytes + DISK_COST_BYTES for vm in w.vms for d in vm.disks)
+        for m in manifests
+        for w in m.workloads
+    )
+    for manifest in manifests:
+        assert load(manifest) / streams[manifest.host] <= average + biggest
+
+
+def test_a_big_vm_is_alone_and_small_ones_are_batched() -> None:
+    vms = [machine(0, [900 * GIB]), *(machine(n, [GIB]) for n in range(1, 201))]
+    workloads = [w for m in distribute(JOB, vms, [host("a"), host("b")]) for w in m.workloads]
+    alone = [w for w in workloads if any(vm.name == "vm0" for vm in w.vms)]
+    assert [len(w.vms) for w in alone] == [1]
+    assert alone[0].label.endswith(" / vm0")
+    assert alone[0].number == 0, "the longest is begun first"
+    assert len(workloads) < 50
+    assert any(" VMs" in w.label for w in workloads)
+
+
+def test_a_few_vms_are_not_batched_while_streams_would_be_idle() -> None:
+    vms = [machine(n, [GIB]) for n in range(4)]
+    manifests = distribute(JOB, vms, [host("a", 2), host("b", 2)])
+    assert [len(m.workloads) for m in manifests] == [2, 2]
+
+
+def test_what_earlier_jobs_moved_counts_instead_of_sizes() -> None:
+    """An idle terabyte weighs less than a busy gigabyte."""
+    vms = [machine(0, [1000 * GIB]), machine(1, [2 * GIB]), machine(2, [2 * GIB])]
+    known = {vms[0].key: 1 << 20}
+    manifests = distribute(JOB, vms, [host("a", 1), host("b", 1)], history=known)
+    assert sorted(sum(len(w.vms) for w in m.workloads) for m in manifests) == [1, 2]
+    expected = {
+        vm.key: vm.disks[0].expected_bytes for m in manifests for w in m.workloads for vm in w.vms
+    }
+    assert expected[vms[0].key] == 1 << 20
+    assert expected[vms[1].key] == 2 * GIB
+
+
+def test_history_is_the_last_done_job_or_for_a_full_the_most_seen() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def record(moved: int, status: str) -> JobRecord:
+        vm = JobVm(
+            key=str(uuid.UUID(int=1)), name="v", host="a", status=status, changed_bytes=moved
+        )
+        return JobRecord(job=JOB, status="done", started_at=now, ended_at=now, vms=(vm,))
+
+    records = [record(100, "done"), record(7, "done"), record(900, "failed")]
+    assert history(records, "incremental") == {str(uuid.UUID(int=1)): 7}
+    assert history(records, "full") == {str(uuid.UUID(int=1)): 100}
+
+
+def test_no_host_is_an_error_and_no_vm_is_not() -> None:
+    """F-W8: work is never dropped for want of a host; F-A9: a host may get nothing."""
+    with pytest.raises(ConfigurationError, match="no backup host"):
+        distribute(JOB, [machine(1, [GIB])], [])
+    assert [m.workloads for m in distribute(JOB, [], [host("a"), host("b")])] == [(), ()]
+
+
+def test_ten_thousand_vms_fit_the_limits_in_seconds() -> None:
+    """10,000 VMs with 30,000 disks in under 5 s; no host has more workloads than may be mapped."""
+    rng = random.Random(7)
+    vms = [
+        machine(
+            n, [rng.randrange(GIB, 900 * GIB) for _ in range(3)], f"acc{n % 50}" if n % 2 else ""
+        )
+        for n in range(10_000)
+    ]
+    hosts = [host(f"h{n}", 8) for n in range(6)]
+    began = time.process_time()
+    manifests = distribute(JOB, vms, hosts, account_cap=6)
+    assert time.process_time() - began < 5
+    assert keys(manifests) == Counter(vm.key for vm in vms)
+    assert max(len(m.workloads) for m in manifests) <= MAX_WORKLOADS
+    alone = distribute(JOB, vms, [host("only", 2)])
+    assert len(alone[0].workloads) == MAX_WORKLOADS
