@@ -135,6 +135,7 @@ class Workload(Record, frozen=True, kw_only=True):
     expected_bytes: Size
     vms: tuple[WorkloadVm, ...] = ()
     manifest: Text = ""  # object name of the manifest that holds the VMs, when they were spilled
+    limit_bytes: Size | None = None  # a second, for the whole job on this host; None: no limit
 
 
 class Manifest(Record, frozen=True, kw_only=True):

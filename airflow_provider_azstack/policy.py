@@ -18,7 +18,14 @@ import pendulum
 import yaml
 from msgspec import Meta
 
-from airflow_provider_azstack.config import ConnectionId, HostName, one_line, read_text
+from airflow_provider_azstack.config import (
+    MEGABYTE,
+    ConnectionId,
+    HostName,
+    Megabytes,
+    one_line,
+    read_text,
+)
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import Consistency, Mode, Record, Retention
 
@@ -100,6 +107,8 @@ class Policy(Record, frozen=True, kw_only=True):
     hosts: Annotated[tuple[HostName, ...], Meta(max_length=200)] = ()
     snapshot_resource_group: GroupName | None = None
     batch_gib: Annotated[int, Meta(ge=1, le=65536)] = 64
+    # Over all backup hosts: each gets a share by its streams.
+    limit_mb_per_second: Megabytes | None = None
     retention: Retention = Retention()
     # For policies by tag whose VMs come and go: finding none is then nothing to do, not an error.
     may_be_empty: bool = False
@@ -108,6 +117,11 @@ class Policy(Record, frozen=True, kw_only=True):
     def batch_bytes(self) -> int:
         """How much several small VMs may come to before they make two workloads."""
         return self.batch_gib * GIB
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """Bytes a second that a job may move over all its hosts; None: no limit."""
+        return self.limit_mb_per_second and self.limit_mb_per_second * MEGABYTE
 
 
 class TriggerConf(Record, frozen=True, kw_only=True):

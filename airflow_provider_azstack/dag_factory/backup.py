@@ -159,6 +159,7 @@ def _host(host: BackupHost, discover: Discover, connections: dict[str, str]) -> 
             stream = Stream(
                 task_id="stream",
                 host=host.name,
+                limit_bytes=host.limit_bytes,
                 workload=workload,
                 priority_weight=_STREAM_WEIGHT,
                 # A stream takes the set itself where one is missing: one VM whose snapshot failed

@@ -91,6 +91,7 @@ def _writers(host: BackupHost, plan: PlanRestore, connections: dict[str, str]) -
         WriteDisk.partial(
             task_id="write_disk",
             host=host.name,
+            limit_bytes=host.limit_bytes,
             planned=plan.output,
             pool=host.pool,
             map_index_template="{{ task.disk['label'] }}",

@@ -27,7 +27,6 @@ from urllib.parse import quote
 
 from airflow_provider_azstack.errors import Cancelled, ConfigurationError
 
-MEGABYTE = 1_000_000
 # What was not used this long ago may be used now: without it, time spent reading would be lost.
 BURST_SECONDS = 0.25
 # A piece takes at most this long, so a stream that wants much does not hold up the others.

@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, Asset, Ass
 from msgspec.structs import replace
 
 from airflow_provider_azstack.config import BackupHost, Caps
+from airflow_provider_azstack.engine.pace import Pace, host_limits
 from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob, StreamsFailed
 from airflow_provider_azstack.hooks.pools import check_pool
 from airflow_provider_azstack.hooks.stack import AzureStackHook
@@ -209,7 +210,15 @@ class Snapshot(_WorkloadOperator):
 
 
 class Stream(_WorkloadOperator):
-    """Read the snapshots of a workload into the repository."""
+    """
+    Read the snapshots of a workload into the repository.
+
+    :param limit_bytes: what this host may move in a second, over all its streams; None: no limit.
+    """
+
+    def __init__(self, *, limit_bytes: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.limit_bytes = limit_bytes
 
     @stops_retries
     def execute(self, context: Context) -> None:
@@ -221,11 +230,20 @@ class Stream(_WorkloadOperator):
         with self.open_stack() as stack, self.stoppable() as cancel:
             try:
                 stream.stream_workload(
-                    stack, session, workload, progress=self.log.info, cancel=cancel
+                    stack,
+                    session,
+                    workload,
+                    progress=self.log.info,
+                    cancel=cancel,
+                    pace=self._pace(workload),
                 )
             except StreamsFailed as failed:
                 context["ti"].xcom_push(key=_REASONS, value=failed.reasons)
                 raise
+
+    def _pace(self, workload: Workload) -> Pace:
+        policy, share = workload.job.policy, workload.limit_bytes
+        return Pace(host_limits(self.host, self.limit_bytes, policy, share))
 
 
 class Complete(AzStackOperator):

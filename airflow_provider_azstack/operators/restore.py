@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, Context
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from airflow_provider_azstack.config import BackupHost
+from airflow_provider_azstack.engine.pace import Pace, host_limits
 from airflow_provider_azstack.engine.restore.request import read_request
 from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob, Refused
 from airflow_provider_azstack.hooks.pools import check_pool
@@ -128,9 +129,18 @@ class WriteDisk(AzStackOperator):
 
     template_fields = ("planned", "disk")
 
-    def __init__(self, *, host: str, planned: Any, disk: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        host: str,
+        planned: Any,
+        disk: Any,
+        limit_bytes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.host = host
+        self.limit_bytes = limit_bytes
         self.planned = planned
         self.disk = disk
 
@@ -152,6 +162,7 @@ class WriteDisk(AzStackOperator):
                 _text(self.disk, "key"),
                 tell=self.log.info,
                 cancel=cancel,
+                pace=Pace(host_limits(self.host, self.limit_bytes)),
             )
 
 

@@ -14,6 +14,7 @@ from random import Random
 
 from airflow_provider_azstack.engine.backup.changes import DiskSource
 from airflow_provider_azstack.engine.backup.pipeline import Pipeline
+from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Progress, Tally
 from airflow_provider_azstack.model import ChangesKnown, DiskSnapshot, Image
 from airflow_provider_azstack.repo.runs import REGION_BYTES
@@ -39,6 +40,7 @@ def back_up_disk(
     readers: int = 8,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
+    pace: Pace | None = None,
     rng: Callable[[], Random] = Random,
     clock: Callable[[], float] = time.monotonic,
 ) -> Image:
@@ -50,12 +52,15 @@ def back_up_disk(
     :param trust: the best change source to believe. After ``ChangesLied`` the caller must say
         "everything" for this disk until an image of it succeeded.
     :param readers: ranges in flight; each costs 4.25 MiB of memory.
+    :param pace: holds back what is read; None: as fast as it goes.
     :raises ChangesLied: a range said to be unchanged since ``previous`` had changed.
     :raises Cancelled: ``cancel`` was set.
     """
     started = clock()
     with session.writer() as writer:
-        pipeline = Pipeline(source, writer, session.reader(), previous, trust=trust, rng=rng())
+        pipeline = Pipeline(
+            source, writer, session.reader(), previous, trust=trust, rng=rng(), pace=pace
+        )
         glance = _Glance(pipeline.tally, session.check, progress, started, clock)
         pipeline.run(readers, cancel, glance)
         session.check()

@@ -19,6 +19,7 @@ from airflow_provider_azstack.engine.backup.changes import SOURCES, DiskSource, 
 from airflow_provider_azstack.engine.backup.reads import CellsPart, Read, cell_parts, page_parts
 from airflow_provider_azstack.engine.backup.regions import Region, Scratch, read_cells, read_pages
 from airflow_provider_azstack.engine.crew import Crew
+from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Tally
 from airflow_provider_azstack.errors import IntegrityError
 from airflow_provider_azstack.model import ChangesKnown, Extent, Image
@@ -45,6 +46,7 @@ class Pipeline:
         *,
         trust: ChangesKnown,
         rng: Random,
+        pace: Pace | None = None,
     ) -> None:
         if previous and not _fits(previous, source):
             previous = None
@@ -56,6 +58,8 @@ class Pipeline:
         self._previous_name = previous.name if previous else ""
         self._samples = audit.sample_offsets(previous, rng) if previous else []
         self._has_losses = writer.has_losses()
+        self._pace = pace
+        self._cancel: threading.Event | None = None
         self._crew: Crew[Task] = Crew(self._plan())
         self.known: ChangesKnown = "allocated" if trust == "difference" and not previous else trust
         self.based_on = ""
@@ -65,6 +69,7 @@ class Pipeline:
 
     def run(self, readers: int, cancel: threading.Event | None, glance: Callable[[], None]) -> None:
         """Work through the whole disk; afterwards ``regions`` and the counts are those of it."""
+        self._cancel = cancel
         self._crew.run(self._work, readers, cancel=cancel, glance=glance)
 
     def _work(self, tasks: Iterator[Task]) -> None:
@@ -199,6 +204,8 @@ class Pipeline:
     # The two ends.
 
     def _read_into(self, offset: int, buffer: memoryview) -> None:
+        if self._pace:
+            self._pace.take(len(buffer), self._cancel)
         self._source.read_into(offset, buffer)
         self.tally.add(read=len(buffer))
 

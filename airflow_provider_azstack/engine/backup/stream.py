@@ -26,6 +26,7 @@ from airflow_provider_azstack.engine.backup.disk import back_up_disk
 from airflow_provider_azstack.engine.backup.manifests import workload_vms
 from airflow_provider_azstack.engine.backup.snapshots import Work, take_set
 from airflow_provider_azstack.engine.machines import id_part
+from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Progress
 from airflow_provider_azstack.errors import (
     AzStackError,
@@ -81,16 +82,18 @@ def stream_workload(
     *,
     progress: Tell | None = None,
     cancel: threading.Event | None = None,
+    pace: Pace | None = None,
 ) -> None:
     """
     Stream every VM of a workload; a VM whose snapshot set is missing or lost gets a new one.
 
     :param progress: told a line every few seconds.
+    :param pace: holds back what is read; None: as fast as it goes.
     :raises StreamsFailed: some VMs failed; all were tried.
     """
 
     def one(work: Work, vm: WorkloadVm) -> None:
-        stream_vm(work, vm, take_set(work, vm), progress=progress, cancel=cancel)
+        stream_vm(work, vm, take_set(work, vm), progress=progress, cancel=cancel, pace=pace)
 
     _each_vm(stack, session, workload, one, cancel)
 
@@ -102,6 +105,7 @@ def stream_vm(
     *,
     progress: Tell | None = None,
     cancel: threading.Event | None = None,
+    pace: Pace | None = None,
 ) -> tuple[Image, ...]:
     """
     Return an image of every disk in the set, made now or by an earlier try.
@@ -109,7 +113,7 @@ def stream_vm(
     :returns: none for a set without snapshots: the VM was skipped.
     :raises AzStackError: the first disk's error; the other disks were done all the same.
     """
-    reader = _DiskReader(work, vm, cancel)
+    reader = _DiskReader(work, vm, cancel, pace)
     point = _latest_point(work.session.repository, vm) if work.job.mode == "incremental" else None
     images: list[Image] = []
     first_error: AzStackError | None = None
@@ -129,12 +133,15 @@ def stream_vm(
 class _DiskReader:
     """Makes the images of one VM's disks."""
 
-    def __init__(self, work: Work, vm: WorkloadVm, cancel: threading.Event | None) -> None:
+    def __init__(
+        self, work: Work, vm: WorkloadVm, cancel: threading.Event | None, pace: Pace | None
+    ) -> None:
         self._work = work
         self._compute = Compute(work.stack)
         self._repository = work.session.repository
         self._vm = vm
         self._cancel = cancel
+        self._pace = pace
 
     def image(
         self,
@@ -192,6 +199,7 @@ class _DiskReader:
                 trust=trust,
                 progress=tell,
                 cancel=self._cancel,
+                pace=self._pace,
             )
 
     @contextmanager

@@ -31,6 +31,7 @@ from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES
 from airflow_provider_azstack.arm.vhd import FOOTER_BYTES, build_footer, parse_footer
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.crew import Crew
+from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.restore.records import (
     COMPLETE,
     FOOTER,
@@ -84,6 +85,7 @@ class Restore(NamedTuple):
     tell: Tell = log.info
     cancel: threading.Event | None = None
     clock: Clock = time.monotonic
+    pace: Pace | None = None
 
 
 def write_disks(restore: Restore, disks: Sequence[tuple[PlannedVm, PlannedDisk]]) -> None:
@@ -336,9 +338,14 @@ class _DiskRestore:
         data = data.ljust(-(-len(data) // PAGE_BYTES) * PAGE_BYTES, b"\0")
         view = memoryview(data)
         for start, end in nonzero(data):
+            self._wait_for(end - start)
             writer.write(stretch.offset + start, view[start:end])
             with self._lock:
                 self._written += end - start
+
+    def _wait_for(self, count: int) -> None:
+        if self._restore.pace:
+            self._restore.pace.take(count, self._restore.cancel)
 
     def _crew(
         self, tasks: Generator[Stretch, None, None], work: Callable[[Iterator[Stretch]], None]
@@ -383,6 +390,7 @@ class _DiskRestore:
 
     def _compare(self, disk: BlobDisk, stretch: Stretch) -> None:
         expected = b"".join(stretch.data)
+        self._wait_for(len(expected))
         found = bytearray(len(expected))
         disk.read_into(stretch.offset, memoryview(found))
         if found != expected:

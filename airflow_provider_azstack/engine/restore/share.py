@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from airflow_provider_azstack.arm.client import Stack
+from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.restore.disks import write_disk
 from airflow_provider_azstack.engine.restore.execute import opened
 from airflow_provider_azstack.engine.restore.plan import require_agreed
@@ -67,6 +68,7 @@ def write_one(
     *,
     tell: Callable[[str], None],
     cancel: threading.Event | None = None,
+    pace: Pace | None = None,
 ) -> None:
     """
     Write one disk of a plan.
@@ -77,6 +79,6 @@ def write_one(
     for vm, disk in each_disk(plan):
         if (vm.key, disk.key) == (vm_key, disk_key):
             with opened(stack, session, plan, tell) as restore:
-                write_disk(restore._replace(cancel=cancel), vm, disk)
+                write_disk(restore._replace(cancel=cancel, pace=pace), vm, disk)
             return
     raise ConfigurationError(f"the plan has no disk {disk_key} of {vm_key}: run again")
