@@ -240,6 +240,7 @@ def _update(world: World, call: Call, vm: Resource, sent: Json) -> Answer:
         )
     profile = given.get("storageProfile")
     if profile:
+        _check_swap(world, vm, profile)
         for entry in [profile["osDisk"], *profile.get("dataDisks", [])]:
             check_free(world, entry, vm.id)
         release_all(world, vm)
@@ -250,6 +251,44 @@ def _update(world: World, call: Call, vm: Resource, sent: Json) -> Answer:
     return operations.start(
         world, call, "virtualMachines.write", lambda: None, body=early, status=200
     )
+
+
+def _check_swap(world: World, vm: Resource, profile: Json) -> None:
+    """Refuse what no VM lets be changed of the disks that it has."""
+    was, now = vm.properties["storageProfile"], profile["osDisk"]
+    _check_unchanged("osDisk.createOption", was["osDisk"], now, "createOption")
+    _check_unchanged("osDisk.osType", was["osDisk"], now, "osType")
+    if _place(now) != _place(was["osDisk"]):
+        if not world.behaviour.os_disk_swap or ("vhd" in now) != ("vhd" in was["osDisk"]):
+            kind = "vhd.uri" if "vhd" in now else "managedDisk.id"
+            raise _not_allowed(f"osDisk.{kind}")
+        if vm.settings["power"] != "deallocated":
+            raise Problem(
+                409, "OperationNotAllowed", "The OS disk of a VM is swapped while deallocated only."
+            )
+        managed = world.find(str((now.get("managedDisk") or {}).get("id", "")))
+        if managed and now.get("name") != managed.body["name"]:
+            raise _not_allowed("osDisk.name")
+    places = {disk["lun"]: disk for disk in was.get("dataDisks", [])}
+    for disk in profile.get("dataDisks", []):
+        if (there := places.get(disk["lun"])) and _place(there) != _place(disk):
+            raise _not_allowed("dataDisk.managedDisk.id")  # detached first, attached then
+        if there is None and disk.get("createOption") != "Attach":
+            raise Problem(400, "InvalidParameter", "Data disks need createOption 'Attach'.")
+
+
+def _check_unchanged(name: str, was: Json, now: Json, key: str) -> None:
+    if str(now.get(key, "")).lower() != str(was.get(key, "")).lower():
+        raise _not_allowed(name)
+
+
+def _not_allowed(name: str) -> Problem:
+    return Problem(409, "PropertyChangeNotAllowed", f"Changing property '{name}' is not allowed.")
+
+
+def _place(entry: Json) -> str:
+    managed = (entry.get("managedDisk") or {}).get("id")
+    return str(managed or (entry.get("vhd") or {}).get("uri", "")).lower()
 
 
 def put_extension(world: World, call: Call) -> Answer:

@@ -32,6 +32,8 @@ class Behaviour:
     sas_in: Literal["both", "operation", "location"] = "both"
     adfs_default_scope: bool = True  # False before hotfix 1.2108.2.130
     upload: bool = True  # createOption Upload
+    os_disk_swap: bool = True  # another OS disk for a VM that exists
+    copy_from_url: bool = True  # Copy Blob from another account or a managed disk's grant
     token_seconds: int = 3599
     snapshots_per_blob: int = 1000
     snapshot_quota: int = 10_000  # managed snapshots in the subscription

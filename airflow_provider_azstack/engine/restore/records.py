@@ -60,6 +60,15 @@ class PlannedResource(Record, frozen=True, kw_only=True):
     body: dict[str, Any]
 
 
+class ReplacedDisk(Record, frozen=True, kw_only=True):
+    """What is in a place of an existing VM now, and gives way to a restored disk."""
+
+    key: DiskKey
+    place: Text = ""  # ARM id of a managed disk, or URL of a page blob; nothing: the LUN is free
+    unique_id: Text = ""
+    entry: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it
+
+
 class PlannedVm(Record, frozen=True, kw_only=True):
     """One VM to restore."""
 
@@ -69,10 +78,13 @@ class PlannedVm(Record, frozen=True, kw_only=True):
     taken_at: Moment
     target: Text = ""  # id of the VM to create; nothing when only disks are restored
     attach_to: Text = ""  # id of the VM that gets the disks
-    entries: tuple[dict[str, Any], ...] = ()  # of attach_to's storage profile
+    entries: tuple[dict[str, Any], ...] = ()  # of the storage profile of a VM that exists
     disks: tuple[PlannedDisk, ...]
     resources: tuple[PlannedResource, ...] = ()  # in the order of their creation
     power_on: bool = False
+    occupant: Text = ""  # vmId of the VM that ``target`` is, when its disks are replaced
+    replaces: tuple[ReplacedDisk, ...] = ()
+    may_recreate: bool = False  # delete that VM and create it again where it takes no other OS disk
 
 
 class Permission(Record, frozen=True, kw_only=True):

@@ -134,7 +134,7 @@ class RestoreRequest(Record, frozen=True, kw_only=True):
         Meta(
             title="Mode",
             description=(
-                "`original`: same names, same place, never over something that exists. "
+                "`original`: same names, same place, over something that exists only with Replace. "
                 "`alternate`: another name, group, network... `disks`: disks only."
             ),
         ),
@@ -199,6 +199,21 @@ class RestoreRequest(Record, frozen=True, kw_only=True):
     ] = False
     verify: Annotated[
         bool, Meta(title="Verify", description="Read every disk back before it is used.")
+    ] = False
+    replace: Annotated[
+        bool,
+        Meta(
+            title="Replace",
+            description="Mode `original`: take the disks of a VM that exists out and put the "
+            "restored ones in. Safety snapshots are taken first; the old disks are kept.",
+        ),
+    ] = False
+    salvage: Annotated[
+        bool,
+        Meta(
+            title="Salvage",
+            description="Write zeros where the repository is damaged, and list the places.",
+        ),
     ] = False
 
     def change(self, vm: str) -> Change:
@@ -306,7 +321,9 @@ def _contradictions(request: RestoreRequest) -> Iterator[str]:
     for vm in sorted(set(request.changes) - set(request.vms)):
         yield f"changes: {vm[:80]!r} is not among vms"
     for vm, change in request.changes.items():
-        yield from (f"changes, {vm[:80]!r}: {wrong}" for wrong in _misplaced(request.mode, change))
+        yield from (f"changes, {vm[:80]!r}: {wrong}" for wrong in _misplaced(request, change))
+    if request.replace:
+        yield from _never_replaced(request)
     if request.mode == "original":
         elsewhere = ("resource_group", "subscription_id", "location", "disk_kind")
         for key in elsewhere:
@@ -316,7 +333,20 @@ def _contradictions(request: RestoreRequest) -> Iterator[str]:
             yield "map: mode original restores in place: use mode alternate"
 
 
-def _misplaced(mode: RestoreMode, change: Change) -> Iterator[str]:
+def _never_replaced(request: RestoreRequest) -> Iterator[str]:
+    if request.mode != "original":
+        yield f"replace: mode {request.mode} never touches what exists: use mode original"
+    for key in ("extensions", "identity"):
+        if getattr(request, key):
+            yield f"{key}: with replace a VM keeps what it has but its disks"
+    for vm, change in request.changes.items():
+        for key in ("size", "availability_set", "tags", "nics"):
+            if getattr(change, key):
+                yield f"changes, {vm[:80]!r}: {key}: with replace a VM keeps what it has but disks"
+
+
+def _misplaced(request: RestoreRequest, change: Change) -> Iterator[str]:
+    mode = request.mode
     if mode == "original":
         for key in ("name", "resource_group"):
             if getattr(change, key) is not None:
@@ -329,5 +359,5 @@ def _misplaced(mode: RestoreMode, change: Change) -> Iterator[str]:
                 yield f"{key}: mode disks restores no VM: use mode alternate"
     elif change.attach_to:
         yield "attach_to: only disks are attached: use mode disks"
-    elif "os" in change.disks and change.disks["os"].skip:
+    elif "os" in change.disks and change.disks["os"].skip and not request.replace:
         yield "disks: a VM needs its os disk: use mode disks to restore the others"
