@@ -17,12 +17,13 @@ pytestmark = pytest.mark.tier1
 PACKAGE = "airflow_provider_azstack"
 ROOT = Path(airflow_provider_azstack.__file__).parent
 
-BASE = {"", "errors", "model", "secret"}
+BASE = {"", "errors", "model", "secret", "speed"}
 # Part -> parts it may import; "" is the package itself, for its version.
 MAY_IMPORT = {
     "": set[str](),
     "errors": set[str](),
     "secret": {"errors"},
+    "speed": set[str](),
     "model": {"errors", "secret"},
     "config": BASE,
     "policy": BASE | {"config"},
@@ -66,6 +67,7 @@ LIGHT = (
     "model",
     "errors",
     "secret",
+    "speed",
     "",
 )
 HEAVY = {"azure", "msal", "cryptography", "zstandard", "obstore", "blake3", "urllib3", "requests"}
@@ -77,7 +79,7 @@ OUTSIDE = {
     "os": {"urandom", "getrandom"},
     "secrets": {"token_bytes", "token_hex", "token_urlsafe", "randbelow", "choice"},
 }
-PURE = {"store", "repo", "arm", "engine", "config", "policy", "model", "secret"}
+PURE = {"store", "repo", "arm", "engine", "config", "policy", "model", "secret", "speed"}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -92,7 +92,9 @@ class Pipeline:
 
     def _note(self, window: Window) -> None:
         self.known = max(self.known, window.known, key=SOURCES.index)
-        self.changed_bytes += sum(extent.length for extent in window.extents)
+        work = sum(extent.length for extent in window.extents)
+        self.changed_bytes += work
+        self.tally.plan(window.length, work)
         if window.known == "difference":
             self.based_on = self._previous_name
 
@@ -126,7 +128,8 @@ class Pipeline:
         """Read what may hold data and store the cells it touches; the rest is zero."""
         base = [Run(*self._bounds(number))]
         pages = whole_pages(extents, self._source.size_bytes)
-        self._open(number, base, cell_parts(pages, self._source.size_bytes), ())
+        work = sum(extent.length for extent in extents)
+        self._open(number, base, cell_parts(pages, self._source.size_bytes), (), work)
 
     def _overlay_region(self, number: int, extents: list[Extent], scratch: Scratch) -> None:
         """Lay the changes over the region as it was before."""
@@ -142,7 +145,8 @@ class Pipeline:
         changed = whole_pages((extent for extent in extents if not extent.zero), size)
         cells, pages = arrange(base, changed, self._unfit_cells(base))
         wholes = (Extent(cell, min(BLOCK_SIZE, offset + length - cell)) for cell in cells)
-        self._open(number, base, cell_parts(wholes, size), page_parts(pages))
+        work = sum(extent.length for extent in extents)
+        self._open(number, base, cell_parts(wholes, size), page_parts(pages), work)
 
     def _unfit_cells(self, runs: Iterable[Run]) -> set[int]:
         """Return the cells that refer to a lost, bad or condemned block: they are stored anew."""
@@ -165,10 +169,11 @@ class Pipeline:
         base: list[Run],
         cells: Iterable[CellsPart],
         pages: Iterable[tuple[Read, ...]],
+        work: int,
     ) -> None:
         parts = [partial(self._read_cells, part) for part in cells]
         parts += [partial(self._read_pages, reads) for reads in pages]
-        region = Region(number, base, len(parts))
+        region = Region(number, base, len(parts), work)
         if parts:
             self._crew.add(partial(part, region) for part in parts)
         else:
@@ -182,14 +187,14 @@ class Pipeline:
 
     def _took(self, region: Region, runs: list[Run]) -> None:
         last = region.take(runs)
-        self.tally.add(done=region.share)
+        self.tally.add(done=region.share, worked=region.work_share)
         if last:
             self._close(region)
 
     def _close(self, region: Region) -> None:
         group, new_bytes = store_runs(self._writer, region.runs())
         self.regions[region.number] = group
-        self.tally.add(done=region.rest, stored=new_bytes)
+        self.tally.add(done=region.rest, stored=new_bytes, worked=region.work_rest)
 
     def _audit(self, sample: Extent, scratch: Scratch) -> None:
         try:

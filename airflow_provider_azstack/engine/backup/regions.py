@@ -38,11 +38,18 @@ class Scratch:
 class Region:
     """A region that is being read: its base, what changed so far, and the parts still out."""
 
-    def __init__(self, number: int, base: Sequence[Run], parts: int) -> None:
+    def __init__(self, number: int, base: Sequence[Run], parts: int, work: int = 0) -> None:
+        """
+        Open it.
+
+        :param work: how many of its bytes the source said to be allocated or changed.
+        """
         length = base[-1].end - base[0].offset
         self.number = number
         self.share = length // parts if parts else 0  # of the region that one part stands for
         self.rest = length - parts * self.share
+        self.work_share = work // parts if parts else 0
+        self.work_rest = work - parts * self.work_share
         self._base = base
         self._changes: list[Run] = []
         self._parts = parts

@@ -180,17 +180,21 @@ class _DiskReader:
         trust: ChangesKnown,
         progress: Tell | None,
     ) -> Image:
+        unique = uuid.uuid4().hex[:8]  # two copies of a task never write one name
+        name = (
+            f"images/{self._work.job.run}/{self._vm.key}.{snapshot.disk_key}/"
+            f"{snapshot_set.id}-{unique}"
+        )
+
         def tell(seen: Progress) -> None:
             if progress:
-                progress(f"{self._vm.name} {snapshot.disk_key}: {seen}")
+                progress(seen.told(name, f"{self._vm.name} {snapshot.disk_key}"))
 
-        unique = uuid.uuid4().hex[:8]  # two copies of a task never write one name
         with self._opened(snapshot, reference) as source:
             return back_up_disk(
                 source,
                 self._work.session,
-                name=f"images/{self._work.job.run}/{self._vm.key}.{snapshot.disk_key}/"
-                f"{snapshot_set.id}-{unique}",
+                name=name,
                 run=self._work.job.run,
                 vm_key=self._vm.key,
                 set_id=snapshot_set.id,
