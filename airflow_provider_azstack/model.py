@@ -104,6 +104,18 @@ class Job(Record, frozen=True, kw_only=True):
     snapshot_group: Text = ""  # resource group of our managed snapshots; "" is the VM's own
 
 
+class DiskPart(Record, frozen=True):
+    """A stretch of a disk that is streamed by itself: whole regions, or up to the disk's end."""
+
+    first: Size
+    end: Size
+
+    @property
+    def length(self) -> int:
+        """Bytes from the first to the end."""
+        return self.end - self.first
+
+
 class WorkloadDisk(Record, frozen=True, kw_only=True):
     """One disk to stream. A stream refuses a disk whose size or unique id differs from this."""
 
@@ -112,17 +124,31 @@ class WorkloadDisk(Record, frozen=True, kw_only=True):
     source: Text
     size_bytes: Size
     unique_id: Text
-    expected_bytes: Size  # to move: changed if an earlier job tells, else allocated, else size
+    # To move here: changed if an earlier job tells, else allocated, else size.
+    expected_bytes: Size
+    part: DiskPart | None = None  # what of it is streamed here; None: the whole disk
 
 
 class WorkloadVm(Record, frozen=True, kw_only=True):
-    """One VM to stream: ids and sizes only."""
+    """
+    One VM to stream, or a piece of one: ids and sizes only.
+
+    Every piece names all disks of the VM: they are snapshotted together.
+    """
 
     id: Text
     key: VmKey
     name: Text
     disks: tuple[WorkloadDisk, ...]
     excluded: tuple[Text, ...] = ()  # unique ids of the disks that the policy leaves out
+    piece: int = 0
+    pieces: int = 1  # that the VM was cut into, each streamed by itself
+    elsewhere: tuple[DiskKey, ...] = ()  # disks that other pieces stream, this one nothing of them
+
+    @property
+    def streamed(self) -> tuple[WorkloadDisk, ...]:
+        """The disks of which something is streamed here."""
+        return tuple(disk for disk in self.disks if disk.key not in self.elsewhere)
 
 
 class Workload(Record, frozen=True, kw_only=True):
@@ -169,7 +195,8 @@ class SnapshotSet(Record, frozen=True, kw_only=True):
     snapshots: tuple[DiskSnapshot, ...]
 
 
-class Image(Record, frozen=True, kw_only=True):
+# Defaults are not written: what knows no parts goes on reading the images of whole disks.
+class Image(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One disk's content: for every region of the disk the id of its group of runs."""
 
     name: Text  # its object name: images/<run>/<vm>.<disk>/<try>
@@ -187,6 +214,8 @@ class Image(Record, frozen=True, kw_only=True):
     read_bytes: Size
     stored_bytes: Size  # new in the repository because of this image
     seconds: float
+    # Of an image that completion joins with others; regions outside of it are None and say nothing.
+    part: DiskPart | None = None
 
 
 class PointImage(Record, frozen=True, kw_only=True):

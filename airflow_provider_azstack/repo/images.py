@@ -49,7 +49,7 @@ class ImageReader:
     """Bytes of one image. Thread-safe."""
 
     def __init__(self, image: Image, reader: BlockReader) -> None:
-        """:raises Tampered: the image's regions do not add up to its size."""
+        """:raises Tampered: the image's regions do not add up to its size, or it is a part."""
         _check(image)
         self._image = image
         self._reader = reader
@@ -265,6 +265,8 @@ def _windows(cells: Iterator[_Cell]) -> Iterator[list[_Cell]]:
 
 def _check(image: Image) -> None:
     size, step = image.size_bytes, image.region_bytes
+    if image.part is not None:
+        raise Tampered(f"{image.name} is a part of a disk, not a disk: completion joins it first")
     sound = 0 < step <= _MAX_REGION_BYTES and step % BLOCK_SIZE == 0
     if not sound or len(image.regions) != -(-size // step):
         raise Tampered(

@@ -20,17 +20,22 @@ SAMPLES = 64
 SAMPLE_BYTES = 64 * 1024
 
 
-def sample_offsets(previous: Image, rng: Random) -> list[int]:
-    """Return sorted offsets to look at: half anywhere, half where the image before holds data."""
-    pages = -(-previous.size_bytes // PAGE_BYTES)
+def sample_offsets(previous: Image, rng: Random, first: int, end: int) -> list[int]:
+    """
+    Return sorted offsets to look at: half anywhere, half where the image before holds data.
+
+    :param first: where to look from, up to ``end``; at a region's beginning.
+    """
+    lowest, pages = first // PAGE_BYTES, -(-end // PAGE_BYTES)
     step = previous.region_bytes // PAGE_BYTES
-    held = [number for number, group in enumerate(previous.regions) if group is not None]
+    numbers = range(first // previous.region_bytes, -(-end // previous.region_bytes))
+    held = [number for number in numbers if previous.regions[number] is not None]
     offsets = []
-    for turn in range(SAMPLES if pages else 0):
-        page = rng.randrange(pages)
+    for turn in range(SAMPLES if lowest < pages else 0):
+        page = rng.randrange(lowest, pages)
         if held and turn % 2:
-            first = rng.choice(held) * step
-            page = rng.randrange(first, min(first + step, pages))
+            start = rng.choice(held) * step
+            page = rng.randrange(start, min(start + step, pages))
         offsets.append(page * PAGE_BYTES)
     return sorted(offsets)
 

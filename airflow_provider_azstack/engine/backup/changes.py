@@ -59,18 +59,18 @@ class Window(NamedTuple):
     known: ChangesKnown
 
 
-def windows(source: DiskSource, best: ChangesKnown) -> Iterator[Window]:
+def windows(source: DiskSource, best: ChangesKnown, first: int, end: int) -> Iterator[Window]:
     """
-    Yield the whole disk in order, window by window.
+    Yield the disk from ``first`` to ``end`` in order, window by window; nothing else is asked for.
 
     A source that cannot tell is not asked again: the rest of the disk comes from the next one.
 
     :param best: the best source to believe.
     """
     known = best
-    offset, step = 0, _FIRST_WINDOW
-    while offset < source.size_bytes:
-        length = min(step, source.size_bytes - offset)
+    offset, step = first, _FIRST_WINDOW
+    while offset < end:
+        length = min(step, end - offset)
         known, extents = ask(source, known, offset, length)
         yield Window(offset, length, extents, known)
         offset += length

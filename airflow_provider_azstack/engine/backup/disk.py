@@ -16,7 +16,7 @@ from airflow_provider_azstack.engine.backup.changes import DiskSource
 from airflow_provider_azstack.engine.backup.pipeline import Pipeline
 from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Progress, Tally
-from airflow_provider_azstack.model import ChangesKnown, DiskSnapshot, Image
+from airflow_provider_azstack.model import ChangesKnown, DiskPart, DiskSnapshot, Image
 from airflow_provider_azstack.repo.runs import REGION_BYTES
 from airflow_provider_azstack.repo.sessions import Session
 
@@ -35,6 +35,7 @@ def back_up_disk(
     vm_key: str,
     set_id: str,
     snapshot: DiskSnapshot,
+    part: DiskPart | None = None,
     previous: Image | None,
     trust: ChangesKnown = "difference",
     readers: int = 8,
@@ -48,6 +49,7 @@ def back_up_disk(
     Store a disk's content and return its image, which is then in the repository.
 
     :param name: the image's object name.
+    :param part: all that is looked at and stored; None: the whole disk.
     :param previous: the image that the source's ``changed`` refers to; None stores everything.
     :param trust: the best change source to believe. After ``ChangesLied`` the caller must say
         "everything" for this disk until an image of it succeeded.
@@ -59,7 +61,14 @@ def back_up_disk(
     started = clock()
     with session.writer() as writer:
         pipeline = Pipeline(
-            source, writer, session.reader(), previous, trust=trust, rng=rng(), pace=pace
+            source,
+            writer,
+            session.reader(),
+            previous,
+            trust=trust,
+            rng=rng(),
+            pace=pace,
+            part=part,
         )
         glance = _Glance(pipeline.tally, session.check, progress, started, clock)
         pipeline.run(readers, cancel, glance)
@@ -82,6 +91,7 @@ def back_up_disk(
             read_bytes=seen.read_bytes,
             stored_bytes=seen.stored_bytes,
             seconds=seen.seconds,
+            part=part,
         )
         session.put_image(image)
     log.info("%s: %s", name, seen)

@@ -22,7 +22,7 @@ from airflow_provider_azstack.engine.crew import Crew
 from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Tally
 from airflow_provider_azstack.errors import IntegrityError
-from airflow_provider_azstack.model import ChangesKnown, Extent, Image
+from airflow_provider_azstack.model import ChangesKnown, DiskPart, Extent, Image
 from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
 from airflow_provider_azstack.repo.images import ImageReader
 from airflow_provider_azstack.repo.overlay import arrange, cleared, overlay, split_at, whole_pages
@@ -35,7 +35,7 @@ Task = Callable[[Scratch], None]
 
 
 class Pipeline:
-    """One disk's backup, from its source to the groups of its regions."""
+    """The backup of a disk, or of a part of one, from its source to the groups of its regions."""
 
     def __init__(
         self,
@@ -47,16 +47,18 @@ class Pipeline:
         trust: ChangesKnown,
         rng: Random,
         pace: Pace | None = None,
+        part: DiskPart | None = None,
     ) -> None:
         if previous and not _fits(previous, source):
             previous = None
         self._source = source
+        self._stretch = _stretch(part, source.size_bytes)
         self._writer = writer
         self._reader = reader
         self._previous = ImageReader(previous, reader) if previous else None
         self._before = previous.regions if previous else ()
         self._previous_name = previous.name if previous else ""
-        self._samples = audit.sample_offsets(previous, rng) if previous else []
+        self._samples = audit.sample_offsets(previous, rng, *self._stretch) if previous else []
         self._has_losses = writer.has_losses()
         self._pace = pace
         self._cancel: threading.Event | None = None
@@ -65,10 +67,10 @@ class Pipeline:
         self.based_on = ""
         self.changed_bytes = 0
         self.regions: list[bytes | None] = [None] * -(-source.size_bytes // REGION_BYTES)
-        self.tally = Tally(source.size_bytes)
+        self.tally = Tally(self._stretch[1] - self._stretch[0])
 
     def run(self, readers: int, cancel: threading.Event | None, glance: Callable[[], None]) -> None:
-        """Work through the whole disk; afterwards ``regions`` and the counts are those of it."""
+        """Work through all of it; afterwards ``regions`` and the counts are those of it."""
         self._cancel = cancel
         self._crew.run(self._work, readers, cancel=cancel, glance=glance)
 
@@ -80,7 +82,7 @@ class Pipeline:
     # Planning: in one thread at a time, in the disk's order.
 
     def _plan(self) -> Iterator[Task]:
-        for window in windows(self._source, self.known):
+        for window in windows(self._source, self.known, *self._stretch):
             self._note(window)
             pieces = split_at(sorted(window.extents), REGION_BYTES)
             changed = {n: list(group) for n, group in groupby(pieces, _region_of)}
@@ -227,7 +229,18 @@ class Pipeline:
 
 def _fits(previous: Image, source: DiskSource) -> bool:
     """Tell whether unchanged regions of ``previous`` can be taken over as they are."""
-    return (previous.size_bytes, previous.region_bytes) == (source.size_bytes, REGION_BYTES)
+    sizes = (previous.size_bytes, previous.region_bytes)
+    return sizes == (source.size_bytes, REGION_BYTES) and previous.part is None
+
+
+def _stretch(part: DiskPart | None, size_bytes: int) -> tuple[int, int]:
+    """Return where to begin and to end; the regions of two parts never overlap."""
+    if part is None:
+        return 0, size_bytes
+    is_whole = part.end == size_bytes or part.end % REGION_BYTES == 0
+    if part.first % REGION_BYTES or not is_whole or not part.first < part.end <= size_bytes:
+        raise ValueError(f"{part} is not made of whole regions of a disk of {size_bytes} bytes")
+    return part.first, part.end
 
 
 def _region_of(extent: Extent) -> int:
