@@ -24,7 +24,7 @@ from airflow_provider_azstack.errors import (
 from airflow_provider_azstack.model import RestorePoint, Retention
 from airflow_provider_azstack.repo import census, flags, retention
 from airflow_provider_azstack.repo.holds import held_points
-from airflow_provider_azstack.repo.marking import in_parallel
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.retention import Decision, PointKey
 
 if TYPE_CHECKING:

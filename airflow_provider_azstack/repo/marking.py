@@ -6,10 +6,8 @@ Invariant: what was marked once stays marked, so marking again only adds. A root
 read stops everything: what it needs is unknown.
 """
 
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_azstack.errors import (
     IntegrityError,
@@ -21,13 +19,11 @@ from airflow_provider_azstack.model import Image, RestorePoint
 from airflow_provider_azstack.repo import census
 from airflow_provider_azstack.repo.blocks import BlockReader
 from airflow_provider_azstack.repo.liveness import Liveness
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.runs import block_ids, load_group
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 _UNREADABLE = (IntegrityError, ObjectNotFound, ShortRead)
 
@@ -124,26 +120,6 @@ class Marker:
             return [group, *parts, *block_ids(data)]
         except _UNREADABLE as error:
             raise _refused("what a restore point consists of", error) from error
-
-
-def in_parallel(
-    function: Callable[[T], R], items: Iterable[T], threads: int
-) -> Generator[R, None, None]:
-    """Yield what ``function`` returns for each item, in order, a bounded number ahead."""
-    if threads == 1:
-        yield from map(function, items)
-        return
-    ahead: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(threads, "collector")
-    try:
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) > 8 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _refused(what: str, error: Exception) -> Refused:

@@ -24,8 +24,9 @@ from airflow_provider_azstack.repo.blocks import BlockReader
 from airflow_provider_azstack.repo.condemned import Condemned
 from airflow_provider_azstack.repo.index import Index
 from airflow_provider_azstack.repo.liveness import Liveness, Usage
-from airflow_provider_azstack.repo.marking import Marker, in_parallel
+from airflow_provider_azstack.repo.marking import Marker
 from airflow_provider_azstack.repo.packs import OWNER_BYTES, owner_of, pack_id
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.prune_report import Action, Report, Row
 from airflow_provider_azstack.repo.repack import copy_blocks
 from airflow_provider_azstack.repo.sessions import CLAIMS, CONDEMNED, SessionInfo, bad_blocks

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
 from airflow_provider_azstack.repo.index import Index
-from airflow_provider_azstack.repo.marking import in_parallel
 from airflow_provider_azstack.repo.packs import owner_of
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.sessions import Session, bad_blocks
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.repo.blocks import BlockReader
 from airflow_provider_azstack.repo.index import Index
-from airflow_provider_azstack.repo.marking import in_parallel
 from airflow_provider_azstack.repo.packs import RECORD_BYTES
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.runs import block_ids, load_group
 
 if TYPE_CHECKING:

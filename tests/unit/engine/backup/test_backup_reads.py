@@ -89,7 +89,9 @@ def asked(disk: SparseDisk, answer: Callable[[int, int], list[Extent]]) -> list[
         return answer(offset, length)
 
     disk.allocated = allocated  # type: ignore[method-assign]
-    covered = [(window.offset, window.length) for window in windows(disk, "allocated", 0, disk.size_bytes)]
+    covered = [
+        (window.offset, window.length) for window in windows(disk, "allocated", 0, disk.size_bytes)
+    ]
     assert covered == questions
     assert sum(length for _, length in covered) == disk.size_bytes
     return questions

@@ -1,0 +1,34 @@
+"""
+One function for many things, several at once.
+
+Owns the threads and how far they run ahead; knows nothing of what they do.
+Invariant: results come in order, and never more than a bounded number of them wait.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_parallel(
+    function: Callable[[T], R], items: Iterable[T], threads: int
+) -> Generator[R, None, None]:
+    """Yield what ``function`` returns for each item, in order, a bounded number ahead."""
+    if threads == 1:
+        yield from map(function, items)
+        return
+    ahead: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(threads, "parallel")
+    try:
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 8 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
