@@ -13,7 +13,7 @@ from support.restores import body, digests, disk_at, error_of, execute, plan, re
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator, versions
-from airflow_provider_azstack.engine.restore import disks as restore_disks
+from airflow_provider_azstack.engine.restore import parts as restore_parts
 from airflow_provider_azstack.engine.restore.bodies import TAG
 from airflow_provider_azstack.engine.restore.execute import carry_out, discard
 from airflow_provider_azstack.errors import Refused
@@ -365,7 +365,7 @@ def test_a_killed_restore_goes_on_where_it_stopped(
     site: Rig, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, second: str, again: int
 ) -> None:
     """F-C5: parts that were noted are not written again, unless the stack gives no access."""
-    monkeypatch.setattr(restore_disks, "PART_BYTES", MIB)
+    monkeypatch.setattr(restore_parts, "PART_BYTES", MIB)
     emulator.behaviour.second_grant = second
     vm = a_vm(emulator, DiskSpec(size_bytes=800 * MIB))
     for part in range(3):

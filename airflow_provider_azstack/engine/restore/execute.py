@@ -16,11 +16,9 @@ from typing import Literal, NamedTuple
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.engine.accounts import Accounts
-from airflow_provider_azstack.engine.machines import Body, reference
-from airflow_provider_azstack.engine.restore import bodies
+from airflow_provider_azstack.engine.machines import Body
+from airflow_provider_azstack.engine.restore import bodies, replace
 from airflow_provider_azstack.engine.restore.disks import (
-    Restore,
-    Tell,
     discard_unfinished,
     first_use,
     is_complete,
@@ -37,7 +35,8 @@ from airflow_provider_azstack.engine.restore.records import (
     RestorePlan,
     each_disk,
 )
-from airflow_provider_azstack.errors import AzStackError, Refused
+from airflow_provider_azstack.engine.restore.writing import Restore, Tell
+from airflow_provider_azstack.errors import AzStackError, Refused, SessionLost
 from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
@@ -61,16 +60,42 @@ def carry_out(stack: Stack, session: Session, plan: RestorePlan, tell: Tell) -> 
     require_agreed(plan, stack, session.repository)
     with opened(stack, session, plan, tell) as restore:
         error: AzStackError | None = None
+        ready = prepare_vms(restore)
         try:
-            write_disks(restore, list(each_disk(plan)))
+            write_disks(restore, [(vm, disk) for vm, disk in each_disk(plan) if vm.key in ready])
         except AzStackError as first:
             error = first
         return create_vms(restore, str(error) if error else "")
 
 
+def prepare_vms(restore: Restore) -> set[str]:
+    """
+    Stop the VMs whose disks are replaced, and take safety snapshots; return whose disks to write.
+
+    A VM that cannot be prepared stops no other; why it cannot shows again when it is its turn.
+    """
+    ready = set()
+    for vm in restore.plan.vms:
+        try:
+            if vm.occupant:
+                replace.prepare(restore, vm)
+        except AzStackError as error:
+            log.error("%s: %s", vm.name, error)  # noqa: TRY400 - the message says it all
+        else:
+            ready.add(vm.key)
+    return ready
+
+
 def discard(stack: Stack, session: Session, plan: RestorePlan) -> list[str]:
-    """Delete the disks of a plan that are not complete, and return their places."""
+    """
+    Delete the disks of a plan that are not complete, and return their places.
+
+    A VM that was stopped for its disks to be replaced, and still has the old ones, runs again.
+    """
     with opened(stack, session, plan, log.info) as restore:
+        for vm in plan.vms:
+            if vm.occupant:
+                replace.give_up(restore, vm)
         return discard_unfinished(restore, each_disk(plan))
 
 
@@ -94,10 +119,21 @@ def create_vms(restore: Restore, why_not: str = "") -> list[Outcome]:
         except AzStackError as error:
             log.error("%s: %s", vm.name, error)  # noqa: TRY400 - the message says it all
             reason = f"{error}: {why_not}" if why_not else str(error)
+            reason += _given_up(restore, vm, error)
             outcomes.append(Outcome(vm.name, vm.target or vm.attach_to, "failed", reason))
         else:
             outcomes.append(Outcome(vm.name, target, "done"))
     return outcomes
+
+
+def _given_up(restore: Restore, vm: PlannedVm, error: AzStackError) -> str:
+    """Let a VM that was stopped for nothing run again; return what to add to the reason."""
+    if not vm.occupant or isinstance(error, SessionLost):
+        return ""
+    try:
+        return "; it has its old disks again" if replace.give_up(restore, vm) else ""
+    except AzStackError as stuck:
+        return f"; {stuck}"
 
 
 def create_vm(restore: Restore, vm: PlannedVm) -> str:
@@ -109,6 +145,9 @@ def create_vm(restore: Restore, vm: PlannedVm) -> str:
     missing = [disk.name for disk in vm.disks if not is_complete(restore, vm, disk)]
     if missing:
         raise Refused(f"disks {', '.join(missing)} of {vm.name} are not complete")
+    if vm.occupant:
+        replace.put_in(restore, vm)
+        return vm.target
     if vm.attach_to:
         _attach(restore, vm)
         return vm.attach_to
@@ -183,20 +222,16 @@ def _settle_power(restore: Restore, vm: PlannedVm) -> None:
 def _attach(restore: Restore, vm: PlannedVm) -> None:
     body = Compute(restore.stack).vm(vm.attach_to)
     there = ((body.get("properties") or {}).get("storageProfile") or {}).get("dataDisks") or []
-    places = {_place(entry) for entry in there}
-    luns = {int(entry["lun"]): _place(entry) for entry in there}
-    wanted = [entry for entry in vm.entries if _place(entry) not in places]
+    places = {bodies.place_of(entry) for entry in there}
+    luns = {int(entry["lun"]) for entry in there}
+    wanted = [entry for entry in vm.entries if bodies.place_of(entry) not in places]
     for entry in wanted:
         if entry["lun"] in luns:
             raise Refused(f"LUN {entry['lun']} of {vm.attach_to} was taken meanwhile: plan again")
     if wanted:
-        asked = {_place(entry) for entry in wanted}
+        asked = {bodies.place_of(entry) for entry in wanted}
         _use(restore, vm, [disk for disk in vm.disks if disk.id.lower() in asked])
         restore.stack.put(vm.attach_to, bodies.with_disks(body, wanted))
-
-
-def _place(entry: Body) -> str:
-    return (reference(entry.get("managedDisk")) or str((entry.get("vhd") or {}).get("uri"))).lower()
 
 
 def _state(body: Body) -> str:

@@ -29,6 +29,7 @@ PREFIX = "restores/"
 FOOTER = "footer"
 COMPLETE = "complete"
 USED = "used"
+SHARED = "shared"  # several hosts may write it at once: so it was tried, before any of them began
 
 # How a disk comes into being: by an upload into a managed disk, by a page blob that is then
 # imported into one, or as a page blob for good.
@@ -117,6 +118,7 @@ class PartDone(Record, frozen=True, kw_only=True):
     """A part of a disk that is on the stack."""
 
     bytes: Size
+    host: Text = ""  # the backup host that wrote it, where there are several
 
 
 class DiskDone(Record, frozen=True, kw_only=True):
