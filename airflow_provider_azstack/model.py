@@ -231,6 +231,21 @@ class PointImage(Record, frozen=True, kw_only=True):
     stored_bytes: Size
     seconds: float
 
+    @classmethod
+    def of(cls, image: Image) -> "PointImage":
+        """Return what a restore point says of a disk's image."""
+        return cls(
+            image=image.name,
+            disk_key=image.snapshot.disk_key,
+            snapshot=image.snapshot,
+            size_bytes=image.size_bytes,
+            changes_known=image.changes_known,
+            changed_bytes=image.changed_bytes,
+            read_bytes=image.read_bytes,
+            stored_bytes=image.stored_bytes,
+            seconds=image.seconds,
+        )
+
 
 class RestorePoint(Record, frozen=True, kw_only=True):
     """The published record of one VM at one time. Complete by itself."""
