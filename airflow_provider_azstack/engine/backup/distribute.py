@@ -2,12 +2,14 @@
 Share the work of a compound job out to its backup hosts: VMs into workloads, workloads into hosts.
 
 Pure: the same input gives the same manifests, whatever the order it comes in. Knows no requests.
-Invariants: every VM is in exactly one workload of one host; a host has at most ``MAX_WORKLOADS``
-workloads; the caps cannot be exceeded, because there are never more workloads than they allow.
+Invariants: every VM, or every piece of one that was cut, is in exactly one workload of one host; a
+host has at most ``MAX_WORKLOADS`` workloads; the caps cannot be exceeded, because there are never
+more workloads than they allow.
 
-In order: VMs that share storage accounts are lumped until an account has no more lumps than its
-cap; small lumps are batched; the batches go to the hosts, longest first, each to the host that
-would be done with it first; a host that may run only so many at once has its batches merged.
+In order: VMs that would keep one stream busy for too long are cut; those that share storage
+accounts are lumped until an account has no more lumps than its cap; small lumps are batched; the
+batches go to the hosts, longest first, each to the host that would be done with it first; a host
+that may run only so many at once has its batches merged.
 """
 
 import heapq
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from airflow_provider_azstack.config import BackupHost
+from airflow_provider_azstack.engine.backup.parts import AtOnce, cut
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import (
     Job,
@@ -38,15 +41,15 @@ T = TypeVar("T")
 
 
 class _Lump(NamedTuple):
-    """VMs that stay together, lightest decisions first: what they weigh, and who they are."""
+    """VMs, or pieces of them, that stay together: what they weigh, and who they are."""
 
     weight: int
     vms: tuple[WorkloadVm, ...]
 
     @property
-    def order(self) -> tuple[int, str]:
+    def order(self) -> tuple[int, tuple[str, int]]:
         """Heaviest first, then by the first VM: the same order for the same VMs."""
-        return (-self.weight, self.vms[0].key)
+        return (-self.weight, _identity(self.vms[0]))
 
 
 def history(records: Iterable[JobRecord], mode: Mode) -> dict[str, int]:
@@ -74,19 +77,27 @@ def distribute(
     batch_bytes: int = DEFAULT_BATCH_BYTES,
     account_cap: int | None = None,
     stack_cap: int | None = None,
+    split_bytes: int | None = None,
+    at_once: AtOnce = lambda _: None,
 ) -> tuple[Manifest, ...]:
     """
     Return one manifest for each host, ordered by its name, also for hosts that get nothing.
 
     :param history: expected bytes by VM, where earlier jobs tell; else the disks' sizes count.
     :param batch_bytes: small VMs are gathered up to about this much.
+    :param split_bytes: a VM of which more than this is expected may be cut; None: none is.
+    :param at_once: how many parts of a disk may be streamed at the same time.
     :raises ConfigurationError: there is no host.
     """
     if not hosts:
         raise ConfigurationError("no backup host is left to do the work: add one to the policy")
-    lumps = _lumped_by_account(list(vms), history or {}, account_cap)
     shares = _shares(hosts, stack_cap)
-    batches = _batched(lumps, _batch_target(lumps, batch_bytes, sum(shares.values())))
+    streams = sum(shares.values())
+    vms, known = list(vms), history or {}
+    light = [_workload_vm(vm, known.get(vm.key)) for vm in vms]
+    pieces = _cut(light, split_bytes, streams, at_once)
+    lumps = _lumped_by_account(vms, pieces, account_cap)
+    batches = _batched(lumps, _batch_target(lumps, batch_bytes, streams))
     assigned = _assigned(batches, shares)
     limits = {
         h.name: MAX_WORKLOADS if shares[h.name] == h.streams else shares[h.name] for h in hosts
@@ -124,13 +135,33 @@ def _workload_vm(vm: VirtualMachine, expected_bytes: int | None) -> WorkloadVm:
     )
 
 
+def _cut(
+    vms: Sequence[WorkloadVm], split_bytes: int | None, streams: int, at_once: AtOnce
+) -> dict[str, list[_Lump]]:
+    """
+    Return, by VM, its pieces as lumps of their own.
+
+    Nothing is cut that the streams would have time for anyway: what weighs less than a fair share
+    of a stream holds nobody up, and each piece costs a task.
+    """
+    fair = _expected(vms) // (max(streams, 1) * WORKLOADS_PER_STREAM)
+    if split_bytes is None or streams < 2:  # one stream has nobody to share with
+        return {vm.key: [_lump([vm])] for vm in vms}
+    target = max(split_bytes, fair, 1)
+    return {vm.key: [_lump([piece]) for piece in cut(vm, target, at_once)] for vm in vms}
+
+
+def _identity(vm: WorkloadVm) -> tuple[str, int]:
+    return vm.key, vm.piece
+
+
 def _expected(vms: Iterable[WorkloadVm]) -> int:
     return sum(disk.expected_bytes for vm in vms for disk in vm.disks)
 
 
 def _lump(vms: Iterable[WorkloadVm]) -> _Lump:
-    ordered = tuple(sorted(vms, key=lambda vm: vm.key))
-    cost = DISK_COST_BYTES * sum(len(vm.disks) for vm in ordered)
+    ordered = tuple(sorted(vms, key=_identity))
+    cost = DISK_COST_BYTES * sum(len(vm.streamed) for vm in ordered)
     return _Lump(_expected(ordered) + cost, ordered)
 
 
@@ -139,20 +170,19 @@ def _join(lumps: Iterable[_Lump]) -> _Lump:
 
 
 def _lumped_by_account(
-    vms: Sequence[VirtualMachine], history: Mapping[str, int], cap: int | None
+    vms: Sequence[VirtualMachine], pieces: Mapping[str, list[_Lump]], cap: int | None
 ) -> list[_Lump]:
     """
     Lump VMs together until no storage account has disks in more lumps than its cap.
 
     Accounts that a VM connects count as one: that is never too many, and simple.
     """
-    single = {vm.key: _lump([_workload_vm(vm, history.get(vm.key))]) for vm in vms}
     if cap is None:
-        return list(single.values())
+        return [lump for of_vm in pieces.values() for lump in of_vm]
     groups = _by_connected_accounts(vms)
-    lumps = [single[key] for key in groups.pop("", [])]
+    lumps = [lump for key in groups.pop("", []) for lump in pieces[key]]
     for keys in groups.values():
-        lumps += _merged([single[key] for key in keys], cap)
+        lumps += _merged([lump for key in keys for lump in pieces[key]], cap)
     return lumps
 
 
@@ -187,7 +217,7 @@ def _batched(lumps: Iterable[_Lump], target: int) -> list[_Lump]:
     batches: list[_Lump] = []
     gathered: list[_Lump] = []
     weight = 0
-    for lump in sorted(lumps, key=lambda lump: (lump.weight, lump.vms[0].key)):
+    for lump in sorted(lumps, key=lambda lump: (lump.weight, _identity(lump.vms[0]))):
         if gathered and weight + lump.weight > target:
             batches.append(_join(gathered))
             gathered, weight = [], 0
@@ -241,9 +271,17 @@ def _workloads(job: Job, host: str, lumps: Iterable[_Lump]) -> tuple[Workload, .
             job=job,
             host=host,
             number=number,
-            label=f"{host} / {lump.vms[0].name if len(lump.vms) == 1 else f'{len(lump.vms)} VMs'}",
+            label=f"{host} / {_called(lump.vms)}",
             expected_bytes=_expected(lump.vms),
             vms=lump.vms,
         )
         for number, lump in enumerate(sorted(lumps, key=lambda lump: lump.order))
     )
+
+
+def _called(vms: Sequence[WorkloadVm]) -> str:
+    """Return what the grid calls a workload."""
+    first, count = vms[0], len({vm.key for vm in vms})
+    if count > 1:
+        return f"{count} VMs"
+    return first.name if first.pieces == 1 else f"{first.name} {first.piece + 1}/{first.pieces}"
