@@ -33,6 +33,7 @@ Every exception this package raises on purpose.
     ├── IncompatibleRepository   format or feature newer than we are          never retried
     ├── Refused                  we could have destroyed something, and did not   never retried
     ├── StreamsFailed            VMs of a workload failed; retried unless no retry can help any
+    ├── WindowEnded              the backup window left no time for a VM      never retried
     ├── IncompleteJob            a compound job ended without every VM        never retried
     └── Cancelled                we were told to stop, and did
 
@@ -206,6 +207,12 @@ class StreamsFailed(AzStackError):
         self.never_retry = all(getattr(e, "never_retry", False) for e in errors.values())
         each = "; ".join(f"{name}: {self.reasons[key]}" for key, (name, _) in failures.items())
         super().__init__(f"{len(failures)} of {count} VMs failed: {each}")
+
+
+class WindowEnded(AzStackError):
+    """The backup window ended before a VM was begun, or done; the next job takes it first."""
+
+    never_retry = True
 
 
 class IncompleteJob(AzStackError):

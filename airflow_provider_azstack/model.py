@@ -102,6 +102,8 @@ class Job(Record, frozen=True, kw_only=True):
     mode: Mode = "incremental"
     consistency: Consistency = "crash"
     snapshot_group: Text = ""  # resource group of our managed snapshots; "" is the VM's own
+    stop_starting_at: Moment | None = None  # the backup window: no VM is begun after this,
+    stop_running_at: Moment | None = None  # and none goes on after that
 
 
 class DiskPart(Record, frozen=True):
@@ -279,6 +281,7 @@ class JobVm(Record, frozen=True, kw_only=True):
     stored_bytes: Size = 0
     seconds: float = 0.0
     suspicious: tuple[str, ...] = ()  # why its point was flagged
+    is_waiting: bool = False  # the backup window left it out: the next job takes it first
 
 
 class JobRecord(Record, frozen=True, kw_only=True):

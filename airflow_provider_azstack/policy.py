@@ -51,6 +51,13 @@ TagPattern = Annotated[
     str, Meta(pattern=r"^([A-Za-z0-9_*?@+(][A-Za-z0-9 _.:@+=()*?,-]{0,255})?$(?!\n)")
 ]
 MAX_NAMES = 1000
+# A clock's time or a span. YAML takes 22:00 without quotes for a number.
+WindowEnd = Annotated[
+    str,
+    Meta(
+        pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|[1-9][0-9]{0,2}h([1-5]?[0-9]m)?|[1-9][0-9]{0,3}m)$(?!\n)"
+    ),
+]
 
 
 class Selection(Record, frozen=True, kw_only=True):
@@ -107,6 +114,10 @@ class Policy(Record, frozen=True, kw_only=True):
     hosts: Annotated[tuple[HostName, ...], Meta(max_length=200)] = ()
     snapshot_resource_group: GroupName | None = None
     batch_gib: Annotated[int, Meta(ge=1, le=65536)] = 64
+    # The backup window, by the clock of `timezone`: when no VM is begun any more, and when those
+    # that run are stopped.
+    stop_starting_after: WindowEnd | None = None
+    stop_running_after: WindowEnd | None = None
     # Over all backup hosts: each gets a share by its streams.
     limit_mb_per_second: Megabytes | None = None
     retention: Retention = Retention()

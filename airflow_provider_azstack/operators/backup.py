@@ -17,8 +17,14 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, Asset, Ass
 from msgspec.structs import replace
 
 from airflow_provider_azstack.config import BackupHost, Caps
+from airflow_provider_azstack.engine.backup.window import window
 from airflow_provider_azstack.engine.pace import Pace, host_limits
-from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob, StreamsFailed
+from airflow_provider_azstack.errors import (
+    ConfigurationError,
+    IncompleteJob,
+    StreamsFailed,
+    WindowEnded,
+)
 from airflow_provider_azstack.hooks.pools import check_pool
 from airflow_provider_azstack.hooks.stack import AzureStackHook
 from airflow_provider_azstack.links import PORTAL_KEY, PortalLink, portal_url
@@ -59,6 +65,12 @@ class OpenSession(AzStackOperator):
         run = context["dag_run"]
         trigger = read_trigger(run.conf)
         chosen_hosts(self.hosts, trigger)
+        ends = window(
+            run.run_after,
+            self.policy.timezone,
+            self.policy.stop_starting_after or "",
+            self.policy.stop_running_after or "",
+        )
         with self.open_stack() as stack:
             stack_name = stack.name
         # A session's record holds texts of up to 256 characters.
@@ -76,6 +88,8 @@ class OpenSession(AzStackOperator):
             mode=trigger.mode or self.policy.mode,
             consistency=self.policy.consistency,
             snapshot_group=self.policy.snapshot_resource_group or "",
+            stop_starting_at=ends.stop_starting_at,
+            stop_running_at=ends.stop_running_at,
         )
         self.log.info("run %s, session %s, mode %s", job.run, job.session, job.mode)
         return to_plain(job)
@@ -206,7 +220,11 @@ class Snapshot(_WorkloadOperator):
         workload = self.accept(context)
         session = self.join(workload.job)
         with self.open_stack() as stack, self.stoppable():
-            stream.snapshot_workload(stack, session, workload)
+            try:
+                stream.snapshot_workload(stack, session, workload)
+            except StreamsFailed as failed:
+                skip_after_window(failed)
+                raise
 
 
 class Stream(_WorkloadOperator):
@@ -239,6 +257,7 @@ class Stream(_WorkloadOperator):
                 )
             except StreamsFailed as failed:
                 context["ti"].xcom_push(key=_REASONS, value=failed.reasons)
+                skip_after_window(failed)
                 raise
 
     def _pace(self, workload: Workload) -> Pace:
@@ -325,6 +344,16 @@ def announce(context: Context, record: JobRecord) -> None:
         if vm.point:
             uri = f"azstack://{record.job.stack}/{quote(vm.name, safe='')}"
             events.add(Asset(uri), extra=to_plain(vm))
+
+
+def skip_after_window(failed: StreamsFailed) -> None:
+    """
+    Tell Airflow that nothing went wrong where only the window kept VMs from being done.
+
+    What that means for the run is for ``Complete`` to say.
+    """
+    if all(isinstance(error, WindowEnded) for error in failed.failures.values()):
+        raise AirflowSkipException(str(failed))
 
 
 def chosen_hosts(hosts: Sequence[BackupHost], trigger: TriggerConf) -> tuple[BackupHost, ...]:

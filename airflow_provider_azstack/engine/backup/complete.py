@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from airflow_provider_azstack.engine import names
-from airflow_provider_azstack.engine.backup import signals
+from airflow_provider_azstack.engine.backup import signals, window
 from airflow_provider_azstack.engine.backup.manifests import gathered
 from airflow_provider_azstack.engine.backup.snapshots import covers, is_current, taken_at
 from airflow_provider_azstack.errors import (
@@ -56,6 +58,7 @@ class _Candidate(NamedTuple):
     host: str
     snapshot_set: SnapshotSet | None = None
     images: tuple[Image, ...] = ()  # of that set, in the order of its disks
+    is_begun: bool = False  # there are images of it, of whatever set
     status: VmStatus = "done"
     reason: str = ""
 
@@ -145,7 +148,7 @@ def _matched(
     vm: WorkloadVm, host: str, sets: Sequence[SnapshotSet], images: Sequence[Image]
 ) -> _Candidate:
     """Choose the newest set of which every disk has an image; else say what is missing."""
-    bare = _Candidate(vm, host)
+    bare = _Candidate(vm, host, is_begun=bool(images))
     whole = sorted(filter(covers(vm), sets), key=taken_at, reverse=True)
     for snapshot_set in whole:
         of_set = {image.snapshot: image for image in images if image.set_id == snapshot_set.id}
@@ -240,10 +243,12 @@ def _finished(
         else:
             suspicious = signals.check(session.repository, point, clock=clock)
             return _job_vm(candidate, point.id, suspicious)
-    reason = candidate.reason
-    if told := reasons.get(candidate.vm.key):
-        reason = f"{reason} ({told})"
-    return _job_vm(candidate._replace(reason=reason[:1000], images=()), "")
+    told = reasons.get(candidate.vm.key, "")
+    is_missing = candidate.status == "failed" and (told or not candidate.is_begun)
+    left_out = window.left_out(job, clock(), told) if is_missing else ""
+    reason = left_out or (f"{candidate.reason} ({told})" if told else candidate.reason)
+    vm = _job_vm(candidate._replace(reason=reason[:1000], images=()), "")
+    return replace(vm, is_waiting=bool(left_out))
 
 
 def _publish(

@@ -15,6 +15,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from airflow_provider_azstack.arm.blobs import BlobDisk
@@ -22,6 +23,7 @@ from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.engine.accounts import Accounts
+from airflow_provider_azstack.engine.backup import window
 from airflow_provider_azstack.engine.backup.disk import back_up_disk
 from airflow_provider_azstack.engine.backup.manifests import workload_vms
 from airflow_provider_azstack.engine.backup.snapshots import Work, take_set
@@ -37,6 +39,7 @@ from airflow_provider_azstack.errors import (
     SessionLost,
     StoreFull,
     StreamsFailed,
+    WindowEnded,
 )
 from airflow_provider_azstack.model import (
     ChangesKnown,
@@ -57,6 +60,11 @@ GRANT_SECONDS = 4 * 3600
 _STOP_ALL = (Cancelled, SessionLost, StoreFull)
 
 Tell = Callable[[str], None]
+Clock = Callable[[], datetime]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Reference(NamedTuple):
@@ -66,13 +74,15 @@ class Reference(NamedTuple):
     snapshot: DiskSnapshot
 
 
-def snapshot_workload(stack: Stack, session: Session, workload: Workload) -> None:
+def snapshot_workload(
+    stack: Stack, session: Session, workload: Workload, *, clock: Clock = _utc_now
+) -> None:
     """
     Take the snapshot set of every VM of a workload.
 
-    :raises StreamsFailed: some could not be taken; all were tried.
+    :raises StreamsFailed: some could not be taken, or the backup window ended; all were tried.
     """
-    _each_vm(stack, session, workload, take_set, None)
+    _each_vm(stack, session, workload, take_set, clock=clock)
 
 
 def stream_workload(
@@ -83,19 +93,22 @@ def stream_workload(
     progress: Tell | None = None,
     cancel: threading.Event | None = None,
     pace: Pace | None = None,
+    clock: Clock = _utc_now,
 ) -> None:
     """
     Stream every VM of a workload; a VM whose snapshot set is missing or lost gets a new one.
 
     :param progress: told a line every few seconds.
     :param pace: holds back what is read; None: as fast as it goes.
-    :raises StreamsFailed: some VMs failed; all were tried.
+    :raises StreamsFailed: some VMs failed, or the backup window ended; all were tried.
     """
 
     def one(work: Work, vm: WorkloadVm) -> None:
-        stream_vm(work, vm, take_set(work, vm), progress=progress, cancel=cancel, pace=pace)
+        stream_vm(
+            work, vm, take_set(work, vm), progress=progress, cancel=cancel, pace=pace, clock=clock
+        )
 
-    _each_vm(stack, session, workload, one, cancel)
+    _each_vm(stack, session, workload, one, cancel=cancel, clock=clock)
 
 
 def stream_vm(
@@ -106,6 +119,7 @@ def stream_vm(
     progress: Tell | None = None,
     cancel: threading.Event | None = None,
     pace: Pace | None = None,
+    clock: Clock = _utc_now,
 ) -> tuple[Image, ...]:
     """
     Return an image of every disk in the set, made now or by an earlier try.
@@ -113,7 +127,7 @@ def stream_vm(
     :returns: none for a set without snapshots: the VM was skipped.
     :raises AzStackError: the first disk's error; the other disks were done all the same.
     """
-    reader = _DiskReader(work, vm, cancel, pace)
+    reader = _DiskReader(work, vm, cancel, pace, clock)
     point = _latest_point(work.session.repository, vm) if work.job.mode == "incremental" else None
     images: list[Image] = []
     first_error: AzStackError | None = None
@@ -134,7 +148,12 @@ class _DiskReader:
     """Makes the images of one VM's disks."""
 
     def __init__(
-        self, work: Work, vm: WorkloadVm, cancel: threading.Event | None, pace: Pace | None
+        self,
+        work: Work,
+        vm: WorkloadVm,
+        cancel: threading.Event | None,
+        pace: Pace | None,
+        clock: Clock,
     ) -> None:
         self._work = work
         self._compute = Compute(work.stack)
@@ -142,6 +161,7 @@ class _DiskReader:
         self._vm = vm
         self._cancel = cancel
         self._pace = pace
+        self._clock = clock
 
     def image(
         self,
@@ -187,6 +207,8 @@ class _DiskReader:
         )
 
         def tell(seen: Progress) -> None:
+            if not seen.is_done:
+                window.check_may_run(self._work.job, self._clock())
             if progress:
                 progress(seen.told(name, f"{self._vm.name} {snapshot.disk_key}"))
 
@@ -247,7 +269,9 @@ def _each_vm(
     session: Session,
     workload: Workload,
     one: Callable[[Work, WorkloadVm], object],
-    cancel: threading.Event | None,
+    *,
+    cancel: threading.Event | None = None,
+    clock: Clock,
 ) -> None:
     vms = workload_vms(session.repository, workload)
     failures: dict[str, tuple[str, Exception]] = {}
@@ -257,9 +281,13 @@ def _each_vm(
             if cancel is not None and cancel.is_set():
                 raise Cancelled("the task was told to stop")
             try:
+                window.check_may_begin(workload.job, clock())
                 one(work, vm)
             except _STOP_ALL:
                 raise
+            except WindowEnded as ended:
+                log.warning("%s: %s", vm.name, ended)
+                failures[vm.key] = (vm.name, ended)
             except Exception as error:
                 log.exception("%s failed; the other VMs of %s go on", vm.name, workload.label)
                 failures[vm.key] = (vm.name, error)
