@@ -161,6 +161,10 @@ class Compute:
         """Stop a virtual machine and release its host; return when that is done."""
         self._stack.run(f"{vm_id}/deallocate")
 
+    def delete_vm(self, vm_id: str) -> None:
+        """Delete a virtual machine; its disks and interfaces stay, and are free then."""
+        self._stack.delete(vm_id)
+
     def start(self, vm_id: str) -> None:
         """Start a virtual machine; return when it runs."""
         self._stack.run(f"{vm_id}/start")

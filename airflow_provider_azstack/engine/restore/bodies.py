@@ -10,7 +10,7 @@ asked for.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_provider_azstack.engine.machines import Body
+from airflow_provider_azstack.engine.machines import Body, reference
 
 TAG = "azstack-restore"  # on everything that a restore creates; its value is the plan's id
 COMPUTE, NETWORK = "providers/Microsoft.Compute", "providers/Microsoft.Network"
@@ -157,19 +157,84 @@ def storage_entry(
     return {"osType": os_type, **entry} if lun is None else {"lun": lun, **entry}
 
 
+def place_of(entry: Body | None) -> str:
+    """Return where an entry's disk is, in small letters; nothing when there is no entry."""
+    entry = entry or {}
+    return (reference(entry.get("managedDisk")) or _uri(entry)).lower()
+
+
+def _uri(entry: Body) -> str:
+    return str((entry.get("vhd") or {}).get("uri") or "")
+
+
+def key_of(entry: Body) -> str:
+    """Return the key of the disk that an entry is of."""
+    return f"data-{int(entry['lun'])}" if "lun" in entry else "os"
+
+
+def entries_of(body: Body) -> dict[str, Body]:
+    """Return the entries of a VM's storage profile by key, the OS disk first."""
+    profile = (body.get("properties") or {}).get("storageProfile") or {}
+    found = [profile.get("osDisk") or {}, *(profile.get("dataDisks") or ())]
+    return {key_of(entry): entry for entry in found}
+
+
+def attached(entry: Body) -> Body:
+    """Return what attaches the disk of an entry, in the same place."""
+    place = (
+        {"managedDisk": {"id": reference(entry["managedDisk"])}}
+        if entry.get("managedDisk")
+        else {"vhd": {"uri": _uri(entry)}}
+    )
+    return {
+        **picked(entry, ("lun", "osType", "name", "caching")),
+        "createOption": "Attach",
+        **place,
+    }
+
+
+def os_entry_like(now: Body, wanted: Body) -> Body:
+    """Return the OS disk's entry with another disk: how it was made, no stack lets be changed."""
+    kept = picked(now, ("createOption", "osType", "caching"))
+    return {**attached(wanted), **kept}
+
+
 def with_disks(body: Body, entries: list[Body]) -> Body:
     """Return the body that gives an existing VM more data disks: all else as it says it is."""
+    profile = (body.get("properties") or {}).get("storageProfile") or {}
+    there = profile.get("dataDisks") or ()
+    return with_storage(body, profile.get("osDisk") or {}, [*there, *entries])
+
+
+def with_storage(body: Body, os_disk: Body, data_disks: Iterable[Body]) -> Body:
+    """Return the body that gives an existing VM these disks: all else as it says it is."""
     properties = {
         name: value
         for name, value in (body.get("properties") or {}).items()
         if name not in {"vmId", "provisioningState", "instanceView", "timeCreated"}
     }
     profile = dict(properties.get("storageProfile") or {})
-    profile["dataDisks"] = [*(profile.get("dataDisks") or ()), *entries]
+    profile |= {"osDisk": os_disk, "dataDisks": list(data_disks)}
     kept = picked(body, ("location", "tags", "plan", "zones"))
     if body.get("identity"):
         kept["identity"] = identity_of(body["identity"])
     return {**kept, "properties": {**properties, "storageProfile": profile}}
+
+
+def again(body: Body, entries: list[Body], plan: str) -> Body:
+    """Return the body that creates a VM that was deleted as it was, from disks that are there."""
+    properties = body.get("properties") or {}
+    return machine(
+        body,
+        str(body.get("location", "")),
+        tagged(body, plan),
+        size=str((properties.get("hardwareProfile") or {}).get("vmSize", "")),
+        disks=sorted(entries, key=lambda entry: entry.get("lun", -1)),
+        nics=list((properties.get("networkProfile") or {}).get("networkInterfaces") or ()),
+        availability_set_id=reference(properties.get("availabilitySet")),
+        boot_diagnostics=True,
+        identity=True,
+    )
 
 
 def extension(body: Body, location: str) -> Body:

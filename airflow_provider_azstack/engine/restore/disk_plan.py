@@ -15,6 +15,7 @@ from airflow_provider_azstack.engine.machines import GIB, MAX_DISK_BYTES, MIB
 from airflow_provider_azstack.engine.restore import bodies
 from airflow_provider_azstack.engine.restore.place import Case
 from airflow_provider_azstack.engine.restore.records import PlannedDisk, Way
+from airflow_provider_azstack.engine.restore.replace_plan import Occupant
 from airflow_provider_azstack.errors import AzStackError
 from airflow_provider_azstack.model import Disk, PointImage
 from airflow_provider_azstack.repo.images import ImageReader
@@ -28,9 +29,11 @@ _CONTAINER = "vhds"
 class DiskPlan:
     """Plans the disks of one VM."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, occupant: Occupant | None = None) -> None:
+        """:param occupant: the VM whose disks they replace."""
         self._case = case
         self._survey = case.survey
+        self._occupant = occupant
 
     def planned(self) -> Iterator[PlannedDisk]:
         """Yield the disks to write, the OS disk first."""
@@ -46,6 +49,7 @@ class DiskPlan:
         change = self._case.change.disks.get(was.key)
         name = (change and change.name) or self._disk_name(was)
         kind = self._case.request.disk_kind or was.kind
+        kind = self._occupant.kind if self._occupant else kind
         body = self._case.was.resources.get(was.source) or {}
         size_bytes = -(-image.size_bytes // MIB) * MIB
         if kind == "managed" and size_bytes > MAX_DISK_BYTES:
@@ -69,8 +73,7 @@ class DiskPlan:
             url = self._blob_url(was, name)
             self.check_free(url, "blob")
             return replace(planned, way="blob", id=url)
-        target = f"{self._case.place.base}/{bodies.COMPUTE}/disks/{name}"
-        target = was.source if self._case.is_in_place and was.kind == "managed" else target
+        target = self._disk_id(was, name)
         self.check_free(target, "disk")
         way, staging = self._way(target, was.key)
         sku = (change and change.sku) or was.sku or "Standard_LRS"
@@ -98,7 +101,16 @@ class DiskPlan:
             )
         return "import", staging
 
+    def _disk_id(self, was: Disk, name: str) -> str:
+        if self._occupant:
+            return f"{self._occupant.beside(was.key).rpartition('/')[0]}/{name}"
+        if self._case.is_in_place and was.kind == "managed":
+            return was.source
+        return f"{self._case.place.base}/{bodies.COMPUTE}/disks/{name}"
+
     def _disk_name(self, was: Disk) -> str:
+        if self._occupant:
+            return self._occupant.new_name(was.name, self._case.plan)
         if self._case.is_in_place:
             return was.name
         if self._case.request.mode == "disks":
@@ -106,6 +118,8 @@ class DiskPlan:
         return self._case.renamed(was.name)
 
     def _blob_url(self, was: Disk, name: str) -> str:
+        if self._occupant:
+            return f"{self._occupant.beside(was.key).rpartition('/')[0]}/{name}.vhd"
         if self._case.is_in_place and was.kind == "unmanaged":
             return was.source
         account = self._case.request.storage_account or was.storage_account

@@ -131,9 +131,10 @@ def _given_up(restore: Restore, vm: PlannedVm, error: AzStackError) -> str:
     if not vm.occupant or isinstance(error, SessionLost):
         return ""
     try:
-        return "; it has its old disks again" if replace.give_up(restore, vm) else ""
+        line = replace.give_up(restore, vm)
     except AzStackError as stuck:
-        return f"; {stuck}"
+        line = str(stuck)
+    return f"; {line}" if line else ""
 
 
 def create_vm(restore: Restore, vm: PlannedVm) -> str:

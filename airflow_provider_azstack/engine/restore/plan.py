@@ -33,6 +33,9 @@ _COMPUTE, _NETWORK = "Microsoft.Compute", "Microsoft.Network"
 _DISK_ACTIONS = ("disks/read", "disks/write", "disks/beginGetAccess/action",
                  "disks/endGetAccess/action")  # fmt: skip
 
+# A VM that ran is started again if it comes to nothing.
+_REPLACING = ("read", "write", "deallocate/action", "start/action")
+
 
 def plan_restore(stack: Stack, repository: Repository, request: RestoreRequest) -> RestorePlan:
     """
@@ -153,7 +156,12 @@ def _actions(vm: PlannedVm) -> list[tuple[str, list[str]]]:
     if vm.attach_to:
         actions = [f"{_COMPUTE}/virtualMachines/read", f"{_COMPUTE}/virtualMachines/write"]
         found.append((vm.attach_to, actions))
-    if vm.target and not vm.power_on:
+    if vm.occupant:
+        found.append((vm.target, [f"{_COMPUTE}/virtualMachines/{a}" for a in _REPLACING]))
+        places = [disk.place for disk in vm.replaces if disk.place.startswith("/")]
+        snapshots = [f"{_COMPUTE}/snapshots/read", f"{_COMPUTE}/snapshots/write"]
+        found += [(place, snapshots) for place in places]
+    elif vm.target and not vm.power_on:
         found.append((vm.target, [f"{_COMPUTE}/virtualMachines/deallocate/action"]))
     return found
 
@@ -190,9 +198,10 @@ def _touched(vm: PlannedVm, survey: Survey) -> list[str]:
         for joined, action in _joins(resource.body)
         if action.endswith("publicIPAddresses/join/action") and joined.lower() not in made
     ]
-    return [address for address in addresses if survey.find(address)] + (
-        [vm.attach_to] if vm.attach_to else []
-    )
+    touched = [address for address in addresses if survey.find(address)]
+    if vm.occupant:
+        touched += [vm.target, *(disk.place for disk in vm.replaces if disk.place)]
+    return touched + ([vm.attach_to] if vm.attach_to else [])
 
 
 def _check_together(
@@ -228,6 +237,7 @@ def _wanted(
             family = disk.sku.partition("_")[0].lower()
             wanted[f"{family}disksizegib"] += -(-disk.size_bytes // GIB)
             wanted[f"{family}diskcount"] += 1
+        wanted["snapshotcount"] += sum(disk.place.startswith("/") for disk in vm.replaces)
         body = next((r.body for r in vm.resources if r.id == vm.target), None)
         if body is not None and not survey.find(vm.target):
             size = sizes.get(body["properties"]["hardwareProfile"]["vmSize"].lower(), {})

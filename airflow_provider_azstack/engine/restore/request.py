@@ -322,18 +322,22 @@ def _contradictions(request: RestoreRequest) -> Iterator[str]:
         yield f"changes: {vm[:80]!r} is not among vms"
     for vm, change in request.changes.items():
         yield from (f"changes, {vm[:80]!r}: {wrong}" for wrong in _misplaced(request, change))
-    if request.replace:
-        yield from _never_replaced(request)
+    yield from _never_replaced(request)
     if request.mode == "original":
-        elsewhere = ("resource_group", "subscription_id", "location", "disk_kind")
-        for key in elsewhere:
-            if getattr(request, key) is not None:
-                yield f"{key}: mode original restores in place: use mode alternate"
-        if request.map != MappingRules():
-            yield "map: mode original restores in place: use mode alternate"
+        yield from _elsewhere(request)
+
+
+def _elsewhere(request: RestoreRequest) -> Iterator[str]:
+    for key in ("resource_group", "subscription_id", "location", "disk_kind"):
+        if getattr(request, key) is not None:
+            yield f"{key}: mode original restores in place: use mode alternate"
+    if request.map != MappingRules():
+        yield "map: mode original restores in place: use mode alternate"
 
 
 def _never_replaced(request: RestoreRequest) -> Iterator[str]:
+    if not request.replace:
+        return
     if request.mode != "original":
         yield f"replace: mode {request.mode} never touches what exists: use mode original"
     for key in ("extensions", "identity"):

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from airflow_provider_azstack.arm.client import Stack
+from airflow_provider_azstack.arm.compute import power_state
 from airflow_provider_azstack.arm.network import Network
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.machines import Body, reference
@@ -101,9 +102,20 @@ class Survey:
     def check_permissions(self, needed: Iterable[tuple[str, str]]) -> None:
         """Refuse each action that the application may not do in its scope."""
         for scope, action in needed:
-            entries = self.permissions(scope)
-            if entries is not None and not _allows(entries, action):
+            if not self.allows(scope, action):
                 self.refuse(f"permission {action} on {scope} is missing")
+
+    def allows(self, scope: str, action: str) -> bool:
+        """Tell whether an action may be done in a scope, as far as the stack tells."""
+        entries = self.permissions(scope)
+        return entries is None or _allows(entries, action)
+
+    def power(self, vm_id: str) -> str:
+        """Return a VM's power state, or nothing."""
+        try:
+            return power_state(self.stack.find(vm_id, **{"$expand": "instanceView"}) or {})
+        except AzStackError:
+            return ""
 
     def _find(self, resource_id: str) -> Body | None:
         try:

@@ -22,6 +22,7 @@ from airflow_provider_azstack.engine.restore.records import (
     PlannedResource,
     PlannedVm,
 )
+from airflow_provider_azstack.engine.restore.replace_plan import occupant, replaced
 from airflow_provider_azstack.engine.restore.request import (
     NONE,
     SAME,
@@ -43,7 +44,10 @@ class _VmPlan:
         self._change = case.change
         self._was = case.was
         self._body: Body = case.was.resources.get(case.was.id) or {}
-        self._disk_plan = DiskPlan(case)
+        base, name = case.place.base, case.place.vm_name
+        self._target = f"{base}/{bodies.COMPUTE}/virtualMachines/{name}"
+        self._occupant = occupant(case, self._target) if case.request.replace else None
+        self._disk_plan = DiskPlan(case, self._occupant)
 
     def made(self) -> PlannedVm:
         """Return the planned VM."""
@@ -58,16 +62,12 @@ class _VmPlan:
         )
         if self._case.request.mode == "disks":
             return self._attached(planned)
-        target = (
-            f"{self._case.place.base}/{bodies.COMPUTE}/virtualMachines/{self._case.place.vm_name}"
-        )
         power_on = self._change.power_on
-        return replace(
-            planned,
-            target=target,
-            resources=tuple(self._resources(target, disks)),
-            power_on=self._case.request.power_on if power_on is None else power_on,
-        )
+        power_on = self._case.request.power_on if power_on is None else power_on
+        planned = replace(planned, target=self._target, power_on=power_on)
+        if self._occupant:
+            return replaced(self._case, self._occupant, planned)
+        return replace(planned, resources=tuple(self._resources(self._target, disks)))
 
     def _check_names(self) -> None:
         """Refuse changes of what the VM does not have: a slip that would go unnoticed."""
