@@ -275,6 +275,7 @@ class JobVm(Record, frozen=True, kw_only=True):
     status: VmStatus
     reason: Text = ""
     point: Text = ""
+    disks: Size = 0  # how many
     disk_bytes: Size = 0
     changed_bytes: Size = 0
     read_bytes: Size = 0
@@ -293,6 +294,23 @@ class JobRecord(Record, frozen=True, kw_only=True):
     ended_at: Moment
     vms: tuple[JobVm, ...]
     unprotected: tuple[Unprotected, ...] = ()
+
+
+class VmOutline(Record, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """How much of one VM a compound job moved."""
+
+    key: VmKey
+    status: VmStatus
+    changed_bytes: Size = 0
+    is_waiting: bool = False
+
+
+class JobOutline(Record, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """What the next job wants to know of an earlier one: its record without all the rest."""
+
+    started_at: Moment
+    ended_at: Moment
+    vms: tuple[VmOutline, ...]
 
 
 class Retention(Record, frozen=True, kw_only=True):

@@ -15,9 +15,13 @@ R = TypeVar("R")
 
 
 def in_parallel(
-    function: Callable[[T], R], items: Iterable[T], threads: int
+    function: Callable[[T], R], items: Iterable[T], threads: int, *, ahead_of_each: int = 8
 ) -> Generator[R, None, None]:
-    """Yield what ``function`` returns for each item, in order, a bounded number ahead."""
+    """
+    Yield what ``function`` returns for each item, in order, a bounded number ahead.
+
+    :param ahead_of_each: how many results may wait for each thread: few, where they are large.
+    """
     if threads == 1:
         yield from map(function, items)
         return
@@ -26,7 +30,7 @@ def in_parallel(
     try:
         for item in items:
             ahead.append(pool.submit(function, item))
-            if len(ahead) > 8 * threads:
+            if len(ahead) > ahead_of_each * threads:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

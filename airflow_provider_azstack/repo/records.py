@@ -6,7 +6,8 @@ knows not what the records mean.
 Invariant: a record that is returned was written by a key holder under that very name.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple, TypeVar
 
 import zstandard
@@ -20,6 +21,7 @@ from airflow_provider_azstack.errors import (
 )
 from airflow_provider_azstack.model import Moment, Record, from_json, to_json
 from airflow_provider_azstack.repo.crypto import Keys
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.store.base import Buffer, ObjectInfo, Store
 
 # The image of a petabyte disk has a million regions of 1 GiB: 50 MiB of JSON at most.
@@ -126,18 +128,27 @@ class Records:
         except zstandard.ZstdError as error:
             raise Tampered(f"{info.name} does not decompress: {error}") from None
 
-    def under(self, prefix: str, start: str = "") -> Iterator[Named]:
+    def under(self, prefix: str, start: str = "", *, threads: int = 1) -> Iterator[Named]:
         """
         Yield the plain bytes of all objects under ``prefix``, in order of their names.
 
         :param start: leaves out, unread, names that do not start like this.
+        :param threads: that read at once, where many objects are far away.
         """
-        for info in sorted(i for i in self.store.list(prefix) if i.name.startswith(start)):
+        infos = sorted(i for i in self.store.list(prefix) if i.name.startswith(start))
+        yield from self.each(infos, threads)
+
+    def each(self, infos: Iterable[ObjectInfo], threads: int = 1) -> Iterator[Named]:
+        """Yield the plain bytes of those of the listed objects that are still there, in order."""
+
+        def read(info: ObjectInfo) -> Named | None:
             try:
-                data = self.get_bytes(info)
+                return Named(info.name, self.get_bytes(info))
             except ObjectNotFound:
-                continue  # removed since it was listed: that is as if we had listed later
-            yield Named(info.name, data)
+                return None  # removed since it was listed: that is as if we had listed later
+
+        with contextlib.closing(in_parallel(read, infos, threads, ahead_of_each=2)) as found:
+            yield from filter(None, found)
 
     def parse(self, kind: type[R], data: bytes, name: str) -> R:
         """
@@ -152,7 +163,7 @@ class Records:
                 f"{error}; a newer version wrote it: update this package"
             ) from None
 
-    def all(self, prefix: str, kind: type[R], *, start: str = "") -> Iterator[R]:
+    def all(self, prefix: str, kind: type[R], *, start: str = "", threads: int = 1) -> Iterator[R]:
         """Yield all records under ``prefix``, in order of their names; see ``under``."""
-        for name, data in self.under(prefix, start):
+        for name, data in self.under(prefix, start, threads=threads):
             yield self.parse(kind, data, name)

@@ -29,6 +29,7 @@ from airflow_provider_azstack.errors import (
 )
 from airflow_provider_azstack.model import (
     Image,
+    JobOutline,
     JobRecord,
     Manifest,
     RestorePoint,
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 FEATURES = frozenset[str]()  # mandatory features that this version knows
 MAX_CONFIG_BYTES = 4096
+THREADS = 16  # that read small records at once: they may be far away
 _CONFIG = "config"
 
 
@@ -258,6 +260,10 @@ class Repository:
         """Return the newest record of every compound job, oldest job first."""
         newest = {record.job.run: record for record in self.records.all("jobs/", JobRecord)}
         return sorted(newest.values(), key=lambda record: (record.started_at, record.job.run))
+
+    def job_outlines(self) -> Iterator[JobOutline]:
+        """Yield what the records of all jobs, every try, say of how much was moved; in no order."""
+        return self.records.all("jobs/", JobOutline, threads=THREADS)
 
     def job(self, run: str) -> JobRecord | None:
         """Return the newest record of one compound job."""

@@ -14,6 +14,7 @@ that may run only so many at once has its batches merged.
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 from airflow_provider_azstack.config import BackupHost
@@ -21,6 +22,7 @@ from airflow_provider_azstack.engine.backup.parts import AtOnce, cut
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import (
     Job,
+    JobOutline,
     JobRecord,
     Manifest,
     Mode,
@@ -52,20 +54,24 @@ class _Lump(NamedTuple):
         return (-self.weight, _identity(self.vms[0]))
 
 
-def history(records: Iterable[JobRecord], mode: Mode) -> dict[str, int]:
+def history(jobs: Iterable[JobOutline | JobRecord], mode: Mode) -> dict[str, int]:
     """
     Return by VM how many bytes the next job will move, as far as earlier jobs tell.
 
-    :param records: job records, oldest first.
+    :param jobs: in any order; none is kept.
     :param mode: an incremental moves about what the last one did; a full about the most ever seen.
     """
-    bytes_of: dict[str, int] = {}
-    for record in records:
-        for vm in record.vms:
-            if vm.status == "done":
-                known = bytes_of.get(vm.key, 0) if mode == "full" else 0
-                bytes_of[vm.key] = max(known, vm.changed_bytes)
-    return bytes_of
+    known: dict[str, tuple[datetime, int]] = {}
+    for job in jobs:
+        for vm in job.vms:
+            if vm.status != "done":
+                continue
+            last, moved = known.get(vm.key, (job.ended_at, 0))
+            if mode == "full":
+                known[vm.key] = (last, max(moved, vm.changed_bytes))
+            elif job.ended_at >= last:
+                known[vm.key] = (job.ended_at, vm.changed_bytes)
+    return {key: moved for key, (_, moved) in known.items()}
 
 
 def distribute(
