@@ -129,6 +129,7 @@ class WorkloadDisk(Record, frozen=True, kw_only=True):
     # To move here: changed if an earlier job tells, else allocated, else size.
     expected_bytes: Size
     part: DiskPart | None = None  # what of it is streamed here; None: the whole disk
+    sku: Text = ""  # "" is unknown
 
 
 class WorkloadVm(Record, frozen=True, kw_only=True):
@@ -146,6 +147,7 @@ class WorkloadVm(Record, frozen=True, kw_only=True):
     piece: int = 0
     pieces: int = 1  # that the VM was cut into, each streamed by itself
     elsewhere: tuple[DiskKey, ...] = ()  # disks that other pieces stream, this one nothing of them
+    expected_seconds: float = 0.0  # of one stream, for what is streamed here
 
     @property
     def streamed(self) -> tuple[WorkloadDisk, ...]:
@@ -166,6 +168,20 @@ class Workload(Record, frozen=True, kw_only=True):
     limit_bytes: Size | None = None  # a second, for the whole job on this host; None: no limit
 
 
+class HostForecast(Record, frozen=True, kw_only=True):
+    """What was expected of one backup host before its streams began."""
+
+    host: Slug
+    made_at: Moment
+    streams: int
+    workloads: int
+    vms: int
+    expected_bytes: Size
+    busy_seconds: float  # of all its streams together
+    end_seconds: float  # from ``made_at`` until its last stream ends
+    left_out: int = 0  # VMs that the backup window is expected to leave out
+
+
 class Manifest(Record, frozen=True, kw_only=True):
     """What one backup host has to stream in one compound job."""
 
@@ -173,6 +189,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     job: Job
     host: Slug
     workloads: tuple[Workload, ...]
+    forecast: HostForecast | None = None
 
 
 class DiskSnapshot(Record, frozen=True, kw_only=True):
@@ -216,6 +233,7 @@ class Image(Record, frozen=True, kw_only=True, omit_defaults=True):
     read_bytes: Size
     stored_bytes: Size  # new in the repository because of this image
     seconds: float
+    ended_at: Moment | None = None  # by the backup host's clock
     # Of an image that completion joins with others; regions outside of it are None and say nothing.
     part: DiskPart | None = None
 
@@ -283,6 +301,9 @@ class JobVm(Record, frozen=True, kw_only=True):
     seconds: float = 0.0
     suspicious: tuple[str, ...] = ()  # why its point was flagged
     is_waiting: bool = False  # the backup window left it out: the next job takes it first
+    expected_bytes: Size = 0
+    expected_seconds: float = 0.0
+    ended_at: Moment | None = None  # when its last image was whole
 
 
 class JobRecord(Record, frozen=True, kw_only=True):
@@ -294,6 +315,7 @@ class JobRecord(Record, frozen=True, kw_only=True):
     ended_at: Moment
     vms: tuple[JobVm, ...]
     unprotected: tuple[Unprotected, ...] = ()
+    forecast: tuple[HostForecast, ...] = ()  # by host: what was expected before
 
 
 class VmOutline(Record, frozen=True, kw_only=True, forbid_unknown_fields=False):
