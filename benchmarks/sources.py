@@ -49,12 +49,18 @@ class FileDisk:
         return found
 
     def changed(self, offset: int, length: int) -> list[Extent]:
-        """Return the pages that the next day rewrote."""
+        """Return what the next day rewrote."""
         if self._changes is None:
             raise ChangesUnknown("no list of changes beside the image")
-        first = bisect_left(self._changes, [offset])
-        last = bisect_left(self._changes, [offset + length])
-        return [Extent(*change) for change in self._changes[first:last]]
+        end = offset + length
+        first = max(bisect_left(self._changes, [offset]) - 1, 0)  # may reach into the window
+        last = bisect_left(self._changes, [end])
+        found = []
+        for start, size in self._changes[first:last]:
+            begin, stop = max(start, offset), min(start + size, end)
+            if begin < stop:
+                found.append(Extent(begin, stop - begin))
+        return found
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from the file."""

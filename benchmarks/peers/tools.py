@@ -86,9 +86,9 @@ class Ours(Tool):
         yield self._azstack("init")
 
     def back_up(self, step: str, based_on: str) -> Command:
-        arguments = ["--disk", self.disk, "--run", step, "--based-on", based_on]
-        arguments += ["--changes-known"] if self.knows_changes else []
-        return self._python(HERE / "ours.py", *arguments)
+        told = ("--changes-known",) if self.knows_changes else ()
+        run = ("--run", step, "--based-on", based_on, *told)
+        return self._python(HERE / "ours.py", "--disk", self.disk, *run)
 
     def restore(self, _step: str) -> Command:
         return self._azstack("export", "benchmark", "latest", "os", "--to", self.restored_file)
