@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from airflow_provider_azstack.config import BackupHost, Caps
 from airflow_provider_azstack.engine.backup.window import window
 from airflow_provider_azstack.engine.pace import Pace, host_limits
+from airflow_provider_azstack.engine.summary import backup_table
 from airflow_provider_azstack.errors import (
     ConfigurationError,
     IncompleteJob,
@@ -43,6 +44,7 @@ from airflow_provider_azstack.operators.base import (
     run_name,
     stops_retries,
 )
+from airflow_provider_azstack.operators.watch import Watch, summarise
 from airflow_provider_azstack.policy import Policy, TriggerConf, read_trigger
 
 _REASONS = "reasons"
@@ -113,7 +115,7 @@ class Discover(AzStackOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Push ``manifest_<host>`` for each host; return what all later tasks need to know."""
         # The engine loads azure and cryptography: not while DAG files are parsed.
-        from airflow_provider_azstack.engine.backup import discover, distribute, manifests  # noqa: PLC0415
+        from airflow_provider_azstack.engine.backup import discover, distribute, manifests, past  # noqa: PLC0415
 
         job = from_plain(Job, self.job, "the job from open_session")
         run = context["dag_run"]
@@ -123,11 +125,13 @@ class Discover(AzStackOperator):
             inventory = discover.discover(stack, self._whole_policy(), trigger)
         for vm in inventory.unprotected:
             self.log.warning("not protected: %s: %s", vm.name, vm.reason)
+        before = past.Past(session.repository.job_outlines())
         written = distribute.distribute(
             job,
             inventory.vms,
             chosen_hosts(self.hosts, trigger),
-            history=distribute.history(session.repository.jobs(), job.mode),
+            history=before.expected_bytes(job.mode),
+            waiting=before.waiting(),
             batch_bytes=self.policy.batch_bytes,
             account_cap=self.caps.storage_account,
             stack_cap=self.caps.stack,
@@ -251,7 +255,7 @@ class Stream(_WorkloadOperator):
                     stack,
                     session,
                     workload,
-                    progress=self.log.info,
+                    progress=Watch(self, context, "backup", _tags(workload.job, self.host)),
                     cancel=cancel,
                     pace=self._pace(workload),
                 )
@@ -291,8 +295,7 @@ class Complete(AzStackOperator):
             started_at=datetime.fromisoformat(self.discovered["started_at"]),
             reasons=self._reasons(context),
         )
-        for vm in record.vms:
-            self.log.info("%s: %s %s", vm.name, vm.status, vm.reason or vm.point)
+        summarise(self, context, "backup", backup_table(record), _tags(job))
         complete.require_done(record)
         announce(context, record)
         return {"run": job.run, "status": record.status, "vms": len(record.vms)}
@@ -335,6 +338,12 @@ class CleanUp(AzStackOperator):
         if record and any(vm.status == "failed" for vm in record.vms):
             # Airflow drops the events of a task that failed, as ``complete`` did.
             announce(context, record)
+
+
+def _tags(job: Job, host: str = "") -> dict[str, str]:
+    """Return the tags of the job's metrics."""
+    tags = {"policy": job.policy, "stack": job.stack, "mode": job.mode}
+    return {**tags, "host": host} if host else tags
 
 
 def announce(context: Context, record: JobRecord) -> None:

@@ -6,14 +6,18 @@ Invariant: only sessions that cannot be alive are fenced: those that earlier run
 while it has one active run at a time, and those that a trigger's config names.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from airflow.providers.common.compat.sdk import Context
 
+from airflow_provider_azstack.engine.summary import prune_table
 from airflow_provider_azstack.errors import SessionLost, TransientError
 from airflow_provider_azstack.model import Retention
+from airflow_provider_azstack.operators import metrics
 from airflow_provider_azstack.operators.base import AzStackOperator, run_name, stops_retries
+from airflow_provider_azstack.operators.watch import summarise
 
 DRY_RUN, DEAD_SESSIONS, CONFIRM = "dry_run", "dead_sessions", "confirm"  # params of a run
 
@@ -67,7 +71,7 @@ class Prune(AzStackOperator):
         params, run = context["params"], context["dag_run"]
         repository = self.open_repository()
         purpose = f"prune by {run.dag_id}"[:256]
-        dead = set(params[DEAD_SESSIONS])
+        dead, began = set(params[DEAD_SESSIONS]), time.monotonic()
         if getattr(self.get_dag(), "max_active_runs", 0) == 1:
             sessions = repository.sessions().items()
             dead |= {left for left, info in sessions if info and info.purpose == purpose}
@@ -83,6 +87,12 @@ class Prune(AzStackOperator):
         except SessionLost as lost:
             # Unlike a backup's, this session is the task's own: another try opens another one.
             raise TransientError(str(lost)) from None
+        tags = {"repository": repository.id}
+        table = prune_table(report, time.monotonic() - began)
+        summarise(self, context, "prune", table, tags)
+        metrics.gauge("repository.bytes", report.pack_bytes, tags)
+        metrics.gauge("repository.packs", report.packs, tags)
+        metrics.repository(repository)
         counts: dict[str, int] = {}
         for row in report.rows:
             counts[row.action] = counts.get(row.action, 0) + 1

@@ -5,14 +5,17 @@ Owns its place in Airflow; what is copied, and in which order, ``repo.sync`` dec
 Invariant: the task succeeds only if every restore point that was meant is in the other repository.
 """
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import Context
 
+from airflow_provider_azstack.engine.summary import sync_table
 from airflow_provider_azstack.errors import SessionLost, TransientError
 from airflow_provider_azstack.hooks.repository import RepositoryHook
 from airflow_provider_azstack.operators.base import AzStackOperator, run_name, stops_retries
+from airflow_provider_azstack.operators.watch import Watch, summarise
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.sync import Outcome
@@ -54,10 +57,13 @@ class Sync(AzStackOperator):
         from airflow_provider_azstack.repo.sync import require_done  # noqa: PLC0415 - heavy
 
         try:
+            began = time.monotonic()
             outcomes = self._sync(context)
         except SessionLost as lost:
             # Unlike a backup's, this session is the task's own: another try opens another one.
             raise TransientError(str(lost)) from None
+        table = sync_table(outcomes, time.monotonic() - began)
+        summarise(self, context, "sync", table, {"replica": self.replica_conn_id})
         require_done(outcomes)
         return dict(Counter(outcome.status for outcome in outcomes))
 
@@ -75,6 +81,7 @@ class Sync(AzStackOperator):
             "threads": self.threads,
             "run": run_name(dag_run.dag_id, dag_run.run_id),
             "report": lambda outcome: self.log.info("%s", outcome),
+            "progress": Watch(self, context, "sync", {"replica": self.replica_conn_id}),
         }
         outcomes: list[Outcome] = []
         with self.stoppable() as cancel:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import Asset, AssetAlias, Context
 
+from airflow_provider_azstack.engine.summary import verify_table
 from airflow_provider_azstack.errors import DamageFound, SessionLost, TransientError
+from airflow_provider_azstack.operators import metrics
 from airflow_provider_azstack.operators.base import AzStackOperator, stops_retries
+from airflow_provider_azstack.operators.watch import Watch, summarise
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.findings import Report
@@ -45,6 +48,7 @@ class Verify(AzStackOperator):
         from airflow_provider_azstack.repo.verify import verify  # noqa: PLC0415 - cryptography
 
         repository = self.open_repository()
+        tags = {"repository": repository.id}
         purpose = f"verify by {context['dag_run'].dag_id}"[:256]
         self.fence_left_over(repository, purpose)
         with self.stoppable() as cancel:
@@ -56,13 +60,18 @@ class Verify(AzStackOperator):
                     days=self.days,
                     resume=context["ti"].try_number > 1,
                     purpose=purpose,
-                    progress=self.log.info,
+                    progress=Watch(self, context, "verify", tags),
                     cancel=cancel,
                 )
             except SessionLost as lost:
                 # Unlike a backup's, this session is the task's own: another try opens another one.
                 raise TransientError(str(lost)) from None
         self._log(report)
+        summarise(self, context, "verify", verify_table(report), tags)
+        metrics.gauge("repository.bytes", report.pack_bytes, tags)
+        metrics.gauge("repository.packs", report.packs, tags)
+        metrics.gauge("repository.sound", int(report.is_sound), tags)
+        metrics.repository(repository)
         facts = _facts(report)
         # Of a task of its own: Airflow drops the events of one that failed.
         asset = Asset(f"azstack://repositories/{report.repository}")

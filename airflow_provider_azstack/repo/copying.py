@@ -8,6 +8,7 @@ image that both have, run by run.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from airflow_provider_azstack.model import Image
 from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
 from airflow_provider_azstack.repo.runs import Run, block_ids, load_group, load_runs, store_runs
 from airflow_provider_azstack.repo.sessions import Session
+from airflow_provider_azstack.speed import Course
 
 THREADS = 4
 
@@ -54,18 +56,25 @@ class ImageCopier:
         *,
         threads: int = THREADS,
         cancel: threading.Event | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reader = source.reader()
         self._writer = destination.writer()
         self._destination_reader = destination.reader()
         self._threads = threads
         self._cancel = cancel or threading.Event()
+        self._progress = progress
+        self._clock = clock
 
-    def copy(self, image: Image, known: Pair | None, *, is_thorough: bool = False) -> Copied:
+    def copy(
+        self, image: Image, known: Pair | None, *, label: str = "", is_thorough: bool = False
+    ) -> Copied:
         """
         Store what the destination lacks of an image, and return it as it is there (W5).
 
         :param known: an earlier image of the disk, or this one, that both have.
+        :param label: what lines about it begin with; without one there are none.
         :param is_thorough: ask for each block whether it can be counted on, also where the disk
             has not changed since ``known``.
         :raises MissingBlock: the source lost a block; names image, offset and pack.
@@ -75,13 +84,25 @@ class ImageCopier:
         pool = ThreadPoolExecutor(self._threads, "copy")
         try:
             work = _Work(self, self._writer, pool.map, image, known)
-            regions = tuple(
-                work.region(number, is_thorough=is_thorough) for number in range(len(image.regions))
-            )
+            regions = tuple(self._regions(work, image, label, is_thorough=is_thorough))
             self._writer.flush()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return Copied(replace(image, regions=regions), work.read_bytes, work.stored_bytes)
+
+    def _regions(
+        self, work: "_Work", image: Image, label: str, *, is_thorough: bool
+    ) -> Iterator[bytes | None]:
+        numbers = range(len(image.regions))
+        total = sum(work.is_to_do(number, is_thorough=is_thorough) for number in numbers)
+        course = Course(image.name, label, total, verb="read", began=self._clock())
+        done = 0
+        for number in numbers:
+            yield work.region(number, is_thorough=is_thorough)
+            done += work.is_to_do(number, is_thorough=is_thorough)
+            now = self._clock()
+            if label and (course.is_due(now) or (work.read_bytes and done == total)):
+                self._progress(course.at(now, done, work.read_bytes))
 
     def is_whole(self, image: Image) -> bool:
         """Tell whether every block of the destination's image can be counted on."""
@@ -127,12 +148,9 @@ class _Work:
 
     def region(self, number: int, *, is_thorough: bool) -> bytes | None:
         """Return the id of a region's group at the destination."""
-        group = self._image.regions[number]
-        if group is None:
-            return None
-        known = self._known
-        if known and not is_thorough and known.source.regions[number : number + 1] == (group,):
-            return known.destination.regions[number]
+        if not self.is_to_do(number, is_thorough=is_thorough):
+            is_empty = self._image.regions[number] is None
+            return None if is_empty or not self._known else self._known.destination.regions[number]
         same = self._known_ids(number)
         try:
             runs = self._copier.source_runs(self._image, number)
@@ -149,6 +167,12 @@ class _Work:
         new_group, new_bytes = store_runs(self._writer, translated)
         self.stored_bytes += new_bytes
         return new_group
+
+    def is_to_do(self, number: int, *, is_thorough: bool) -> bool:
+        """Tell whether a region holds something, and not just what both are known to have."""
+        group, known = self._image.regions[number], self._known
+        is_same = known is not None and known.source.regions[number : number + 1] == (group,)
+        return group is not None and (is_thorough or not is_same)
 
     def _known_ids(self, number: int) -> dict[bytes, bytes]:
         """Return source id -> destination id of the blocks of a region that both have."""

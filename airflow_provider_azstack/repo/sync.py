@@ -95,6 +95,7 @@ def sync(
     threads: int = THREADS,
     run: str = "",
     report: Report = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
     cancel: threading.Event | None = None,
 ) -> list[Outcome]:
     """
@@ -105,11 +106,13 @@ def sync(
     again only if its id is asked for.
 
     :param run: says in the sessions who this is.
+    :param report: told what became of each point; ``progress`` a line every few seconds.
     :raises Refused: both are the same repository.
     :raises SessionLost: we were fenced; what was reported as copied stays.
     """
     with _sessions(source, destination, run) as (ours, theirs):
-        copy = _Copy(ours, theirs, ImageCopier(ours, theirs, threads=threads, cancel=cancel))
+        copier = ImageCopier(ours, theirs, threads=threads, cancel=cancel, progress=progress)
+        copy = _Copy(ours, theirs, copier)
         points = _points(source)
         outcomes = [
             _unreadable(name, points.problems[name], destination) for name in points.problems
@@ -134,6 +137,7 @@ def repair(
     threads: int = THREADS,
     run: str = "",
     report: Report = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
     cancel: threading.Event | None = None,
 ) -> list[Outcome]:
     """
@@ -145,7 +149,8 @@ def repair(
     :returns: what became of each point that both have: ``repaired``, or ``there`` and whole.
     """
     with _sessions(replica, damaged, run) as (theirs, ours):
-        copy = _Copy(theirs, ours, ImageCopier(theirs, ours, threads=threads, cancel=cancel))
+        copier = ImageCopier(theirs, ours, threads=threads, cancel=cancel, progress=progress)
+        copy = _Copy(theirs, ours, copier)
         outcomes = []
         for point in selection.of(_points(replica).readable):
             if damaged.store.exists(_name(point)):
@@ -272,7 +277,8 @@ class _Copy:
             image = self._source.image(part.image)
             own = self._pair(part)
             known = own or self._earlier(point, image)
-            copied = self._copier.copy(image, known, is_thorough=own is not None)
+            label = f"{point.vm.name} {part.disk_key}"
+            copied = self._copier.copy(image, known, label=label, is_thorough=own is not None)
             self._session.put_image(copied.image)
             before = known.destination.regions if known and not own else ()
             new.append(image_blocks(self._session.reader(), copied.image, before))
@@ -299,7 +305,10 @@ class _Copy:
             if own and self._copier.is_whole(own):
                 continue
             copied = self._copier.copy(
-                self._source.image(part.image), self._pair(part), is_thorough=True
+                self._source.image(part.image),
+                self._pair(part),
+                label=f"{point.vm.name} {part.disk_key}",
+                is_thorough=True,
             )
             self._restore_record(copied.image, own)
             is_changed = True

@@ -15,6 +15,7 @@ read longest ago; *full* reads all of them.
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
@@ -41,6 +42,7 @@ from airflow_provider_azstack.repo.records import BadBlock, BadBlocks
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.repo.survey import PackAge, Survey
+from airflow_provider_azstack.speed import Course
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ def verify(
     threads: int = THREADS,
     progress: Callable[[str], None] = log.info,
     cancel: threading.Event | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Report:
     """
     Check a repository and return what was found.
@@ -71,6 +74,7 @@ def verify(
         that everything is read within ``days``.
     :param resume: of a full verification: go on with the last one if it did not come to its end.
     :param purpose: what our session says of itself, for people.
+    :param progress: told a line every few gigabytes.
     :raises SessionLost: our session was fenced; what was found may be no damage but collection.
     """
     if days < 1 or (budget_bytes is not None and budget_bytes < 1):
@@ -79,7 +83,7 @@ def verify(
     index = Index(repository.records, repository.cache_directory)
     try:
         run = _Verification(
-            repository, session, index, mode=mode, threads=threads, progress=progress
+            repository, session, index, mode=mode, threads=threads, progress=progress, clock=clock
         )
         return run.run(budget_bytes, days, resume=resume, cancel=cancel)
     finally:
@@ -99,6 +103,7 @@ class _Verification:
         mode: Mode,
         threads: int,
         progress: Callable[[str], None],
+        clock: Callable[[], float],
     ) -> None:
         self._repository = repository
         self._records = repository.records
@@ -107,6 +112,7 @@ class _Verification:
         self._mode: Mode = mode
         self._threads = threads
         self._progress = progress
+        self._clock = clock
         self._now = self._started_at = repository.now()
         self._id = repository.keys.random(ID_BYTES).hex()
         self._packs: dict[str, Finding] = {}
@@ -196,6 +202,14 @@ class _Verification:
     def _read(self, packs: Sequence[PackAge], cancel: threading.Event | None) -> None:
         """Read packs whole; record what is good and what is not as it goes."""
         checked = self._checker.check_all((age.info for age in packs), self._threads, cancel)
+        course = Course(
+            f"verifications/{self._id}",
+            f"verify {self._mode}",
+            sum(age.info.size_bytes for age in packs),
+            verb="read",
+            began=self._clock(),
+        )
+        passed = 0  # with those that are gone since they were listed
         while batch := list(islice(checked, _PACKS_PER_RECORD)):
             good = [one.info.name.rpartition("/")[2] for one in batch if self._judge(one)]
             size = sum(one.info.size_bytes for one in batch if not one.is_gone)
@@ -203,7 +217,8 @@ class _Verification:
             self._read_bytes += size
             self._survey.note_read(good, self._now)
             self._record(good, size)
-            self._progress(f"{self._read_packs} of {len(packs)} packs read")
+            passed += sum(one.info.size_bytes for one in batch)
+            self._progress(course.at(self._clock(), passed, self._read_bytes))
         if cancel is not None and cancel.is_set():
             raise Cancelled(f"verification stopped after {self._read_packs} packs")
 

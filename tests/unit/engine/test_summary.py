@@ -1,0 +1,84 @@
+"""The table of a run: bounded, failures first, whole sums, nothing secret, nothing alive."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from airflow_provider_azstack.engine.summary import SHOWN, backup_table
+from airflow_provider_azstack.model import Job, JobRecord, JobVm, VmStatus
+
+pytestmark = pytest.mark.tier1
+
+BEGAN = datetime(2026, 5, 1, tzinfo=UTC)
+KEY = "00000000-0000-0000-0000-000000000000"
+MB = 1_000_000
+
+
+def vm(name: str, read_mb: int = 0, status: VmStatus = "done", reason: str = "") -> JobVm:
+    return JobVm(
+        key=KEY,
+        name=name,
+        host="one",
+        status=status,
+        reason=reason,
+        disks=2,
+        disk_bytes=1000 * MB,
+        changed_bytes=read_mb * MB,
+        read_bytes=read_mb * MB,
+        stored_bytes=read_mb * MB // 4,
+        seconds=10.0,
+    )
+
+
+def record(*vms: JobVm) -> JobRecord:
+    return JobRecord(
+        job=Job(run="run-1", session="s", policy="p", stack="management.local.example"),
+        status="partial",
+        started_at=BEGAN,
+        ended_at=BEGAN + timedelta(seconds=83),
+        vms=vms,
+    )
+
+
+def test_ten_thousand_vms_make_a_short_table_with_whole_sums() -> None:
+    vms = [vm(f"vm{number}", number) for number in range(9_997)]
+    vms += [vm(f"bad{number}", 0, "failed", "its disk is gone") for number in range(3)]
+    table = backup_table(record(*vms))
+    names = [row["vm"] for row in table.rows]
+    assert names[:4] == ["bad0", "bad1", "bad2", "vm9996"]
+    assert (len(names), table.more) == (SHOWN, 10_000 - SHOWN)
+    totals = table.plain()["totals"]
+    assert (totals["done"], totals["failed"], totals["disks"]) == (9_997, 3, 20_000)
+    assert totals["read_bytes"] == sum(range(9_997)) * MB
+    assert "and 9950 more" in table.text()
+    assert len(json.dumps(table.plain())) < 64_000
+
+
+def test_a_row_says_what_moved_how_fast_and_why_not() -> None:
+    text = backup_table(record(vm("web", 400), vm("db", 0, "failed", "quota"))).text()
+    db, web = text.splitlines()[2:4]
+    assert db.split() == ["db", "one", "failed", "2", "0", "bytes", "0", "bytes", "0", "bytes",
+                          "-", "10", "s", "0", "bytes/s", "quota"]  # fmt: skip
+    assert "400.0 MB  400.0 MB  100.0 MB    4.0  10 s  40.0 MB/s" in web
+    assert "read from the stack: 400.0 MB; sent to the repository: 100.0 MB" in text
+    assert text.endswith("took: 1 min 23 s")
+
+
+def test_nothing_in_a_table_is_live_or_secret() -> None:
+    """F-A14: names and reasons are shown as they are, in Markdown and HTML; signatures are cut."""
+    reason = "GET https://a.blob.example/c/b?sv=1&sig=canary%3D failed\n| <b>x</b> | `y` |"
+    table = backup_table(record(vm("<img src=x onerror=alert(1)>", 1, "failed", reason)))
+    plain = json.dumps(table.plain())
+    assert "canary" not in plain + table.text() + table.markdown()
+    assert "<img" not in table.markdown()
+    assert "<b>" not in table.markdown()
+    row = next(line for line in table.markdown().splitlines() if "onerror" in line)
+    assert row.replace("\\|", "").count("|") == len(table.columns) + 1
+    assert "`" not in row.replace("\\`", "")
+
+
+def test_a_table_without_rows_is_one_all_the_same() -> None:
+    table = backup_table(record())
+    assert "VMs done: 0" in table.text()
+    assert "| VM |" in table.markdown()
