@@ -22,9 +22,12 @@ _NAME = re.compile(
 
 RUN = "azstack-backup-run"
 VM = "azstack-backup-vm"
-POINT = "azstack-backup-point"  # the id of the snapshot set, which the restore point's id ends in
+POINT = "azstack-backup-point"  # the attempt it was taken by; it begins as the point's set does
 SESSION = "azstack-backup-session"
 REPOSITORY = "azstack-backup-repository"
+
+
+_DIGITS = 10  # of the tail of a set's name
 
 
 class Owner(NamedTuple):
@@ -37,14 +40,29 @@ class Owner(NamedTuple):
     set_id: str
 
 
-def new_set_id(session: str, random: Callable[[], uuid.UUID] = uuid.uuid4) -> str:
+def new_attempt_id(session: str, random: Callable[[], uuid.UUID] = uuid.uuid4) -> str:
     """
-    Return a name for a new snapshot set, which tells the session it belongs to.
+    Return a name for a new attempt to snapshot a VM, which tells the session it belongs to.
 
-    Unique, not derived: a second copy of the same task makes a set of its own, and a set that was
-    cut short is never filled up with younger snapshots.
+    Unique, not derived: a second copy of the same task makes snapshots of its own, and what was cut
+    short is never filled up with younger ones.
     """
     return f"{session_mark(session)}-{random().hex[:10]}"
+
+
+def set_id(session: str, number: int) -> str:
+    """
+    Return the name of the ``number``-th snapshot set of a VM in a session.
+
+    Derived: of several attempts at the same time only one can be recorded under it.
+    """
+    return f"{session_mark(session)}-{number:010d}"
+
+
+def set_number(set_id: str) -> int:
+    """Return which of the sets of its session it is; 0 for what is no set's name."""
+    tail = set_id.rpartition("-")[2]
+    return int(tail) if len(tail) == _DIGITS and tail.isdecimal() else 0
 
 
 def session_mark(session: str) -> str:

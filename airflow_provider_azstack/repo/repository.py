@@ -252,6 +252,10 @@ class Repository:
         prefix = f"sets/{run}/{vm_key}/" if vm_key else f"sets/{run}/"
         return self.records.all(prefix, SnapshotSet)
 
+    def snapshot_set(self, run: str, vm_key: str, set_id: str) -> SnapshotSet:
+        """Return one snapshot set."""
+        return self.records.get(f"sets/{run}/{vm_key}/{set_id}", SnapshotSet)
+
     def manifest(self, name: str) -> Manifest:
         """Return the manifest with that object name."""
         return self.records.get(name, Manifest)

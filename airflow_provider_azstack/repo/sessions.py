@@ -9,7 +9,7 @@ Nothing here asks a clock whether anybody is alive.
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 from weakref import WeakSet
@@ -37,6 +37,7 @@ from airflow_provider_azstack.repo import census
 from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
 from airflow_provider_azstack.repo.index import Index
 from airflow_provider_azstack.repo.packs import owner_of
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.records import (
     AliveSessions,
     BadBlock,
@@ -56,6 +57,7 @@ CONDEMNED = "condemned/"
 BAD = "bad/"
 MAX_SESSION_BYTES = 4096
 _TRIES = 100
+_DELETERS = 8  # a job of 10,000 VMs has as many claims
 
 ShortText = Annotated[str, Meta(max_length=256)]
 
@@ -148,13 +150,21 @@ class Session:
         """
         Check that a point may rely on these blocks: indexed, their packs there and whole.
 
-        Lists ``index/`` and ``packs/`` once, reads no block. To be done before a point is
-        published, and before an image of an earlier session is used again.
+        To be done before a point is published, and before an image of an earlier session is used
+        again.
 
         :raises MissingBlock: one cannot be relied on.
         """
+        self.presence()(block_ids)
+
+    def presence(self) -> Callable[[Iterable[bytes]], None]:
+        """
+        List ``index/`` and ``packs/`` once, and return the check for any number of points.
+
+        It reads no block. What is stored afterwards by another process counts as missing.
+        """
         self._admit()
-        self._own_index().require(block_ids)
+        return self._own_index().require
 
     def put_manifest(self, manifest: Manifest) -> str:
         """Store a manifest that is too large for XCom, and return its object name."""
@@ -224,17 +234,50 @@ class Session:
         """Give up this session's claim on a VM, if it has one."""
         self._delete(f"{CLAIMS}{vm_key}/{self.id}")
 
+    def leave_note(self, vm_key: str, topic: str, data: bytes) -> bool:
+        """
+        Leave a sealed note about a VM for the other processes of this session.
+
+        Notes stand among the claims and go with them.
+
+        :returns: False when there is one of that topic: of several, the first counts.
+        """
+        try:
+            self._records.put_bytes(self._note_name(vm_key, topic), data)
+        except ObjectExists:
+            return False
+        return True
+
+    def note(self, vm_key: str, topic: str) -> bytes | None:
+        """Return what this session noted of that topic about a VM."""
+        name = self._note_name(vm_key, topic)
+        try:
+            return self._records.get_bytes(self._store.info(name))
+        except ObjectNotFound:
+            return None
+
+    def noted(self, vm_key: str, beginning: str = "") -> list[str]:
+        """Return the topics of this session's notes about a VM, sorted."""
+        prefix = f"{CLAIMS}{vm_key}/"
+        names = (info.name.removeprefix(prefix) for info in self._store.list(prefix))
+        topics = (n.removesuffix(f"/{self.id}") for n in names if n.endswith(f"/{self.id}"))
+        return sorted(topic for topic in topics if topic.startswith(beginning))
+
     def close(self) -> None:
-        """W7: give up all claims and end the session; closing a closed one is fine."""
+        """W7: give up all claims and notes, end the session; closing a closed one is fine."""
         for writer in list(self._writers):
             writer.abort()
         if self._index is not None:
             self._index.close()
         self._index, self._is_admitted = None, False
-        for info in list(self._store.list(CLAIMS)):
-            if info.name.endswith(f"/{self.id}"):
-                self._delete(info.name)
+        names = [info.name for info in self._store.list(CLAIMS)]
+        mine = (name for name in names if name.endswith(f"/{self.id}"))
+        for _ in in_parallel(self._delete, mine, _DELETERS):
+            pass
         self._delete(session_name(self.id))
+
+    def _note_name(self, vm_key: str, topic: str) -> str:
+        return f"{CLAIMS}{vm_key}/{topic}/{self.id}"
 
     def _own_index(self) -> Index:
         if self._index is None:

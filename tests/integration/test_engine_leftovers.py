@@ -109,7 +109,7 @@ def test_what_is_not_ours_beyond_doubt_is_never_touched(it: Rig, tmp_path: Path)
     compute = Compute(it.stack)
     group = f"/subscriptions/{it.emulator.subscription_id}/resourceGroups/backup-snapshots"
     base = f"{group}/providers/Microsoft.Compute/snapshots"
-    set_id = names.new_set_id("gone")
+    set_id = names.new_attempt_id("gone")
     tags = names.tags(run.job, it.repository.id, str(uuid.uuid4()), set_id)
     compute.create_snapshot(f"{base}/by-hand", disk, it.emulator.location, tags)
     key = str(uuid.uuid4())

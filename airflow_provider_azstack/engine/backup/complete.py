@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from airflow_provider_azstack.engine import names
 from airflow_provider_azstack.engine.backup import signals, window
 from airflow_provider_azstack.engine.backup.manifests import gathered
-from airflow_provider_azstack.engine.backup.snapshots import covers, is_current, taken_at
+from airflow_provider_azstack.engine.backup.sets import covers, is_current, taken_at
 from airflow_provider_azstack.errors import (
     AzStackError,
     ConfigurationError,
@@ -311,6 +311,7 @@ def _job_vm(candidate: _Candidate, point: str, suspicious: tuple[str, ...] = ())
         status=candidate.status,
         reason=candidate.reason,
         point=point,
+        disks=len(images),
         disk_bytes=sum(image.size_bytes for image in images),
         changed_bytes=sum(image.changed_bytes for image in images),
         read_bytes=sum(image.read_bytes for image in images),

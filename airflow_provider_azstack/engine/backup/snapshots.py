@@ -5,13 +5,15 @@ Owns the check that the VM still is the one of the manifest, its power state aro
 and the set's record; what happens to the snapshots later is not its business.
 Invariant: a recorded set has a snapshot of every disk of the manifest, all taken in this one call,
 while the VM's power state and disks stayed the same. A set is never filled up later: a new attempt
-takes a whole new one.
+takes a whole new one. Of attempts at the same set the first that is recorded counts; who comes
+later drops his snapshots and uses that one's.
 
 A set without snapshots is a note: with consistency ``required_stopped`` that the VM ran and was
 skipped; what it is with ``stopped`` is in ``power``.
 """
 
 import logging
+import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.engine import names, power
 from airflow_provider_azstack.engine.accounts import Accounts
+from airflow_provider_azstack.engine.backup import sets
 from airflow_provider_azstack.engine.machines import (
     BlobFacts,
     Body,
@@ -35,7 +38,10 @@ from airflow_provider_azstack.engine.machines import (
 )
 from airflow_provider_azstack.errors import (
     AzStackError,
+    Cancelled,
     ConfigurationError,
+    ObjectExists,
+    SourceBusy,
     SourceChanged,
 )
 from airflow_provider_azstack.model import (
@@ -51,6 +57,8 @@ from airflow_provider_azstack.repo.sessions import Session
 log = logging.getLogger(__name__)
 
 AT_ONCE = 8  # snapshots of one VM requested at the same time: they should be of the same moment
+# How long a stream waits for the set that another one is taking: stopping a VM takes minutes.
+LOOKS, LOOK_EVERY_SECONDS = 120, 5.0
 
 Random = Callable[[], uuid.UUID]
 
@@ -62,11 +70,15 @@ class Work(NamedTuple):
     accounts: Accounts
     session: Session
     job: Job
+    who: str = ""  # the workload: the same for every try of it
+    cancel: threading.Event | None = None
 
 
 def take_set(work: Work, vm: WorkloadVm, *, random: Random = uuid.uuid4) -> SnapshotSet:
     """
     Return a snapshot set of a VM: one of this session that is still whole, else a new one.
+
+    Of the streams of a VM's pieces the first takes it, and the others wait for that.
 
     :returns: a set without snapshots when the VM runs and the policy requires it stopped.
     :raises SourceGone: the VM or one of its disks does not exist any more.
@@ -74,35 +86,57 @@ def take_set(work: Work, vm: WorkloadVm, *, random: Random = uuid.uuid4) -> Snap
     :raises SourceBusy: another run works on this VM.
     """
     work.session.claim(vm.key)
+    for _ in range(LOOKS):
+        earlier = _earlier(work, vm)
+        usable = _usable(work, vm, earlier)
+        if usable is not None:
+            return usable
+        if _may_take(work, vm, earlier):
+            return _taken(work, vm, earlier, random)
+        if work.cancel is not None and work.cancel.is_set():
+            raise Cancelled("the task was told to stop")
+        work.stack.patience.sleep(LOOK_EVERY_SECONDS)
+    if work.job.consistency == "stopped":
+        raise SourceBusy(
+            f"{vm.id}: another stream of this VM is to stop it and take its snapshots, and has not "
+            "yet: tried again later"
+        )
+    log.warning("%s: whoever was to take its snapshots has not: taking them here", vm.name)
+    return _taken(work, vm, _earlier(work, vm), random)
+
+
+def take_set_if_due(work: Work, vm: WorkloadVm) -> None:
+    """Take the VM's snapshot set unless it is there, or another stream is taking it."""
+    work.session.claim(vm.key)
+    earlier = _earlier(work, vm)
+    if _usable(work, vm, earlier) is None and _may_take(work, vm, earlier):
+        _taken(work, vm, earlier, uuid.uuid4)
+
+
+def _earlier(work: Work, vm: WorkloadVm) -> list[SnapshotSet]:
+    """Return what this session recorded of the VM: sets, and notes."""
     recorded = work.session.repository.sets(work.job.run, vm.key)
-    earlier = [s for s in recorded if is_current(s, work.job)]
-    for candidate in sorted(filter(covers(vm), earlier), key=taken_at, reverse=True):
+    return [s for s in recorded if sets.is_current(s, work.job)]
+
+
+def _usable(work: Work, vm: WorkloadVm, earlier: list[SnapshotSet]) -> SnapshotSet | None:
+    for candidate in sets.newest_first(earlier, vm):
         if all(_is_there(work, snapshot) for snapshot in candidate.snapshots):
             return candidate
         log.warning("%s: a snapshot of set %s is gone: all are taken anew", vm.name, candidate.id)
-    attempt = _Attempt(work, vm, names.new_set_id(work.job.session, random))
-    return attempt.run(power.interrupted(s.id for s in earlier))
+    # Of a VM in pieces all are skipped or none.
+    return next(filter(sets.is_skipped, earlier), None) if vm.pieces > 1 else None
 
 
-def is_current(snapshot_set: SnapshotSet, job: Job) -> bool:
-    """Tell whether a set was taken under the job's session: no other's images are relied on."""
-    return names.is_of_session(snapshot_set.id, job.session)
+def _may_take(work: Work, vm: WorkloadVm, earlier: list[SnapshotSet]) -> bool:
+    number = sets.next_number(earlier)
+    return vm.pieces == 1 or sets.has_turn(work.session, vm, number, work.who)
 
 
-def covers(vm: WorkloadVm) -> Callable[[SnapshotSet], bool]:
-    """Return what tells whether a set has exactly the disks that the manifest names."""
-    wanted = {(disk.key, disk.unique_id, disk.size_bytes) for disk in vm.disks}
-
-    def has_all(snapshot_set: SnapshotSet) -> bool:
-        found = {(s.disk_key, s.unique_id, s.size_bytes) for s in snapshot_set.snapshots}
-        return bool(found) and found == wanted
-
-    return has_all
-
-
-def taken_at(snapshot_set: SnapshotSet) -> datetime:
-    """Return when the first snapshot of a set was taken."""
-    return min(snapshot.taken_at for snapshot in snapshot_set.snapshots)
+def _taken(work: Work, vm: WorkloadVm, earlier: list[SnapshotSet], random: Random) -> SnapshotSet:
+    attempt = names.new_attempt_id(work.job.session, random)
+    set_id = names.set_id(work.job.session, sets.next_number(earlier))
+    return _Attempt(work, vm, attempt, set_id).run(power.interrupted(s.id for s in earlier))
 
 
 def _live_machine(work: Work, vm: WorkloadVm) -> tuple[VirtualMachine, Body]:
@@ -165,10 +199,17 @@ def _require_same_disks(vm: WorkloadVm, found: VirtualMachine) -> None:
 class _Attempt:
     """One try to take a set."""
 
-    def __init__(self, work: Work, vm: WorkloadVm, set_id: str) -> None:
+    def __init__(self, work: Work, vm: WorkloadVm, attempt: str, set_id: str) -> None:
+        """
+        Prepare it.
+
+        :param attempt: what its snapshots, and its notes of the VM's power, are named by.
+        :param set_id: what its set is recorded as, unless another's is.
+        """
         self._work = work
         self._compute = Compute(work.stack)
         self._vm = vm
+        self._attempt = attempt
         self._set_id = set_id
 
     def run(self, interrupted: set[str]) -> SnapshotSet:
@@ -181,7 +222,7 @@ class _Attempt:
             return self._put(found, ())
         if consistency != "stopped" or (is_off and not interrupted):
             return self._put(found, self._snapshots(found, body))
-        empty = self._set(found, ())
+        empty = self._set(self._attempt, found, ())
         with power.stopped(self._work.session, self._compute, empty, interrupted):
             body = self._compute.vm(found.id, instance_view=True)
             found = msgspec.structs.replace(found, power_state=power_state(body))
@@ -207,19 +248,19 @@ class _Attempt:
         if disk.kind == "managed":
             return self._managed(disk, location)
         metadata = names.blob_metadata(
-            self._work.job, self._work.session.repository.id, self._vm.key, self._set_id
+            self._work.job, self._work.session.repository.id, self._vm.key, self._attempt
         )
         stamp = self._work.accounts.snapshot(disk.source, metadata)
         return self._record(disk, disk.source, stamp, moment(stamp))
 
     def _managed(self, disk: Disk, location: str) -> DiskSnapshot:
-        name = names.snapshot_name(self._vm.key, disk.key, self._set_id)
+        name = names.snapshot_name(self._vm.key, disk.key, self._attempt)
         repository = self._work.session.repository.id
         made = self._compute.create_snapshot(
             f"{self._group()}/providers/Microsoft.Compute/snapshots/{name}",
             disk.source,
             location,
-            names.tags(self._work.job, repository, self._vm.key, self._set_id),
+            names.tags(self._work.job, repository, self._vm.key, self._attempt),
         )
         properties = made["properties"]
         taken = properties.get("timeCreated")
@@ -268,9 +309,11 @@ class _Attempt:
         except AzStackError as error:
             log.warning("%s: left for the clean-up: %s", snapshot.id, error)
 
-    def _set(self, found: VirtualMachine, snapshots: tuple[DiskSnapshot, ...]) -> SnapshotSet:
+    def _set(
+        self, set_id: str, found: VirtualMachine, snapshots: tuple[DiskSnapshot, ...]
+    ) -> SnapshotSet:
         return SnapshotSet(
-            id=self._set_id,
+            id=set_id,
             run=self._work.job.run,
             vm=found,
             consistency=self._work.job.consistency,
@@ -278,8 +321,15 @@ class _Attempt:
         )
 
     def _put(self, found: VirtualMachine, snapshots: tuple[DiskSnapshot, ...]) -> SnapshotSet:
-        made = self._set(found, snapshots)
-        self._work.session.put_set(made)
+        made = self._set(self._set_id, found, snapshots)
+        try:
+            self._work.session.put_set(made)
+        except ObjectExists:
+            log.info("%s: another stream was faster: its snapshots are used", self._vm.name)
+            for snapshot in snapshots:
+                self._discard(snapshot)
+            job, repository = self._work.job, self._work.session.repository
+            return repository.snapshot_set(job.run, self._vm.key, self._set_id)
         return made
 
 

@@ -18,7 +18,7 @@ REPOSITORY = "ab" * 16
 
 
 def test_a_snapshot_tells_whose_it_is() -> None:
-    set_id = names.new_set_id(JOB.session)
+    set_id = names.new_attempt_id(JOB.session)
     tags = names.tags(JOB, REPOSITORY, VM, set_id)
     for disk_key in ("os", "data-0", "data-999"):
         name = names.snapshot_name(VM, disk_key, set_id)
@@ -39,13 +39,13 @@ def test_a_snapshot_tells_whose_it_is() -> None:
 
 
 def test_every_tag_and_the_name_must_fit_together() -> None:
-    set_id = names.new_set_id(JOB.session)
+    set_id = names.new_attempt_id(JOB.session)
     name = names.snapshot_name(VM, "os", set_id)
     tags = names.tags(JOB, REPOSITORY, VM, set_id)
     for tag in tags:
         without = {key: value for key, value in tags.items() if key != tag}
         assert names.owner_of_snapshot(name, without) is None
-    other = names.new_set_id(JOB.session)
+    other = names.new_attempt_id(JOB.session)
     assert names.owner_of_snapshot(name, names.tags(JOB, REPOSITORY, VM, other)) is None
     stranger = str(uuid.uuid4())
     assert names.owner_of_snapshot(name, names.tags(JOB, REPOSITORY, stranger, set_id)) is None
@@ -62,7 +62,7 @@ def test_what_others_made_is_never_taken_for_ours(name: str, tags: dict[str, str
 
 
 def test_ids_of_points_sort_by_time_and_repeat() -> None:
-    set_id = names.new_set_id(JOB.session)
+    set_id = names.new_attempt_id(JOB.session)
     first = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     east = timezone(timedelta(hours=9))
     moments = [
@@ -75,4 +75,4 @@ def test_ids_of_points_sort_by_time_and_repeat() -> None:
     assert ids == sorted(ids) == [names.point_id(moment, set_id) for moment in moments]
     assert names.is_of_session(set_id, JOB.session)
     assert not names.is_of_session(set_id, "another")
-    assert names.new_set_id(JOB.session) != set_id
+    assert names.new_attempt_id(JOB.session) != set_id

@@ -82,7 +82,7 @@ class Prepared:
 
     def take_set(self, vm: VirtualMachine, *, session: str = "") -> SnapshotSet:
         taken = SnapshotSet(
-            id=names.new_set_id(session or self.job.session),
+            id=names.new_attempt_id(session or self.job.session),
             run=self.job.run,
             vm=vm,
             consistency="crash",
@@ -273,7 +273,7 @@ def test_nothing_at_all_is_failed_and_no_vm_is_done() -> None:
 def test_a_skipped_vm_is_no_failure_but_shows() -> None:
     run = prepared(1)
     note = SnapshotSet(
-        id=names.new_set_id(run.job.session),
+        id=names.new_attempt_id(run.job.session),
         run=run.job.run,
         vm=run.vms[0],
         consistency="required_stopped",
