@@ -322,8 +322,11 @@ class VmOutline(Record, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """How much of one VM a compound job moved."""
 
     key: VmKey
+    host: Slug
     status: VmStatus
+    disks: Size = 0
     changed_bytes: Size = 0
+    seconds: float = 0.0
     is_waiting: bool = False
 
 

@@ -13,8 +13,8 @@ that may run only so many at once has its batches merged.
 """
 
 import heapq
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 from airflow_provider_azstack.config import BackupHost
@@ -22,10 +22,7 @@ from airflow_provider_azstack.engine.backup.parts import AtOnce, cut
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import (
     Job,
-    JobOutline,
-    JobRecord,
     Manifest,
-    Mode,
     VirtualMachine,
     Workload,
     WorkloadDisk,
@@ -39,39 +36,22 @@ DISK_COST_BYTES = 64 << 20
 WORKLOADS_PER_STREAM = 4
 DEFAULT_BATCH_BYTES = 64 << 30
 
+NO_TURN = sys.maxsize  # of those who have not waited
+
 T = TypeVar("T")
 
 
 class _Lump(NamedTuple):
-    """VMs, or pieces of them, that stay together: what they weigh, and who they are."""
+    """VMs, or pieces of them, that stay together: what they weigh, who they are, whose turn."""
 
     weight: int
     vms: tuple[WorkloadVm, ...]
+    turn: int = NO_TURN
 
     @property
-    def order(self) -> tuple[int, tuple[str, int]]:
-        """Heaviest first, then by the first VM: the same order for the same VMs."""
-        return (-self.weight, _identity(self.vms[0]))
-
-
-def history(jobs: Iterable[JobOutline | JobRecord], mode: Mode) -> dict[str, int]:
-    """
-    Return by VM how many bytes the next job will move, as far as earlier jobs tell.
-
-    :param jobs: in any order; none is kept.
-    :param mode: an incremental moves about what the last one did; a full about the most ever seen.
-    """
-    known: dict[str, tuple[datetime, int]] = {}
-    for job in jobs:
-        for vm in job.vms:
-            if vm.status != "done":
-                continue
-            last, moved = known.get(vm.key, (job.ended_at, 0))
-            if mode == "full":
-                known[vm.key] = (last, max(moved, vm.changed_bytes))
-            elif job.ended_at >= last:
-                known[vm.key] = (job.ended_at, vm.changed_bytes)
-    return {key: moved for key, (_, moved) in known.items()}
+    def order(self) -> tuple[int, int, tuple[str, int]]:
+        """Who has waited, heaviest first, then by the first VM: the same for the same VMs."""
+        return (self.turn, -self.weight, _identity(self.vms[0]))
 
 
 def distribute(
@@ -80,6 +60,7 @@ def distribute(
     hosts: Sequence[BackupHost],
     *,
     history: Mapping[str, int] | None = None,
+    waiting: Mapping[str, int] | None = None,
     batch_bytes: int = DEFAULT_BATCH_BYTES,
     account_cap: int | None = None,
     stack_cap: int | None = None,
@@ -90,6 +71,7 @@ def distribute(
     Return one manifest for each host, ordered by its name, also for hosts that get nothing.
 
     :param history: expected bytes by VM, where earlier jobs tell; else the disks' sizes count.
+    :param waiting: VMs that go before all others, and their turns: the lowest is first.
     :param batch_bytes: small VMs are gathered up to about this much.
     :param split_bytes: a VM of which more than this is expected may be cut; None: none is.
     :param at_once: how many parts of a disk may be streamed at the same time.
@@ -102,6 +84,8 @@ def distribute(
     vms, known = list(vms), history or {}
     light = [_workload_vm(vm, known.get(vm.key)) for vm in vms]
     pieces = _cut(light, split_bytes, streams, at_once)
+    for key, turn in (waiting or {}).items():
+        pieces[key] = [lump._replace(turn=turn) for lump in pieces.get(key, ())]
     lumps = _lumped_by_account(vms, pieces, account_cap)
     batches = _batched(lumps, _batch_target(lumps, batch_bytes, streams))
     assigned = _assigned(batches, shares)
@@ -135,6 +119,7 @@ def _workload_vm(vm: VirtualMachine, expected_bytes: int | None) -> WorkloadVm:
                 size_bytes=disk.size_bytes,
                 unique_id=disk.unique_id,
                 expected_bytes=expected * disk.size_bytes // whole,
+                sku=disk.sku,
             )
             for disk in vm.disks
         ),
@@ -172,7 +157,9 @@ def _lump(vms: Iterable[WorkloadVm]) -> _Lump:
 
 
 def _join(lumps: Iterable[_Lump]) -> _Lump:
-    return _lump(vm for lump in lumps for vm in lump.vms)
+    together = list(lumps)
+    turn = min(lump.turn for lump in together)
+    return _lump(vm for lump in together for vm in lump.vms)._replace(turn=turn)
 
 
 def _lumped_by_account(
@@ -219,17 +206,30 @@ def _batch_target(lumps: Sequence[_Lump], batch_bytes: int, streams: int) -> int
 
 
 def _batched(lumps: Iterable[_Lump], target: int) -> list[_Lump]:
-    """Gather lumps, lightest first, while they fit ``target``; a heavier one stays alone."""
+    """
+    Gather lumps, lightest first, while they fit ``target``; a heavier one stays alone.
+
+    Those that have waited are gathered by themselves: others would hold them up.
+    """
     batches: list[_Lump] = []
     gathered: list[_Lump] = []
     weight = 0
-    for lump in sorted(lumps, key=lambda lump: (lump.weight, _identity(lump.vms[0]))):
-        if gathered and weight + lump.weight > target:
+    for lump in sorted(lumps, key=_lightest_first):
+        is_other = bool(gathered) and _has_waited(lump) != _has_waited(gathered[0])
+        if gathered and (is_other or weight + lump.weight > target):
             batches.append(_join(gathered))
             gathered, weight = [], 0
         gathered.append(lump)
         weight += lump.weight
     return [*batches, _join(gathered)] if gathered else batches
+
+
+def _lightest_first(lump: _Lump) -> tuple[bool, int, tuple[str, int]]:
+    return (not _has_waited(lump), lump.weight, _identity(lump.vms[0]))
+
+
+def _has_waited(lump: _Lump) -> bool:
+    return lump.turn != NO_TURN
 
 
 def _shares(hosts: Iterable[BackupHost], cap: int | None) -> dict[str, int]:

@@ -1,20 +1,19 @@
 """
-The backup window: when a job stops starting VMs, when it stops those that run, and who is next.
+The backup window: when a job stops starting VMs, and when it stops those that run.
 
-Owns the moments, counted by the clock on the policy's wall, and the order in which VMs that a
-window left out are made up for; pure, knows no requests. Invariant: a window ends at one moment,
-fixed when the job begins, whatever clocks are put forward or back after that.
+Owns the moments, counted by the clock on the policy's wall; pure, knows no requests.
+Invariant: a window ends at one moment, fixed when the job begins, whatever clocks are put forward
+or back after that.
 """
 
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 from typing import NamedTuple
 
 import pendulum
 
 from airflow_provider_azstack.errors import ConfigurationError, WindowEnded
-from airflow_provider_azstack.model import Job, JobRecord, JobVm
+from airflow_provider_azstack.model import Job
 
 _CLOCK = re.compile(r"(\d\d):(\d\d)")
 _SPAN = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?")
@@ -81,25 +80,6 @@ def left_out(job: Job, now: datetime, told: str) -> str:
     except WindowEnded as ended:
         return str(ended)
     return ""
-
-
-def waiting(records: Iterable[JobRecord]) -> dict[str, int]:
-    """
-    Return the VMs that wait since a window left them out, each with its place: 0 waits longest.
-
-    :param records: job records, oldest first.
-    """
-    last: dict[str, JobVm] = {}
-    done_at: dict[str, datetime] = {}
-    for record in records:
-        for vm in record.vms:
-            last[vm.key] = vm
-            if vm.status == "done":
-                done_at[vm.key] = record.started_at
-    never = datetime.min.replace(tzinfo=UTC)
-    keys = [key for key, vm in last.items() if vm.is_waiting]
-    keys.sort(key=lambda key: (done_at.get(key, never), key))
-    return {key: place for place, key in enumerate(keys)}
 
 
 def _moment(text: str, after: datetime, start: datetime, zone: tzinfo) -> datetime:

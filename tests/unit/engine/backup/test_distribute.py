@@ -4,7 +4,6 @@ import random
 import time
 import uuid
 from collections import Counter
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -15,14 +14,11 @@ from airflow_provider_azstack.engine.backup.distribute import (
     DISK_COST_BYTES,
     MAX_WORKLOADS,
     distribute,
-    history,
 )
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import (
     Disk,
     Job,
-    JobRecord,
-    JobVm,
     Manifest,
     VirtualMachine,
     to_json,
@@ -170,18 +166,19 @@ def test_what_earlier_jobs_moved_counts_instead_of_sizes() -> None:
     assert expected[vms[1].key] == 2 * GIB
 
 
-def test_history_is_the_last_done_job_or_for_a_full_the_most_seen() -> None:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def record(moved: int, status: str) -> JobRecord:
-        vm = JobVm(
-            key=str(uuid.UUID(int=1)), name="v", host="a", status=status, changed_bytes=moved
-        )
-        return JobRecord(job=JOB, status="done", started_at=now, ended_at=now, vms=(vm,))
-
-    records = [record(100, "done"), record(7, "done"), record(900, "failed")]
-    assert history(records, "incremental") == {str(uuid.UUID(int=1)): 7}
-    assert history(records, "full") == {str(uuid.UUID(int=1)): 100}
+def test_who_has_waited_goes_first_and_not_with_others() -> None:
+    vms = [machine(n, [n * GIB]) for n in range(1, 21)]
+    waiting = {vms[16].key: 0, vms[2].key: 1, vms[3].key: 2, str(uuid.UUID(int=99)): 3}
+    manifests = distribute(
+        JOB, vms, [host("a", 2), host("b", 1)], waiting=waiting, batch_bytes=8 * GIB
+    )
+    assert keys(manifests) == Counter(vm.key for vm in vms)
+    for manifest in manifests:
+        kinds = [{vm.key in waiting for vm in workload.vms} for workload in manifest.workloads]
+        assert kinds == sorted(kinds, key=max, reverse=True), "they have the lower numbers"
+        assert all(len(kind) == 1 for kind in kinds)
+    first = {vm.key for m in manifests for vm in m.workloads[0].vms}
+    assert vms[16].key in first, "who waits longest is begun at once"
 
 
 def test_no_host_is_an_error_and_no_vm_is_not() -> None:

@@ -1,4 +1,4 @@
-"""The backup window: the clock on the wall, through changes of that clock; who goes first next."""
+"""The backup window: the clock on the wall, through changes of that clock."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,11 +11,10 @@ from airflow_provider_azstack.engine.backup.window import (
     check_may_begin,
     check_may_run,
     left_out,
-    waiting,
     window,
 )
 from airflow_provider_azstack.errors import ConfigurationError, WindowEnded
-from airflow_provider_azstack.model import Job, JobRecord, JobVm
+from airflow_provider_azstack.model import Job
 
 pytestmark = pytest.mark.tier1
 
@@ -138,33 +137,3 @@ def test_only_the_window_makes_a_vm_one_that_was_left_out() -> None:
     )
     assert left_out(job, late, "") == "not begun: the backup window ended at 06:00"
     assert left_out(job, berlin(2026, 5, 5, 5, 0), "") == "", "its host never came, in time"
-
-
-def record(day: int, **vms: str) -> JobRecord:
-    """:param vms: name -> ``done``, ``failed`` or ``waiting``."""
-    return JobRecord(
-        job=Job(run=f"r{day}", session="s", policy="p", stack="x"),
-        status="partial",
-        started_at=START + timedelta(days=day),
-        ended_at=START + timedelta(days=day, hours=1),
-        vms=tuple(
-            JobVm(
-                key=f"00000000-0000-0000-0000-{ord(name):012d}",
-                name=name,
-                host="a",
-                status="done" if how == "done" else "failed",
-                is_waiting=how == "waiting",
-            )
-            for name, how in vms.items()
-        ),
-    )
-
-
-def test_who_waits_longest_is_first_and_who_was_done_or_failed_does_not_wait() -> None:
-    records = [
-        record(1, a="done", b="done", c="done", d="done"),
-        record(2, a="waiting", b="done", c="waiting", d="done"),
-        record(3, a="waiting", b="waiting", c="done", d="failed", e="waiting"),
-    ]
-    names = [chr(int(key[-12:])) for key in waiting(records)]
-    assert names == ["e", "a", "b"], "never done, done on day 1, done on day 2"
