@@ -145,6 +145,8 @@ def create_vm(restore: Restore, vm: PlannedVm) -> str:
     """
     missing = [disk.name for disk in vm.disks if not is_complete(restore, vm, disk)]
     if missing:
+        if vm.occupant:
+            replace.check(restore, vm)  # then that is the reason
         raise Refused(f"disks {', '.join(missing)} of {vm.name} are not complete")
     if vm.occupant:
         replace.put_in(restore, vm)
