@@ -48,6 +48,16 @@ def prepare(restore: Restore, vm: PlannedVm) -> None:
     _Replacement(restore, vm).prepare()
 
 
+def check(restore: Restore, vm: PlannedVm) -> None:
+    """
+    Check that a VM still is what it was when the plan was made, or what became of it by the plan.
+
+    :raises Refused: it is not.
+    :raises SourceBusy: it is being backed up.
+    """
+    _Replacement(restore, vm).check()
+
+
 def put_in(restore: Restore, vm: PlannedVm) -> None:
     """
     Give a VM its restored disks, which are complete (R4 to R7).
@@ -81,9 +91,18 @@ class _Replacement:
         self._new: _Entries = {bodies.key_of(entry): entry for entry in vm.entries}
         self._old: _Entries = {disk.key: disk.entry or None for disk in vm.replaces}
 
+    def check(self) -> None:
+        """Claim the VM and look at it."""
+        self._restore.session.claim(self._vm.occupant)
+        body, stop = self._live(), self._notes.open()
+        if body is not None:
+            self._has(body)
+        elif stop is None or not self._notes.is_recreated(stop):
+            raise Refused(f"{self._vm.target} is gone: plan again")
+
     def prepare(self) -> None:
         """Do R1 to R3, unless the new disks are in already."""
-        self._restore.session.claim(self._vm.occupant)
+        self.check()
         stop = self._stopped()
         if stop is None or self._has_all_new():
             return
@@ -122,9 +141,7 @@ class _Replacement:
         """Return the stop to go on with, having seen to it that the VM is stopped."""
         body, stop = self._live(), self._notes.open()
         if body is None:
-            if stop is not None and self._notes.is_recreated(stop):
-                return stop
-            raise Refused(f"{self._vm.target} is gone: plan again")
+            return stop  # it is being created again
         has = self._has(body)
         if has == "new":
             return stop
