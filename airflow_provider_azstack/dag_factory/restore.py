@@ -2,8 +2,9 @@
 The DAG of a restore.
 
 Owns its shape, pools, queues and the form; knows nothing of what the tasks do.
-Invariants: a disk is written in its host's pool and queue; nothing is written before the plan, and
-nothing that exists is touched before somebody approved.
+Invariants: what a host writes is written in its pool and queue; nothing is written before the plan,
+and nothing that exists is touched before somebody approved. Disks that several hosts write are
+there before any of them begins, and are finished when all of them have ended.
 """
 
 from pathlib import Path
@@ -24,8 +25,10 @@ from airflow_provider_azstack.operators.restore import (
     ApproveRestore,
     CleanUpRestore,
     CreateVms,
+    FinishDisks,
     OpenRestore,
     PlanRestore,
+    PrepareRestore,
     WriteDisk,
 )
 from airflow_provider_azstack.params import restore_form
@@ -45,8 +48,9 @@ def restore_dag(
 
     ::
 
-        open_restore (setup) -> plan -> approve (only if something existing is touched)
+        open_restore (setup) -> plan -> approve (only if something existing is touched) -> prepare
             -> for each host: accept_disks -> mapped write_disk
+            -> finish_disks (all_done; those that several hosts wrote)
             -> complete (all_done) -> clean_up (plain teardown)
 
     :raises ConfigurationError: the configuration is wrong.
@@ -64,8 +68,20 @@ def restore_dag(
     control = {**connections, **placement(hosts[0]), **CONTROL_RETRIES}
     with DAG(dag_id, schedule=None, **{**defaults, **dag_arguments}) as dag:
         begin = OpenRestore(task_id="open_restore", **control)
-        plan = PlanRestore(task_id="plan", opened=begin.output, hosts=hosts, **control)
+        plan = PlanRestore(task_id="plan", opened=begin.output, config=config, **control)
         approve = ApproveRestore(task_id="approve", planned=plan.output)
+        prepare = PrepareRestore(
+            task_id="prepare", planned=plan.output, config=config, approval="approve", **control
+        )
+        finish = FinishDisks(
+            task_id="finish_disks",
+            host=hosts[0].name,
+            prepared=prepare.output,
+            limit_bytes=hosts[0].limit_bytes,
+            pool=hosts[0].pool,
+            trigger_rule=TriggerRule.ALL_DONE,
+            **{**connections, **placement(hosts[0]), **STREAM_RETRIES},
+        )
         complete = CreateVms(
             task_id="complete",
             planned=plan.output,
@@ -75,24 +91,25 @@ def restore_dag(
         )
         clean_up = CleanUpRestore(task_id="clean_up", opened=begin.output, **control)
         begin.as_setup()  # type: ignore[no-untyped-call]
+        approve >> prepare
         for host in hosts:
-            approve >> _writers(host, plan, connections) >> complete
-        complete >> clean_up.as_teardown(setups=begin)
+            _writers(host, prepare, connections) >> finish
+        finish >> complete >> clean_up.as_teardown(setups=begin)
     return dag
 
 
-def _writers(host: BackupHost, plan: PlanRestore, connections: dict[str, str]) -> TaskGroup:
+def _writers(host: BackupHost, prepare: PrepareRestore, connections: dict[str, str]) -> TaskGroup:
     """Build one host's part of a restore: its pool and queue cannot be mapped."""
     placed = {**connections, **placement(host)}
     with TaskGroup(group_id=group_id(host.name), tooltip=f"Backup host {host.name}") as group:
         accept = AcceptDisks(
-            task_id="accept_disks", host=host, planned=plan.output, **placed, **CONTROL_RETRIES
+            task_id="accept_disks", host=host, prepared=prepare.output, **placed, **CONTROL_RETRIES
         )
         WriteDisk.partial(
             task_id="write_disk",
             host=host.name,
             limit_bytes=host.limit_bytes,
-            planned=plan.output,
+            planned=prepare.output,
             pool=host.pool,
             map_index_template="{{ task.disk['label'] }}",
             **placed,

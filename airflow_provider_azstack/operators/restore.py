@@ -8,13 +8,14 @@ the stack, never from task states.
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, Context
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
-from airflow_provider_azstack.config import BackupHost
+from airflow_provider_azstack.config import BackupHost, Config
 from airflow_provider_azstack.engine.pace import Pace, host_limits
 from airflow_provider_azstack.engine.restore.request import read_request
 from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob, Refused
@@ -28,6 +29,7 @@ from airflow_provider_azstack.operators.base import (
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.engine.restore.records import RestorePlan
+    from airflow_provider_azstack.engine.restore.writing import Restore
     from airflow_provider_azstack.repo.sessions import Session
 
 
@@ -48,26 +50,28 @@ class OpenRestore(AzStackOperator):
 
 
 class PlanRestore(AzStackOperator):
-    """Say everything that will be done, and share the disks among the backup hosts."""
+    """Say everything that will be done."""
 
     template_fields = ("opened",)
 
-    def __init__(self, *, opened: Any, hosts: Sequence[BackupHost], **kwargs: Any) -> None:
+    def __init__(self, *, opened: Any, config: Config, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.opened = opened
-        self.hosts = tuple(hosts)
+        self.config = config
 
     @stops_retries
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return the plan's name in the repository, and each host's disks."""
+        """Return the plan's name in the repository."""
         # The engine loads azure and cryptography: not while DAG files are parsed.
         from airflow_provider_azstack.engine.restore import plan as restore_plan  # noqa: PLC0415
+        from airflow_provider_azstack.engine.restore import prepare as restore_prepare  # noqa: PLC0415
         from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415
 
         session = self.open_repository().join_session(_text(self.opened, "session"))
         request = read_request(context["dag_run"].conf or {}, "the trigger's config")
         with self.open_stack() as stack:
             plan = restore_plan.plan_restore(stack, session.repository, request)
+        plan = restore_prepare.remarked(plan, restore_prepare.Splitting.of(self.config))
         for remark in plan.remarks:
             self.log.warning("%s", remark)
         for refusal in plan.refusals:
@@ -79,7 +83,6 @@ class PlanRestore(AzStackOperator):
             "plan": restore_share.keep(session, plan, _text(self.opened, "run")),
             "touched": list(plan.touched),
             "write_bytes": plan.write_bytes,
-            "disks": restore_share.shared(plan, {host.name: host.streams for host in self.hosts}),
         }
 
 
@@ -102,30 +105,57 @@ class ApproveRestore(ApprovalOperator):
         return super().execute(context)
 
 
-class AcceptDisks(AzStackOperator):
-    """On a backup host: check that it can work at all, then hand out its disks."""
+class PrepareRestore(AzStackOperator):
+    """Make ready what exists, and the disks that several hosts write; say who writes what."""
 
     template_fields = ("planned",)
 
-    def __init__(self, *, host: BackupHost, planned: Any, **kwargs: Any) -> None:
+    def __init__(self, *, planned: Any, config: Config, approval: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.planned = planned
+        self.config = config
+        self.approval = approval
+
+    @stops_retries
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return each host's tasks, and the disks that several of them share."""
+        from airflow_provider_azstack.engine.restore import prepare as restore_prepare  # noqa: PLC0415 - heavy
+        from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415 - heavy
+
+        _require_approval(self.planned, self.approval, context)
+        session, plan = _plan(self, self.planned)
+        with (
+            self.open_stack() as stack,
+            restore_share.at_work(stack, session, plan, tell=self.log.info) as work,
+        ):
+            prepared = restore_share.prepare(work, restore_prepare.Splitting.of(self.config))
+        return {**self.planned, **prepared}
+
+
+class AcceptDisks(AzStackOperator):
+    """On a backup host: check that it can work at all, then hand out its disks."""
+
+    template_fields = ("prepared",)
+
+    def __init__(self, *, host: BackupHost, prepared: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.host = host
-        self.planned = planned
+        self.prepared = prepared
 
     @stops_retries
     def execute(self, context: Context) -> list[dict[str, Any]]:  # noqa: ARG002 - Airflow's
         """Return the host's disks; the writing tasks are mapped over them."""
-        disks = self.planned["disks"].get(self.host.name)
+        disks = self.prepared["disks"].get(self.host.name)
         if not disks:
             raise AirflowSkipException(f"backup host {self.host.name!r} has no part in this run")
         check_this_host(self.host.name)
         check_pool(self.host)
-        self.open_repository().join_session(_text(self.planned, "session"))
+        self.open_repository().join_session(_text(self.prepared, "session"))
         return [{**disk, "host": self.host.name} for disk in disks]
 
 
 class WriteDisk(AzStackOperator):
-    """Write one disk, until all of it is on the stack."""
+    """Write one disk, or a host's share of one, until all of it is on the stack."""
 
     template_fields = ("planned", "disk")
 
@@ -151,19 +181,32 @@ class WriteDisk(AzStackOperator):
 
         if _text(self.disk, "host") != self.host:
             raise ConfigurationError(f"a disk of another host reached {self.host!r}: run again")
-        check_this_host(self.host)
-        session, plan = _plan(self, self.planned)
-        with self.open_stack() as stack, self.stoppable() as cancel:
-            restore_share.write_one(
-                stack,
-                session,
-                plan,
-                _text(self.disk, "vm"),
-                _text(self.disk, "key"),
-                tell=self.log.info,
-                cancel=cancel,
-                pace=Pace(host_limits(self.host, self.limit_bytes)),
-            )
+        with _at_work(self, self.planned, self.host, self.limit_bytes) as work:
+            restore_share.write(work, self.disk)
+
+
+class FinishDisks(AzStackOperator):
+    """When all hosts have ended: write what they left of the disks they share, and finish those."""
+
+    template_fields = ("prepared",)
+
+    def __init__(
+        self, *, host: str, prepared: Any, limit_bytes: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.host = host
+        self.prepared = prepared
+        self.limit_bytes = limit_bytes
+
+    @stops_retries
+    def execute(self, context: Context) -> None:  # noqa: ARG002 - Airflow's signature
+        """Skip where there is none: most restores are of small disks."""
+        from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415 - heavy
+
+        if not self.prepared or not self.prepared["split"]:
+            raise AirflowSkipException("no disk is written by several hosts")
+        with _at_work(self, self.prepared, self.host, self.limit_bytes) as work:
+            restore_share.finish(work, self.prepared["split"])
 
 
 class CreateVms(AzStackOperator):
@@ -183,7 +226,7 @@ class CreateVms(AzStackOperator):
 
         if not self.planned:
             raise IncompleteJob("the plan did not end well: nothing was restored; see its log")
-        self._require_approval(context)
+        _require_approval(self.planned, self.approval, context)
         session, plan = _plan(self, self.planned)
         with (
             self.open_stack() as stack,
@@ -197,14 +240,6 @@ class CreateVms(AzStackOperator):
             reasons = "; ".join(f"{outcome.vm}: {outcome.reason}" for outcome in failed)
             raise IncompleteJob(f"{len(failed)} of {len(outcomes)} VMs not restored: {reasons}")
         return [outcome._asdict() for outcome in outcomes]
-
-    def _require_approval(self, context: Context) -> None:
-        """Refuse without a yes: this task runs whatever became of those before it."""
-        if not self.planned["touched"]:
-            return
-        answer = context["ti"].xcom_pull(task_ids=self.approval) or {}
-        if list(answer.get("chosen_options") or ()) != [ApprovalOperator.APPROVE]:
-            raise Refused("the restore was not approved: nothing that exists was touched")
 
 
 class CleanUpRestore(AzStackOperator):
@@ -232,6 +267,40 @@ class CleanUpRestore(AzStackOperator):
         finally:
             session.close()
         return gone
+
+
+def _require_approval(planned: Any, approval: str, context: Context) -> None:
+    """Refuse without a yes, whatever Airflow says about the task that asks for it."""
+    if not planned["touched"]:
+        return
+    answer = context["ti"].xcom_pull(task_ids=approval) or {}
+    if list(answer.get("chosen_options") or ()) != [ApprovalOperator.APPROVE]:
+        raise Refused("the restore was not approved: nothing that exists was touched")
+
+
+@contextmanager
+def _at_work(
+    operator: AzStackOperator, planned: Any, host: str, limit_bytes: int | None
+) -> "Iterator[Restore]":
+    """Give what a host carries its part of the plan out with."""
+    from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415 - heavy
+
+    check_this_host(host)
+    session, plan = _plan(operator, planned)
+    with (
+        operator.open_stack() as stack,
+        operator.stoppable() as cancel,
+        restore_share.at_work(
+            stack,
+            session,
+            plan,
+            tell=operator.log.info,
+            host=host,
+            cancel=cancel,
+            pace=Pace(host_limits(host, limit_bytes)),
+        ) as work,
+    ):
+        yield work
 
 
 def _plan(operator: AzStackOperator, planned: Any) -> "tuple[Session, RestorePlan]":

@@ -19,8 +19,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from msgspec.structs import replace
-
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
 from airflow_provider_azstack.engine.restore.parts import Regions, is_written, part_name, parts
 from airflow_provider_azstack.engine.restore.records import (
@@ -28,19 +26,18 @@ from airflow_provider_azstack.engine.restore.records import (
     FOOTER,
     USED,
     DiskDone,
-    Notes,
     PartDone,
     PlannedDisk,
     PlannedVm,
 )
-from airflow_provider_azstack.engine.restore.targets import (
-    Found,
-    Target,
-    reader_of,
-    staged_instead,
-    target_of,
-    writer_of,
+from airflow_provider_azstack.engine.restore.standing import (
+    Standing,
+    is_complete,
+    look,
+    look_everywhere,
+    staged,
 )
+from airflow_provider_azstack.engine.restore.targets import Target, reader_of, writer_of
 from airflow_provider_azstack.engine.restore.writing import THREADS, Content, Restore
 from airflow_provider_azstack.errors import (
     AzStackError,
@@ -93,14 +90,6 @@ def write_share(restore: Restore, vm: PlannedVm, disk: PlannedDisk, share: Regio
     _DiskRestore(restore, vm, disk, THREADS).run_share(share)
 
 
-def is_complete(restore: Restore, vm: PlannedVm, disk: PlannedDisk) -> bool:
-    """Tell whether a disk is there, whole, and noted to be."""
-    # A disk whose direct upload was refused is made by an import: either way it is the same disk.
-    target = _target(restore, disk)
-    found = target.found()
-    return found is not None and COMPLETE in notes_of(restore, vm, disk, found).done()
-
-
 def first_use(restore: Restore, vm: PlannedVm, disk: PlannedDisk) -> None:
     """
     Note that a complete disk is about to be used; it must not have been changed since.
@@ -110,20 +99,18 @@ def first_use(restore: Restore, vm: PlannedVm, disk: PlannedDisk) -> None:
 
     :raises Refused: it is not what was restored any more.
     """
-    target = _target(restore, disk)
-    found = target.found()
-    if found is None:
+    there = look(restore, vm, disk)
+    if there.found is None:
         raise Refused(f"{disk.id} is gone: restore again")
-    notes = notes_of(restore, vm, disk, found)
-    if USED in notes.done():
+    if USED in there.done():
         try:
-            _DiskRestore(restore, vm, disk, THREADS).verify(target)
+            _DiskRestore(restore, vm, disk, THREADS).verify(there.target)
         except (IntegrityError, SourceBusy) as error:
             raise Refused(
                 f"{disk.id} was restored by this very request before, and used since ({error}): "
                 "delete it, or ask for another name"
             ) from None
-    notes.note(USED, PartDone(bytes=0))
+    there.note(USED, PartDone(bytes=0))
 
 
 def discard_unfinished(
@@ -148,45 +135,15 @@ def discard_unfinished(
 
 
 def _discarded(restore: Restore, vm: PlannedVm, disk: PlannedDisk) -> list[str]:
-    variants = [disk]
-    if disk.staging and disk.way == "upload":
-        variants = [replace(disk, way="import")]
-    for one in variants:
-        target = _target(restore, one)
-        try:
-            found = target.found()
-        except Refused:
-            continue  # somebody else's
-        if found and COMPLETE not in notes_of(restore, vm, disk, found).done():
-            target.discard()
-            return [disk.id]
-    return []
-
-
-def notes_of(restore: Restore, vm: PlannedVm, disk: PlannedDisk, found: Found) -> Notes:
-    """Return what is noted of the very disk that was found."""
-    repository = restore.session.repository
-    return Notes(repository, restore.plan.id, vm.key, disk.key, found.attempt)
-
-
-def standing(restore: Restore, disk: PlannedDisk) -> tuple[Target, Found | None]:
-    """
-    Return where a disk is written to, and what is there.
-
-    :raises Refused: something is there that this plan did not make.
-    """
-    target = _target(restore, disk)
-    found = target.found()
-    may_be_staged = found is None or found.is_whole
-    if may_be_staged and disk.way == "upload" and disk.staging:
-        staged = _target(restore, replace(disk, way="import"))
-        if (half := staged.found()) is not None:
-            return staged, half
-    return target, found
-
-
-def _target(restore: Restore, disk: PlannedDisk) -> Target:
-    return target_of(restore.stack, restore.accounts, restore.plan.id, disk)
+    try:
+        there = look(restore, vm, disk)
+        there = staged(there) if disk.staging and disk.way == "upload" else there
+    except Refused:
+        return []  # somebody else's
+    if there.found is None or COMPLETE in there.done():
+        return []
+    there.target.discard()
+    return [disk.id]
 
 
 class _DiskRestore:
@@ -204,23 +161,22 @@ class _DiskRestore:
         self._restore.session.check()
         if is_complete(self._restore, self._vm, self._disk):
             return
-        target, found = self._opened()
-        notes = self._notes(found)
-        if found.is_open:
-            self._write(target, notes)
-        if not (found.is_whole or self._is_written(notes)):
+        there = self._opened()
+        if there.is_open:
+            self._write(there)
+        if not (there.is_whole or self._is_written(there)):
             raise IntegrityError(f"{self._disk.id}: parts of it are not noted: try again")
-        target.finish()  # D5
-        found = self._finished(target, found)
+        there.target.finish()  # D5
+        whole = self._finished(there)
         if self._restore.plan.request.verify:
-            self.verify(target)  # D6
+            self.verify(whole.target)  # D6
         self._restore.session.check()
-        whole = DiskDone(
+        summary = DiskDone(
             bytes=self._content.written_bytes,
             seconds=self._content.seconds,
             verified=self._restore.plan.request.verify,
         )
-        self._notes(found).note(COMPLETE, whole)  # D7
+        whole.note(COMPLETE, summary)  # D7
         self._restore.tell(f"{self._content}: complete")
 
     def run_share(self, share: Regions) -> None:
@@ -228,64 +184,58 @@ class _DiskRestore:
         self._restore.session.check()
         if is_complete(self._restore, self._vm, self._disk):
             return
-        target, found = standing(self._restore, self._disk)
-        if found is None or not (found.is_open or found.is_whole):
+        there = look_everywhere(self._restore, self._vm, self._disk)
+        if not (there.is_open or there.is_whole):
             raise SourceGone(f"{self._disk.id} is not there to be written (any more): run again")
-        if found.is_open:
-            with writer_of(self._restore.stack, target, self._threads) as writer:
-                self._write_parts(writer, self._notes(found), share)
-        self._restore.tell(f"{self._content}: this host's share is done")
+        if there.is_open:
+            with writer_of(self._restore.stack, there.target, self._threads) as writer:
+                self._write_parts(writer, there, share)
+        self._restore.tell(f"{self._content}: this share is done")
 
     def verify(self, target: Target) -> None:
         """Read the disk back and compare it with the image."""
         with reader_of(self._restore.stack, target, self._disk.size_bytes) as disk:
             self._content.compare(disk)
 
-    def _write(self, target: Target, notes: Notes) -> None:
-        with writer_of(self._restore.stack, target, self._threads) as writer:
-            self._write_parts(writer, notes)  # D3
-            if FOOTER not in notes.done():
+    def _write(self, there: Standing) -> None:
+        with writer_of(self._restore.stack, there.target, self._threads) as writer:
+            self._write_parts(writer, there)  # D3
+            if FOOTER not in there.done():
                 footer = self._content.footer()
                 writer.write(self._disk.size_bytes, footer)  # D4
-                notes.note(FOOTER, PartDone(bytes=len(footer), host=self._restore.host))
+                there.note(FOOTER, PartDone(bytes=len(footer), host=self._restore.host))
 
-    def _write_parts(self, writer: DiskWriter, notes: Notes, share: Regions | None = None) -> None:
+    def _write_parts(
+        self, writer: DiskWriter, there: Standing, share: Regions | None = None
+    ) -> None:
         content = self._content
-        for part in parts(content.image, notes.done(), content.data_bytes, share):
+        for part in parts(content.image, there.done(), content.data_bytes, share):
             sent = content.write(writer, part)
             self._restore.session.check()
-            notes.note(part_name(part), PartDone(bytes=sent, host=self._restore.host))
+            there.note(part_name(part), PartDone(bytes=sent, host=self._restore.host))
 
-    def _finished(self, target: Target, before: Found) -> Found:
+    def _finished(self, before: Standing) -> Standing:
         """Return the disk that was finished; it must be the very one that was written."""
-        after = target.found()
-        if after is None or not (after.is_whole or after.attempt == before.attempt):
+        after = before._replace(found=before.target.found())
+        is_same = after.found and before.found and after.found.attempt == before.found.attempt
+        if not (after.is_whole or is_same):
             raise SourceChanged(f"{self._disk.id} was made again by another try meanwhile")
         return after
 
-    def _notes(self, found: Found) -> Notes:
-        return notes_of(self._restore, self._vm, self._disk, found)
+    def _is_written(self, there: Standing) -> bool:
+        return is_written(self._content.image, there.done())
 
-    def _is_written(self, notes: Notes) -> bool:
-        return is_written(self._content.image, notes.done())
-
-    def _opened(self) -> tuple[Target, Found]:
+    def _opened(self) -> Standing:
         """Return the disk to go on with, or a new one."""
-        target, found = standing(self._restore, self._disk)  # D1
-        if found is not None and not self._can_go_on(found):
+        there = look_everywhere(self._restore, self._vm, self._disk)  # D1
+        if there.found is not None and not self._can_go_on(there):
             log.warning("%s was ended half way: it is deleted and made again", self._disk.id)
-            target.discard()
-            found = None
-        if found is not None and found.is_open and not self._is_admitted(target):
-            target.discard()
-            found = None
-        if found is not None:
-            return target, found
-        try:
-            return target, target.create()  # D2
-        except UnsupportedStack as error:
-            target = _target(self._restore, staged_instead(self._disk, error))
-            return target, target.create()
+            there.target.discard()
+            there = there._replace(found=None)
+        if there.is_open and not self._is_admitted(there.target):
+            there.target.discard()
+            there = there._replace(found=None)
+        return created(there)  # D2
 
     def _is_admitted(self, target: Target) -> bool:
         try:
@@ -299,5 +249,25 @@ class _DiskRestore:
             return False
         return True
 
-    def _can_go_on(self, found: Found) -> bool:
-        return found.is_open or found.is_whole or self._is_written(self._notes(found))
+    def _can_go_on(self, there: Standing) -> bool:
+        return there.is_open or there.is_whole or self._is_written(there)
+
+
+def created(there: Standing) -> Standing:
+    """
+    Create a disk, unless it is there; where the stack refuses uploads, by way of a page blob.
+
+    :raises UnsupportedStack: it refuses them, and there is nowhere to stage it.
+    """
+    if there.found is not None:
+        return there
+    try:
+        return there._replace(found=there.target.create())
+    except UnsupportedStack as error:
+        if not there.disk.staging:
+            raise UnsupportedStack(
+                f"{error}: give storage_account, where uploads are staged"
+            ) from None
+        log.warning("%s: direct upload refused, staged as %s", there.disk.id, there.disk.staging)
+        again = staged(there)
+        return again if again.found else again._replace(found=again.target.create())

@@ -21,7 +21,6 @@ from airflow_provider_azstack.engine.restore import bodies, replace
 from airflow_provider_azstack.engine.restore.disks import (
     discard_unfinished,
     first_use,
-    is_complete,
     write_disks,
 )
 from airflow_provider_azstack.engine.restore.plan import require_agreed
@@ -35,6 +34,7 @@ from airflow_provider_azstack.engine.restore.records import (
     RestorePlan,
     each_disk,
 )
+from airflow_provider_azstack.engine.restore.standing import is_complete
 from airflow_provider_azstack.engine.restore.writing import Restore, Tell
 from airflow_provider_azstack.errors import AzStackError, Refused, SessionLost
 from airflow_provider_azstack.repo.sessions import Session

@@ -1,28 +1,37 @@
 """
-A restore on several backup hosts: where the plan is kept, who writes which disk.
+A restore on several backup hosts: where the plan is kept, and what each task does of it.
 
-Owns the sharing out and the plan's place in the repository; how a disk is written is not its
-business.
-Invariants: one disk is written by one host, because a stack need not give two of them access to it;
-what hosts carry out is the very plan that was agreed to, sealed in the repository.
+Owns the plan's place in the repository, and the names by which tasks are told what is theirs; how
+disks are written is not its business.
+Invariants: a disk is written by one host, or by several that prepared for it; what hosts carry out
+is the very plan that was agreed to, sealed in the repository.
 """
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.engine.pace import Pace
-from airflow_provider_azstack.engine.restore.disks import write_disk
-from airflow_provider_azstack.engine.restore.execute import opened
+from airflow_provider_azstack.engine.restore.disks import write_disk, write_disks, write_share
+from airflow_provider_azstack.engine.restore.execute import opened, prepare_vms
+from airflow_provider_azstack.engine.restore.parts import Regions
 from airflow_provider_azstack.engine.restore.plan import require_agreed
-from airflow_provider_azstack.engine.restore.records import RestorePlan, each_disk, plan_name
+from airflow_provider_azstack.engine.restore.prepare import Splitting, handed_out, pieces
+from airflow_provider_azstack.engine.restore.records import (
+    PlannedDisk,
+    PlannedVm,
+    RestorePlan,
+    each_disk,
+    plan_name,
+)
+from airflow_provider_azstack.engine.restore.writing import Restore, Tell
 from airflow_provider_azstack.errors import ConfigurationError, ObjectExists
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 
-MAX_DISKS = 1000  # of a host: Airflow's core.max_map_length is 1,024
+Task = Mapping[str, Any]
 
 
 def keep(session: Session, plan: RestorePlan, run: str) -> str:
@@ -38,47 +47,73 @@ def kept(repository: Repository, name: str) -> RestorePlan:
     return repository.records.get(name, RestorePlan)
 
 
-def shared(plan: RestorePlan, streams: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
-    """
-    Share the disks of a plan among hosts: the longest first, to who is done first.
-
-    :param streams: host -> how many disks it writes at once.
-    """
-    loads = dict.fromkeys(streams, 0.0)
-    hosts: dict[str, list[dict[str, Any]]] = {host: [] for host in streams}
-    disks = sorted(each_disk(plan), key=lambda pair: (-pair[1].data_bytes, pair[1].id))
-    for vm, disk in disks:
-        host = min(loads, key=lambda name: (loads[name], name))
-        loads[host] += max(disk.data_bytes, 1) / streams[host]
-        label = f"{host} / {vm.name} {disk.key}"
-        if len(hosts[host]) == MAX_DISKS:
-            raise ConfigurationError(
-                f"more than {MAX_DISKS} disks for backup host {host}: restore fewer VMs at once"
-            )
-        hosts[host].append({"vm": vm.key, "key": disk.key, "label": label})
-    return hosts
-
-
-def write_one(
+@contextmanager
+def at_work(
     stack: Stack,
     session: Session,
     plan: RestorePlan,
-    vm_key: str,
-    disk_key: str,
     *,
-    tell: Callable[[str], None],
+    tell: Tell,
+    host: str = "",
     cancel: threading.Event | None = None,
     pace: Pace | None = None,
-) -> None:
+) -> Iterator[Restore]:
     """
-    Write one disk of a plan.
+    Give what a task carries its part of a plan out with.
+
+    :param host: is noted with what it writes.
+    """
+    require_agreed(plan, stack, session.repository)
+    with opened(stack, session, plan, tell) as restore:
+        yield restore._replace(host=host, cancel=cancel, pace=pace)
+
+
+def prepare(restore: Restore, splitting: Splitting) -> dict[str, Any]:
+    """
+    Make ready what exists, and the disks that several hosts write.
+
+    Return the tasks of each host, and the disks to ``finish`` when all of them have ended.
+    """
+    work = pieces(restore, prepare_vms(restore), splitting)
+    split = {(piece.vm.key, piece.disk.key): None for piece in work if piece.share is not None}
+    return {
+        "disks": handed_out(work, splitting.streams),
+        "split": [{"vm": vm, "key": key} for vm, key in split],
+    }
+
+
+def write(restore: Restore, task: Task) -> None:
+    """
+    Write what a task was told to: a disk, or a share of one.
 
     :raises ConfigurationError: the plan has no such disk.
     """
-    require_agreed(plan, stack, session.repository)
-    for vm, disk in each_disk(plan):
+    vm, disk = _meant(restore, task)
+    if (share := task.get("share")) is None:
+        write_disk(restore, vm, disk)
+    else:
+        write_share(restore, vm, disk, _regions(share))
+
+
+def finish(restore: Restore, tasks: Iterable[Task]) -> None:
+    """
+    Write what hosts left of the disks that they shared, and make those complete.
+
+    :raises ConfigurationError: the plan has no such disk.
+    """
+    write_disks(restore, [_meant(restore, task) for task in tasks])
+
+
+def _meant(restore: Restore, task: Task) -> tuple[PlannedVm, PlannedDisk]:
+    vm_key, disk_key = task.get("vm"), task.get("key")
+    for vm, disk in each_disk(restore.plan):
         if (vm.key, disk.key) == (vm_key, disk_key):
-            with opened(stack, session, plan, tell) as restore:
-                write_disk(restore._replace(cancel=cancel, pace=pace), vm, disk)
-            return
+            return vm, disk
     raise ConfigurationError(f"the plan has no disk {disk_key} of {vm_key}: run again")
+
+
+def _regions(share: object) -> Regions:
+    match share:
+        case [int(first), int(end)] if 0 <= first < end:
+            return Regions(first, end)
+    raise ConfigurationError(f"{share!r} is no share of a disk: run again")

@@ -12,9 +12,8 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol
-
-from msgspec.structs import replace
 
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.client import Stack
@@ -25,12 +24,13 @@ from airflow_provider_azstack.arm.vhd import FOOTER_BYTES
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.restore.bodies import TAG
 from airflow_provider_azstack.engine.restore.records import PlannedDisk
-from airflow_provider_azstack.errors import Refused, SourceBusy, UnsupportedStack
+from airflow_provider_azstack.errors import AccessDenied, Refused, SourceBusy
 
 log = logging.getLogger(__name__)
 
 GRANT_SECONDS = 24 * 3600  # a write grant cannot be given up and asked for again
 READ_SECONDS = 4 * 3600
+TRY_SECONDS = 600  # of two grants at once, to see whether there is such a thing
 _WAITING = {"readytoupload", "activeupload"}
 _PLAN, _ATTEMPT = TAG.replace("-", "_"), f"{TAG}-attempt".replace("-", "_")
 
@@ -61,6 +61,13 @@ class Target(Protocol):
         Get access for going on with what an earlier try left.
 
         :raises SourceBusy: that try's access has not ended, and there is no second one.
+        """
+
+    def admits_several(self, first_page: Callable[[], bytes]) -> bool:
+        """
+        Tell whether several processes may write it at once; tried, where nobody knows.
+
+        :param first_page: what the disk's first page shall be: a try may write it.
         """
 
     def grant(self) -> Grant:
@@ -112,6 +119,17 @@ class ManagedTarget:
     def admit(self) -> None:
         self._granted = self._compute.grant_write(self._disk.id, GRANT_SECONDS)
         self._is_fresh = True
+
+    def admits_several(self, first_page: Callable[[], bytes]) -> bool:
+        try:
+            grants = [self._compute.grant_write(self._disk.id, TRY_SECONDS) for _ in range(2)]
+            for grant in grants:  # the first one must still do after the second was given
+                with _writer(self._stack, partial(_same, grant), 1) as writer:
+                    writer.write(0, first_page())
+        except (SourceBusy, AccessDenied) as error:
+            log.warning("%s: the stack lets only one host write it: %s", self._disk.id, error)
+            return False
+        return True
 
     def grant(self) -> Grant:
         if not self._is_fresh:
@@ -178,11 +196,19 @@ class BlobTarget:
     def create(self, random: Callable[[], uuid.UUID] = uuid.uuid4) -> Found:
         attempt = random().hex
         metadata = {_PLAN: self._plan, _ATTEMPT: attempt}
-        self._accounts.create(self._url, self._size_bytes + FOOTER_BYTES, metadata)
+        try:
+            self._accounts.create(self._url, self._size_bytes + FOOTER_BYTES, metadata)
+        except Refused:
+            if (first := self.found()) is None:
+                raise
+            return first  # another try of the same task was faster
         return Found(attempt, is_open=True)
 
     def admit(self) -> None:
         """Do nothing: we sign as often as we like."""
+
+    def admits_several(self, first_page: Callable[[], bytes]) -> bool:  # noqa: ARG002 - not tried
+        return True
 
     def grant(self) -> Grant:
         return self._accounts.grant_write(self._url, READ_SECONDS)
@@ -214,6 +240,9 @@ class ImportedTarget(ManagedTarget):
 
     def admit(self) -> None:
         self._blob.admit()
+
+    def admits_several(self, first_page: Callable[[], bytes]) -> bool:
+        return self._blob.admits_several(first_page)
 
     def grant(self) -> Grant:
         return self._blob.grant()
@@ -252,30 +281,24 @@ def target_of(stack: Stack, accounts: Accounts, plan: str, disk: PlannedDisk) ->
     return ManagedTarget(stack, plan, disk)
 
 
-def staged_instead(disk: PlannedDisk, error: UnsupportedStack) -> PlannedDisk:
-    """
-    Return the same disk, made by an import: the stack refused the upload.
-
-    :raises UnsupportedStack: there is nowhere to stage it.
-    """
-    if not disk.staging:
-        raise UnsupportedStack(f"{error}: give storage_account, where uploads are staged")
-    log.warning("%s: direct upload refused, staged as %s", disk.id, disk.staging)
-    return replace(disk, way="import")
+def writer_of(stack: Stack, target: Target, threads: int) -> DiskWriter:
+    """Open a disk for writing; close it in the end."""
+    return _writer(stack, target.grant, threads)
 
 
-@contextmanager
-def writer_of(stack: Stack, target: Target, threads: int) -> Iterator[DiskWriter]:
-    """Open a disk for writing."""
-    with DiskWriter(
-        target.grant,
+def _writer(stack: Stack, grant: Callable[[], Grant], threads: int) -> DiskWriter:
+    return DiskWriter(
+        grant,
         blob_version=stack.profile.blob,
         ca_bundle=stack.ca_bundle,
         connections=threads,
         clock=stack.clock,
         sleep=stack.patience.sleep,
-    ) as writer:
-        yield writer
+    )
+
+
+def _same(grant: Grant) -> Grant:
+    return grant
 
 
 @contextmanager
