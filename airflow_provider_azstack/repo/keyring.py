@@ -71,10 +71,20 @@ def unlock(store: Store, passphrase: Secret, repository_id: bytes) -> bytes:
     if not passphrase:
         raise WrongKey(f"the passphrase for {store.url} is empty")
     problems: list[str] = []
+    found = []
     for info in sorted(store.list(PREFIX))[: crypto.MAX_KEYS_TRIED]:
         try:
-            return crypto.unwrap(_fetch(store, info), passphrase, repository_id, info.name)
-        except (WrongKey, Tampered, ObjectNotFound) as error:
+            data = _fetch(store, info)
+            is_recovery = crypto.label_of(data, info.name) == RECOVERY
+        except (Tampered, ObjectNotFound) as error:
+            problems.append(str(error))
+        else:
+            # Only an order: each try costs a derivation, and the label tells which will open.
+            found.append((is_recovery != crypto.is_recovery_key(passphrase), info.name, data))
+    for _, name, data in sorted(found):
+        try:
+            return crypto.unwrap(data, passphrase, repository_id, name)
+        except (WrongKey, Tampered) as error:
             problems.append(str(error))
     tried = "; ".join(problems) or "it has no key"
     raise WrongKey(f"the passphrase does not open {store.url}: {tried}")

@@ -10,7 +10,7 @@ from support.repositories import CHEAP, MOMENT
 
 from airflow_provider_azstack.errors import Tampered, WrongKey
 from airflow_provider_azstack.repo import crypto
-from airflow_provider_azstack.repo.crypto import Keys
+from airflow_provider_azstack.repo.crypto import Cost, Keys
 from airflow_provider_azstack.secret import Secret
 
 pytestmark = pytest.mark.tier1
@@ -19,12 +19,16 @@ MASTER = bytes(range(32))
 KEYS = Keys(b"r" * 16, MASTER)
 
 
-def wrapped() -> bytes:
-    return KEYS.wrap("keys/a", Secret("open sesame"), CHEAP, label="escrow", created_at=MOMENT)
+CHEAP_ARGON = Cost(8, 1, 1, "argon2id")
 
 
-def test_a_wrapped_key_opens_with_its_passphrase_only() -> None:
-    data = wrapped()
+def wrapped(cost: Cost = CHEAP) -> bytes:
+    return KEYS.wrap("keys/a", Secret("open sesame"), cost, label="escrow", created_at=MOMENT)
+
+
+@pytest.mark.parametrize("cost", [CHEAP, CHEAP_ARGON])
+def test_a_wrapped_key_opens_with_its_passphrase_only(cost: Cost) -> None:
+    data = wrapped(cost)
     assert crypto.unwrap(data, Secret("open sesame"), b"r" * 16, "keys/a") == MASTER
     with pytest.raises(WrongKey, match="keys/a"):
         crypto.unwrap(data, Secret("open sesam"), b"r" * 16, "keys/a")
@@ -38,9 +42,21 @@ def test_a_wrapped_key_is_bound_to_its_place(repository: bytes, name: str) -> No
 
 @pytest.mark.parametrize(
     "absurd",
-    [{"n": 2**30}, {"r": 2**10, "n": 2**20}, {"p": 2**10}, {"n": 3}, {"n": 2**63}, {"n": -2}],
+    [
+        {"n": 2**30},
+        {"r": 2**10, "n": 2**20},
+        {"p": 2**10},
+        {"n": 3},
+        {"n": 2**63},
+        {"n": -2},
+        {"kdf": "argon2id", "n": 2**20},
+        {"kdf": "argon2id", "n": 2**16, "r": 2**10},
+        {"kdf": "argon2id", "n": 2**16, "r": 1, "p": 2**10},
+        {"kdf": "argon2id", "n": 7, "r": 1},
+        {"kdf": "argon2d", "n": 2**16, "r": 1},
+    ],
 )
-def test_absurd_derivation_costs_are_refused_at_once(absurd: dict[str, int]) -> None:
+def test_absurd_derivation_costs_are_refused_at_once(absurd: dict[str, int | str]) -> None:
     """F-H2: a key object cannot make us burn hours or memory; it is refused in under a second."""
     data = msgspec.json.encode({**msgspec.json.decode(wrapped()), **absurd})
     started = time.monotonic()

@@ -28,7 +28,7 @@ from airflow_provider_azstack.errors import (
     Refused,
     WrongKey,
 )
-from airflow_provider_azstack.repo import keyring
+from airflow_provider_azstack.repo import crypto, keyring
 from airflow_provider_azstack.repo.crypto import Keys
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.secret import Secret
@@ -75,6 +75,24 @@ def test_creation_makes_two_keys_that_say_what_they_are() -> None:
     assert sorted(labels(repository)) == ["passphrase", "recovery key"]
     assert all(key.created_at == MOMENT for key in keyring.list_keys(repository))
     assert opens(repository, recovery)
+
+
+def test_opening_costs_one_derivation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of passphrase and recovery key is given: its own is tried before the other's."""
+    tried: list[str] = []
+
+    def unwrap(data: bytes, passphrase: Secret, repository_id: bytes, name: str) -> bytes:
+        tried.append(name)
+        return real(data, passphrase, repository_id, name)
+
+    real = crypto.unwrap
+    monkeypatch.setattr(crypto, "unwrap", unwrap)
+    for _ in range(8):  # names are random: the other key's comes first in half of them
+        repository, recovery = created()
+        for key in (PASSPHRASE, recovery):
+            tried.clear()
+            assert opens(repository, key)
+            assert len(tried) == 1
 
 
 def test_a_passphrase_is_changed_without_touching_data() -> None:
