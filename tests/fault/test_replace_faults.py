@@ -1,0 +1,245 @@
+"""What happens to a VM whose disks are being replaced when the stack or the process fails."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.compound import Rig, keyed, rig
+from support.mortal import DeathError, Mortal
+from support.restores import body, digests, disk_at, execute, plan
+
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.engine.restore import bodies
+from airflow_provider_azstack.engine.restore.execute import carry_out, discard
+from airflow_provider_azstack.engine.restore.records import RestorePlan
+from airflow_provider_azstack.engine.restore.safety import TAG as SAFETY
+
+pytestmark = pytest.mark.tier2
+
+MIB = 1 << 20
+ASKED: dict[str, Any] = {"mode": "original", "replace": True, "power_on": True}
+
+
+@pytest.fixture
+def site(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
+    with rig(emulator, tmp_path / "repository") as made:
+        yield made
+
+
+def a_vm(emulator: Emulator, name: str = "web01", kind: Any = "managed") -> EmulatedVm:
+    vm = emulator.add_vm(name, "rg", [DiskSpec(kind, MIB)] * 2)
+    for number, disk in enumerate(vm.disks):
+        disk.write(number * 8192, f"{name} {number} ".encode() * 100)
+    return vm
+
+
+def sums(vm: EmulatedVm) -> dict[str, str]:
+    return {key: disk.sha256() for key, disk in keyed(vm.disks).items()}
+
+
+def spoil(vm: EmulatedVm) -> None:
+    for disk in vm.disks:
+        disk.write(65536, b"spoilt" * 1000)
+
+
+def attached(site: Rig, vm: EmulatedVm) -> dict[str, str]:
+    """Return the digests of the disks that the VM has, by key."""
+    entries = bodies.entries_of(body(site, vm.id))
+    managed = {key: (entry.get("managedDisk") or {}).get("id") for key, entry in entries.items()}
+    return {
+        key: disk_at(site.emulator, managed[key] or entry["vhd"]["uri"]).sha256()
+        for key, entry in entries.items()
+    }
+
+
+def power(site: Rig, vm: EmulatedVm) -> str:
+    return str(site.emulator.world.get(vm.id).settings["power"])
+
+
+def life(
+    site: Rig, monkeypatch: pytest.MonkeyPatch, made: RestorePlan, at: int | None, *, after: bool
+) -> int:
+    """Carry a plan out until death; return how many calls there were."""
+    session = site.repository.open_session("restore")
+    with monkeypatch.context() as patch:
+        mortal = Mortal(patch, at, after=after)
+        try:
+            carry_out(site.stack, session, made, lambda _: None)
+        except DeathError:
+            assert at is not None
+    site.repository.fence(session.id)
+    return mortal.calls
+
+
+def given_up(site: Rig, made: RestorePlan) -> None:
+    session = site.repository.open_session("restore")
+    try:
+        discard(site.stack, session, made)
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "after", "swap"),
+    [("managed", False, True), ("managed", True, False), ("unmanaged", True, True)],
+    ids=["swapped", "created again", "unmanaged"],
+)
+def test_death_at_every_call_leaves_a_vm_to_go_on_with_or_back(
+    site: Rig, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, *, kind: str, after: bool,
+    swap: bool,
+) -> None:  # fmt: skip
+    """F-C5, F-R7: the next try ends well; giving up gives the VM its old disks, running."""
+    emulator.behaviour.os_disk_swap = swap
+    a_vm(emulator, "web000", kind)
+    site.backup()
+    calls = life(site, monkeypatch, plan(site, vms=["web000"], **ASKED), None, after=after)
+    assert calls > 20
+    vms = [a_vm(emulator, f"web{at:03d}", kind) for at in range(1, calls + 1)]
+    site.backup()
+    for at, vm in enumerate(vms, 1):
+        was = sums(vm)
+        spoil(vm)
+        spoilt = sums(vm)
+        made = plan(site, vms=[vm.name], **ASKED)
+        life(site, monkeypatch, made, at, after=after)
+        if at % 2:
+            given_up(site, made)
+            assert attached(site, vm) in (spoilt, was), at
+            assert power(site, vm) == "running", at
+        again = plan(site, vms=[vm.name], **ASKED)
+        assert again.id == made.id
+        assert [o.status for o in execute(site, again)] == ["done"], at
+        assert attached(site, vm) == was, at
+        assert power(site, vm) == "running", at
+        assert sums(vm) == spoilt, at
+        assert digests(emulator, again) == {(vm.name, key): digest for key, digest in was.items()}
+    assert not [left for left in emulator.leftovers() if left.kind == "grant"]
+
+
+BACK = "has its old disks and runs"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "skip"),
+    [
+        ("PUT", r"/md-.*comp=page", 1),  # a page of a disk
+        ("PUT", "snapshots/azstack-safety", 1),  # the second safety snapshot
+        ("PUT", "virtualMachines/web01", 0),  # the OS disk goes in
+        ("PUT", "virtualMachines/web01", 1),  # the data disk goes in
+        ("POST", "virtualMachines/web01/deallocate", 0),
+    ],
+    ids=["writing", "safety", "OS disk", "data disk", "stopping"],
+)
+def test_a_step_that_fails_leaves_the_old_vm_running(
+    site: Rig, emulator: Emulator, method: str, path: str, skip: int
+) -> None:
+    """F-R7: the reason says so; safety snapshots stay; the next try succeeds."""
+    vm = a_vm(emulator)
+    site.backup()
+    was = sums(vm)
+    spoil(vm)
+    spoilt = sums(vm)
+    made = plan(site, vms=["web01"], **ASKED)
+    # A stack that refuses until the way back begins.
+    emulator.faults.answer(method, path, 409, times=1, skip=skip)
+    (outcome,) = execute(site, made)
+    assert outcome.status == "failed"
+    assert BACK in outcome.reason
+    assert list(emulator.faults.struck())
+    assert attached(site, vm) == spoilt
+    assert power(site, vm) == "running"
+    safe = safeties(emulator)
+    assert [o.status for o in execute(site, made)] == ["done"]
+    assert attached(site, vm) == was
+    assert safe <= safeties(emulator)
+
+
+def safeties(emulator: Emulator) -> set[str]:
+    found = emulator.world.of_type("Microsoft.Compute/snapshots")
+    return {snapshot.id for snapshot in found if SAFETY in snapshot.body["tags"]}
+
+
+def test_a_way_back_that_fails_says_what_to_do(site: Rig, emulator: Emulator) -> None:
+    """F-R7: no stack lets everything be made good; then the disks to attach are named."""
+    vm = a_vm(emulator)
+    site.backup()
+    spoil(vm)
+    made = plan(site, vms=["web01"], **ASKED)
+    emulator.faults.answer("PUT", "virtualMachines/web01", 409, times=5, skip=1)
+    (outcome,) = execute(site, made)
+    assert "could not be put back" in outcome.reason
+    for disk in vm.disks:
+        assert disk.source in outcome.reason
+    emulator.faults.clear()
+    given_up(site, made)
+    assert attached(site, vm) == sums(vm)
+    assert power(site, vm) == "running"
+
+
+def test_a_vm_that_does_not_start_keeps_its_restored_disks(site: Rig, emulator: Emulator) -> None:
+    vm = a_vm(emulator)
+    site.backup()
+    was = sums(vm)
+    spoil(vm)
+    made = plan(site, vms=["web01"], **ASKED)
+    emulator.faults.answer("POST", "virtualMachines/web01/start", 409, times=2)
+    (outcome,) = execute(site, made)
+    assert "has the right disks and did not start" in outcome.reason
+    assert attached(site, vm) == was
+    assert [o.status for o in execute(site, made)] == ["done"]
+    assert power(site, vm) == "running"
+
+
+def test_what_ran_since_it_was_kept_safe_is_kept_safe_again(
+    site: Rig, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-R7: a killed restore, a VM that somebody started, and then the restore again."""
+    vm = a_vm(emulator)
+    site.backup()
+    made = plan(site, vms=["web01"], **ASKED)
+    calls = life(site, monkeypatch, made, 12, after=True)
+    assert calls >= 12
+    first = safeties(emulator)
+    assert len(first) == 2
+    emulator.set_power(vm, "running")
+    vm.disks[0].write(131072, b"work of the day")
+    assert [o.status for o in execute(site, made)] == ["done"]
+    (again,) = (i for i in safeties(emulator) - first if "-os-" in i)
+    content = emulator.world.get(again).content
+    assert content is not None
+    assert content.read(131072, 15) == b"work of the day"
+
+
+@pytest.mark.parametrize("change", ["another VM", "another disk", "gone"])
+def test_what_changed_since_the_plan_is_left_alone(
+    site: Rig, emulator: Emulator, change: str
+) -> None:
+    vm = a_vm(emulator)
+    site.backup()
+    made = plan(site, vms=["web01"], **ASKED)
+    if change == "another disk":
+        emulator.swap(vm, DiskSpec(size_bytes=MIB), 0)
+    else:
+        emulator.delete_vm(vm, with_disks=True)
+        if change != "gone":
+            vm = a_vm(emulator)
+    emulator.requests.clear()
+    (outcome,) = execute(site, made)
+    assert outcome.status == "failed"
+    assert "plan again" in outcome.reason
+    assert not [seen for seen in emulator.requests if seen.method == "PUT"]
+
+
+def test_a_vm_that_is_being_backed_up_is_not_touched(site: Rig, emulator: Emulator) -> None:
+    """F-K11: neither waits for the other; each says whose session it is."""
+    vm = a_vm(emulator)
+    site.backup()
+    made = plan(site, vms=["web01"], **ASKED)
+    run = site.begin()
+    run.session.claim(vm.vm_id)
+    (outcome,) = execute(site, made)
+    assert run.session.id in outcome.reason
+    assert power(site, vm) == "running"
+    run.session.close()
+    assert [o.status for o in execute(site, made)] == ["done"]
