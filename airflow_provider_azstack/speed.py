@@ -72,7 +72,8 @@ class Course:
     """
 
     def __init__(self, key: str, label: str, total: float, *, verb: str, began: float) -> None:
-        self._key, self._label, self._verb = key, label, verb
+        self.verb = verb
+        self._key, self._label = key, label
         self._total = total
         self._began = self._told = began
         self._done_speed, self._bytes_speed = Speed(), Speed()
@@ -80,6 +81,10 @@ class Course:
     def is_due(self, now: float) -> bool:
         """Tell whether it is time for another line."""
         return now - self._told >= TELL_SECONDS
+
+    def is_over(self, done: float) -> bool:
+        """Tell whether nothing is left."""
+        return done >= self._total
 
     def at(self, now: float, done: float, moved_bytes: float) -> Told:
         """Return the line for this moment."""
@@ -91,11 +96,11 @@ class Course:
         left = self._total - done
         eta = 0.0 if not left else left / pace if pace > 0 else None
         percent = 100.0 * done / self._total if self._total else 100.0
-        text = f"{self._label}: {percent:.1f}%, {amount(moved_bytes)} {self._verb}, "
+        text = f"{self._label}: {percent:.1f}%, {amount(moved_bytes)} {self.verb}, "
         text += ended(moved_bytes, seconds) if not left else going(rate, eta)
         facts = {
             "percent": round(percent, 1),
-            f"{self._verb}_bytes": int(moved_bytes),
+            f"{self.verb}_bytes": int(moved_bytes),
             "bytes_per_second": int(rate),
             "eta_seconds": eta if eta is None else round(eta),
             "seconds": round(seconds, 1),

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -23,17 +23,22 @@ from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.crew import Crew
 from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.restore.parts import Regions
-from airflow_provider_azstack.engine.restore.records import PlannedDisk, PlannedVm, RestorePlan
+from airflow_provider_azstack.engine.restore.records import (
+    PREFIX,
+    PlannedDisk,
+    PlannedVm,
+    RestorePlan,
+)
 from airflow_provider_azstack.engine.restore.stretches import Stretch, joined, nonzero
 from airflow_provider_azstack.errors import IntegrityError
 from airflow_provider_azstack.model import Extent, Image
 from airflow_provider_azstack.repo.images import ImageReader
 from airflow_provider_azstack.repo.sessions import Session
+from airflow_provider_azstack.speed import Course, amount, ended
 
 log = logging.getLogger(__name__)
 
 THREADS = 8  # that read, decode and write, over all disks of a process
-_TELL_EVERY_SECONDS = 5.0
 
 Tell = Callable[[str], None]
 Clock = Callable[[], float]
@@ -67,13 +72,18 @@ class Content:
         self.image: Image = repository.image(disk.image)
         self._source = ImageReader(self.image, repository.reader())
         self._lock = threading.Lock()
-        self._began = self._told = restore.clock()
+        self._began = restore.clock()
         self.written_bytes = 0
+        self._course = self._begun("written", disk.data_bytes)
 
     @property
     def seconds(self) -> float:
         """How long this has been going on."""
         return self._restore.clock() - self._began
+
+    def expect(self, regions: Iterable[int]) -> None:
+        """Say which regions will be written: what an earlier try wrote takes no time."""
+        self._course = self._begun("written", sum(map(self.data_bytes, regions)))
 
     def data_bytes(self, region: int) -> int:
         """Return how many bytes of data a region holds."""
@@ -95,6 +105,8 @@ class Content:
                 self._write_stretch(writer, stretch)
 
         self._crew(joined(self._source.stream(start=start, length=end - start)), work)
+        if self._course.is_over(self._passed_bytes):
+            self._tell()
         return self.written_bytes - before
 
     def compare(self, disk: BlobDisk) -> None:
@@ -108,7 +120,9 @@ class Content:
             for stretch in tasks:
                 self._compare_stretch(disk, stretch)
 
+        self._course = self._begun("compared", self._disk.data_bytes)
         self._crew(self._expected(disk.allocated(0, self._disk.size_bytes)), work)
+        self._tell()
 
     def footer(self) -> bytes:
         """Return the footer that was read with the image, or a new one when the size differs."""
@@ -119,12 +133,27 @@ class Content:
         return build_footer(self._disk.size_bytes, unique, self._vm.taken_at)
 
     def __str__(self) -> str:
-        """Say how far writing is."""
-        rate = self.written_bytes / max(self.seconds, 1e-3)
-        return (
-            f"{self._vm.name} {self._disk.key}: {self.written_bytes / 1e6:.1f} of at most "
-            f"{self._disk.data_bytes / 1e6:.1f} MB written, {rate / 1e6:.0f} MB/s"
-        )
+        """Say what was written."""
+        took = ended(self.written_bytes, self.seconds)
+        label = f"{self._vm.name} {self._disk.key}"
+        return f"{label}: {amount(self.written_bytes)} written {took}"
+
+    def _begun(self, verb: str, total_bytes: int) -> Course:
+        """
+        Return a new course of what is told. A disk that is written and read back has two.
+
+        What is told of a disk has one key through all tries: they go on with the same disk.
+        """
+        self._passed_bytes = 0
+        key = f"{PREFIX}{self._restore.plan.id}/{self._vm.key}.{self._disk.key}/{verb}"
+        label = f"{self._vm.name} {self._disk.key}"
+        return Course(key, label, total_bytes, verb=verb, began=self._restore.clock())
+
+    def _tell(self) -> None:
+        is_writing = self._course.verb == "written"
+        moved = self.written_bytes if is_writing else self._passed_bytes
+        now = self._restore.clock()
+        self._restore.tell(self._course.at(now, self._passed_bytes, moved))
 
     def _write_stretch(self, writer: DiskWriter, stretch: Stretch) -> None:
         data = b"".join(stretch.data)
@@ -135,6 +164,7 @@ class Content:
             writer.write(stretch.offset + start, view[start:end])
             with self._lock:
                 self.written_bytes += end - start
+        self._pass(len(data))
 
     def _compare_stretch(self, disk: BlobDisk, stretch: Stretch) -> None:
         expected = b"".join(stretch.data)
@@ -146,6 +176,12 @@ class Content:
                 f"{self._disk.id} differs from its image within {len(expected)} bytes at "
                 f"{stretch.offset}: it is not used; restore again"
             )
+
+        self._pass(len(expected))
+
+    def _pass(self, count: int) -> None:
+        with self._lock:
+            self._passed_bytes += count
 
     def _expected(self, allocated: list[Extent]) -> Generator[Stretch, None, None]:
         """Yield what must be on the disk: the image's data, and zeros where only it has pages."""
@@ -175,7 +211,5 @@ class Content:
                 tasks.close()
 
     def _glance(self) -> None:
-        now = self._restore.clock()
-        if now - self._told >= _TELL_EVERY_SECONDS:
-            self._told = now
-            self._restore.tell(str(self))
+        if self._course.is_due(self._restore.clock()):
+            self._tell()
