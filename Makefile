@@ -72,6 +72,15 @@ demo: $(VENV)/installed tools ## two backups by a real Airflow from an emulated 
 ui: $(VENV)/installed tools ## the same, and leave it running: prints address and login
 	$(BIN)/python -m demo --ui
 
+# EXECUTOR=celery needs redis-server; EXECUTOR=local,edge has one host without a worker. KILL=1 kills
+# a worker in mid-stream, OUTAGE=60 takes the API server away for a minute.
+EXECUTOR := edge
+HOSTS := 2
+.PHONY: hosts
+hosts: $(VENV)/installed tools ## backup hosts with workers of their own: EXECUTOR=edge|celery, HOSTS=2, KILL=1, OUTAGE=60
+	$(BIN)/python -m demo.hosts --executor $(EXECUTOR) --hosts $(HOSTS) \
+	  $(if $(KILL),--kill) $(if $(OUTAGE),--outage $(OUTAGE))
+
 CLEAN := .venv-clean
 .PHONY: constraints
 constraints: | python ## pin anew what a clean installation takes today

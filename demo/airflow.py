@@ -1,8 +1,9 @@
 """
-A real Airflow of the demo's own: SQLite, LocalExecutor, API server, scheduler, DAG processor.
+A real Airflow of the demo's own: SQLite, API server, scheduler, DAG processor.
 
-Owns its settings and its REST API; knows nothing of backups. Invariant: no secret is on a command
-line, and everything Airflow writes is below the demo's directory.
+Owns its settings and its REST API; knows nothing of backups and of no executor's workers.
+Invariant: no secret is on a command line, and everything Airflow writes is below the demo's
+directory.
 """
 
 import base64
@@ -13,11 +14,11 @@ import shlex
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from demo.processes import DemoFailed, Processes, free_port, run
+from demo.processes import Child, DemoFailed, Processes, free_port, run
 
 USER = "demo"
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
@@ -29,24 +30,29 @@ class Airflow:
     One installation below ``home``.
 
     :param bin_directory: where the ``airflow`` command is.
+    :param options: settings besides the demo's own, such as ``{"CORE__EXECUTOR": ...}``.
     """
 
-    def __init__(self, home: Path, bin_directory: Path, dags: Path) -> None:
+    def __init__(
+        self, home: Path, bin_directory: Path, dags: Path, options: Mapping[str, str] | None = None
+    ) -> None:
         self.home = home
         self.password = secrets.token_urlsafe(9)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._airflow = str(bin_directory / "airflow")
+        self.executable = str(bin_directory / "airflow")
         self._connections = home / "connections.json"
         self._token = ""
         home.mkdir(parents=True)
         _private(home / "passwords.json", json.dumps({USER: self.password}))
         self.settings = {
             "AIRFLOW_HOME": str(home),
-            **_options(home, dags, self._connections, port),
+            **_variables(_options(home, dags, self._connections, port)),
+            **_variables(options or {}),
         }
         exports = (f"export {key}={shlex.quote(value)}\n" for key, value in self.settings.items())
         self.environment_file = _private(home / "environment", "".join(exports))
+        self._components: dict[str, Child] = {}
 
     def connect(self, connections: dict[str, Any]) -> None:
         """Let Airflow know connections, from a file that only its owner reads."""
@@ -55,24 +61,49 @@ class Airflow:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of every process that belongs to this Airflow."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "AZSTACK_"))}
-        return {**kept, **self.settings}
+        return {**_of_the_machine(), **self.settings}
+
+    def environment_of_host(self, home: Path, variables: Mapping[str, str]) -> dict[str, str]:
+        """
+        Return the environment of a worker machine: with no database and no connections.
+
+        :param home: its own ``AIRFLOW_HOME``.
+        :param variables: what its executor needs.
+        """
+        shared = {f"AIRFLOW__{key}": self.settings[f"AIRFLOW__{key}"] for key in _OF_EVERY_HOST}
+        own = {"AIRFLOW_HOME": str(home), "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs")}
+        # Each worker has a server for its logs, on a port that is the same on all machines.
+        own["AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT"] = str(free_port())
+        return {**_of_the_machine(), **shared, **own, **variables}
 
     def command(self, *arguments: str) -> str:
         """Run ``airflow ...`` and return what it printed."""
-        return run([self._airflow, *arguments], self.environment, self.home / "commands.log")
+        return run([self.executable, *arguments], self.environment, self.home / "commands.log")
 
     def start(self, processes: Processes) -> None:
         """Make the database and start all components."""
         self.command("db", "migrate")
         for component in COMPONENTS:
-            processes.start(component, [self._airflow, component], self.environment)
+            self.start_component(processes, component)
+
+    def start_component(self, processes: Processes, component: str) -> None:
+        """Start one of the components, or start it again."""
+        command = [self.executable, component]
+        self._components[component] = processes.start(component, command, self.environment)
+
+    def kill_component(self, processes: Processes, component: str) -> None:
+        """End a component as a power cut does."""
+        processes.kill(self._components.pop(component))
 
     def sign_in(self, processes: Processes) -> None:
         """Wait until all components are healthy, and get a token."""
-        processes.wait("Airflow", self._healthy)
+        self.wait_until_healthy(processes)
         login = {"username": USER, "password": self.password}
         self._token = self._call("POST", "/auth/token", login)["access_token"]
+
+    def wait_until_healthy(self, processes: Processes) -> None:
+        """Wait until API server, scheduler and DAG processor say that they are well."""
+        processes.wait("Airflow", self._healthy)
 
     def wait_for_dag(self, processes: Processes, dag_id: str) -> None:
         """Return when the DAG was parsed."""
@@ -104,9 +135,18 @@ class Airflow:
         raise DemoFailed(f"{dag_id}: run {run_id} has not ended after 600 seconds")
 
     def tasks(self, dag_id: str, run_id: str) -> Iterator[dict[str, Any]]:
-        """Yield the run's task instances, mapped ones each."""
+        """Yield the run's task instances, mapped ones each; of each its last try."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100"
         yield from self._call("GET", path)["task_instances"]
+
+    def tries(self, dag_id: str, run_id: str) -> Iterator[dict[str, Any]]:
+        """Yield every try of the run's task instances."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        for task in self.tasks(dag_id, run_id):
+            mapped = f"/{task['map_index']}" if task["map_index"] >= 0 else ""
+            yield from self._call("GET", f"{path}/{task['task_id']}{mapped}/tries")[
+                "task_instances"
+            ]
 
     def logs(self, dag_id: str, run_id: str) -> Path:
         """Return the directory of a run's task logs."""
@@ -141,12 +181,14 @@ class Airflow:
             raise DemoFailed(f"Airflow: {method} {path}: {error.code} {text}") from None
 
 
+# What a worker machine shares with the scheduler's; the rest of the settings it never needs.
+_OF_EVERY_HOST = ("CORE__DAGS_FOLDER", "CORE__LOAD_EXAMPLES", "CORE__EXECUTION_API_SERVER_URL")
 # A proxy of the machine knows no 127.0.0.1 of ours.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def _options(home: Path, dags: Path, connections: Path, port: int) -> dict[str, str]:
-    options = {
+    return {
         "CORE__DAGS_FOLDER": str(dags),
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__EXECUTOR": "LocalExecutor",
@@ -164,9 +206,17 @@ def _options(home: Path, dags: Path, connections: Path, port: int) -> dict[str, 
         "SECRETS__BACKEND": "airflow.secrets.local_filesystem.LocalFilesystemBackend",
         "SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(connections)}),
         "LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),  # a LocalExecutor has one, too
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
     }
+
+
+def _variables(options: Mapping[str, str]) -> dict[str, str]:
     return {f"AIRFLOW__{key}": value for key, value in options.items()}
+
+
+def _of_the_machine() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW_", "AZSTACK_"))}
 
 
 def _private(path: Path, text: str) -> Path:

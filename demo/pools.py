@@ -5,27 +5,58 @@ Owns the check of a finished run's task instances. Invariant: a stream outside i
 queue, or one more at a time than the pool has slots, fails the demo.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from demo.processes import DemoFailed
 
+_STREAMS = "NO_OF_BACKUP_STREAMS_PER_NODE"
 
-def check_placement(tasks: list[dict[str, Any]], config: dict[str, Any]) -> Iterator[str]:
-    """Yield what is to be said of each host's pool."""
-    for host, settings in config["hosts"].items():
-        key = "NO_OF_BACKUP_STREAMS_PER_NODE"
-        slots = settings.get(key, config[key])
-        streams = [task for task in tasks if task["task_id"].startswith(f"{host}.workloads.")]
-        for task in streams:
-            if (task["pool"], task["queue"]) != (f"azstack_{host}", host):
-                raise DemoFailed(f"{task['task_id']} ran in pool {task['pool']}: {task['queue']}")
-        most = most_at_once(streams)
-        if most > slots:
-            raise DemoFailed(f"{most} streams at once in the pool of {host}, which has {slots}")
-        yield f"azstack_{host}: {len(streams)} tasks, at most {most} of {slots} slots at once"
+
+class Placement(NamedTuple):
+    """What ran in one host's pool."""
+
+    host: str
+    pool: str
+    queue: str
+    slots: int
+    tasks: int
+    most_at_once: int
+
+    def as_text(self) -> str:
+        """Say it in a line."""
+        most = f"at most {self.most_at_once} of {self.slots} slots at once"
+        return f"{self.pool}: {self.tasks} tasks, {most}"
+
+
+def check_placement(tasks: Iterable[dict[str, Any]], config: dict[str, Any]) -> list[Placement]:
+    """
+    Return what ran in each host's pool.
+
+    :param tasks: task instances of a run, every try of each.
+    :raises DemoFailed: something ran where it must not, or too much of it at once.
+    """
+    known = list(tasks)
+    return [_placement(known, host, slots_of(config, host)) for host in config["hosts"]]
+
+
+def slots_of(config: dict[str, Any], host: str) -> int:
+    """Return how many streams a host may run at once."""
+    return int(config["hosts"][host].get(_STREAMS, config[_STREAMS]))
+
+
+def _placement(tasks: list[dict[str, Any]], host: str, slots: int) -> Placement:
+    streams = [task for task in tasks if task["task_id"].startswith(f"{host}.workloads.")]
+    pool, queue = f"azstack_{host}", host
+    for task in streams:
+        if (task["pool"], task["queue"]) != (pool, queue):
+            raise DemoFailed(f"{task['task_id']} ran in pool {task['pool']}: {task['queue']}")
+    most = most_at_once(streams)
+    if most > slots:
+        raise DemoFailed(f"{most} streams at once in the pool of {host}, which has {slots}")
+    return Placement(host, pool, queue, slots, len(streams), most)
 
 
 def most_at_once(tasks: list[dict[str, Any]]) -> int:

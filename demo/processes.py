@@ -61,6 +61,13 @@ class Processes:
         self._children.append(child)
         return child
 
+    def kill(self, child: Child) -> None:
+        """End one of them at once, with everything that it started: as a power cut does."""
+        self._children.remove(child)
+        for group in _groups_of(child.process.pid):
+            _send(group, signal.SIGKILL)
+        child.process.wait()
+
     def check(self) -> None:
         """Raise when one of them has ended by itself."""
         for child in self._children:
@@ -80,14 +87,16 @@ class Processes:
     def stop(self) -> None:
         """End all of them: the last one first, politely, then for certain."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience must not leave some behind
+        groups = {child: _groups_of(child.process.pid) for child in self._children}
         for child in reversed(self._children):
-            _send(child.process, signal.SIGTERM)
+            _send(child.process.pid, signal.SIGTERM)
         end = time.monotonic() + self._patience_seconds
         for child in self._children:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.1, end - time.monotonic()))
             # The leader may be gone while others of its group are not.
-            _send(child.process, signal.SIGKILL)
+            for group in groups[child]:
+                _send(group, signal.SIGKILL)
             child.process.wait()
         self._children.clear()
 
@@ -111,9 +120,30 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _send(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _groups_of(leader: int) -> set[int]:
+    """Return the process groups of a process and its descendants, some of which lead their own."""
+    groups, parents = {leader}, {leader}
+    while children := {pid for pid, parent in _parents().items() if parent in parents}:
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                groups.add(os.getpgid(pid))
+        parents = children
+    return groups
+
+
+def _parents() -> dict[int, int]:
+    """Return every process's parent."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # A process may have blanks and brackets in its name: what follows is after the last.
+            found[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+def _send(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+        os.killpg(group, number)
 
 
 def _leave(number: int, _frame: object) -> None:

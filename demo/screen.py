@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from demo.pools import Placement
+
 # The worst state first: it gives a task its colour.
 _COLOURS = {
     "failed": "red",
@@ -41,6 +43,15 @@ class Row(NamedTuple):
     changes_known: str
     seconds: float
     verdict: str  # empty: every byte is the same
+
+
+class HostRow(NamedTuple):
+    """One backup host in the table of a run."""
+
+    placement: Placement
+    workers: str
+    tasks: int
+    lost: int  # tries that did not end well
 
 
 class Screen:
@@ -107,6 +118,19 @@ class Screen:
                 f"{row.seconds:.1f}",
                 "[green]identical[/]" if good else f"[red]{escape(row.verdict)}[/]",
             )
+        self.console.print(table)
+
+    def hosts(self, rows: Iterable[HostRow]) -> None:
+        """Show what ran where."""
+        table = Table(title="Backup hosts: every task was found in the logs of its own host only")
+        for name in ("host", "workers", "queue", "pool"):
+            table.add_column(name)
+        for name in ("slots", "most streams at once", "in the pool", "all tasks", "lost tries"):
+            table.add_column(name, justify="right")
+        for place, workers, tasks, lost in rows:
+            named = (place.host, workers, place.queue, place.pool)
+            counted = (place.slots, place.most_at_once, place.tasks, tasks, lost)
+            table.add_row(*map(escape, named), *map(str, counted))
         self.console.print(table)
 
 
