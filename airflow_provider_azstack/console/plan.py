@@ -96,10 +96,15 @@ def show_plan(plan: "RestorePlan", output: str) -> None:
 def _rows(plan: "RestorePlan") -> Iterator[dict[str, Any]]:
     for vm in plan.vms:
         row = {"vm": f"{vm.name} {vm.point}", "action": "create", "bytes": 0}
+        for gone in vm.replaces:
+            if gone.place:
+                yield {**row, "action": "keep safe", "what": gone.place}
         for disk in vm.disks:
             yield {**row, "action": disk.way, "what": disk.id, "bytes": disk.data_bytes}
         for resource in vm.resources:
             yield {**row, "what": resource.id}
+        if vm.occupant:
+            yield {**row, "action": "replace disks of", "what": vm.target}
         if vm.attach_to:
             yield {**row, "action": "attach to", "what": vm.attach_to}
         elif vm.target:

@@ -2,7 +2,7 @@
 ``azstack restore``: carry out a plan, or a request's.
 
 Owns the question whether it is meant, and what is said at the end; the work is the engine's.
-Invariant: without ``--execute`` nothing is changed.
+Invariants: without ``--execute`` nothing is changed; what exists only if that very plan is confirmed.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -15,6 +15,7 @@ from airflow_provider_azstack.console.arguments import add_output, add_repositor
 from airflow_provider_azstack.console.plan import read_plan, show_plan
 from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, say, show
 from airflow_provider_azstack.console.stacks import add_stack, open_stack
+from airflow_provider_azstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.arm.client import Stack
@@ -30,6 +31,9 @@ def add(parser: ArgumentParser) -> None:
     meant.add_argument(
         "--discard", action="store_true", help="delete the half-written disks of an earlier try"
     )
+    parser.add_argument(
+        "--confirm", default="", metavar="PLAN", help="the plan's id, where it changes what exists"
+    )
     add_repository(parser)
     add_stack(parser)
     add_output(parser)
@@ -44,12 +48,23 @@ def run(args: Namespace) -> int:
             show_plan(plan, args.output)
             say("nothing was done: add --execute to do it")
             return FAILED if plan.refusals else DONE
+        if args.execute:
+            _require_confirmed(plan, args.confirm)
         session = repository.open_session("restore", run=plan.id)
         try:
             work = _execute if args.execute else _discard
             return work(stack, session, plan, args.output)
         finally:
             session.close()
+
+
+def _require_confirmed(plan: "RestorePlan", confirmed: str) -> None:
+    """Refuse to change what exists unless this very plan was looked at."""
+    if plan.touched and not plan.refusals and confirmed != plan.id:
+        raise ConfigurationError(
+            f"this changes what exists ({', '.join(plan.touched)}): look at the plan, then add "
+            f"--confirm {plan.id}"
+        )
 
 
 def _execute(stack: "Stack", session: "Session", plan: "RestorePlan", output: str) -> int:

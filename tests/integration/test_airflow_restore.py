@@ -98,6 +98,55 @@ def test_a_disk_that_fails_fails_the_run_and_is_taken_away(site: Site) -> None:
     assert run(site, vms=["web01"], mode="alternate", resource_group="dr").state == "success"
 
 
+ASKED = """
+from airflow_provider_azstack.operators.restore import ApproveRestore
+
+def answer(self, context):
+    assert self.planned["touched"]
+    return {{"chosen_options": ["{answer}"]}}
+
+ApproveRestore.execute = answer
+"""
+
+
+@pytest.mark.parametrize("answer", ["Approve", "Reject"])
+def test_disks_are_replaced_after_a_yes(
+    site: Site, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """The VM keeps its name and vmId; without a yes it is not even stopped."""
+    monkeypatch.setattr(ApproveRestore, "execute", ApproveRestore.execute)
+    (vm,) = back_up(site, "web01")
+    was = [disk.sha256() for disk in vm.disks]
+    for disk in vm.disks:
+        disk.write(0, b"spoilt" * 1000)
+    dag = site.dag("replacing", RESTORE + ASKED.replace("{answer}", answer))
+    ended = site.run(dag, {"vms": ["web01"], "mode": "original", "replace": True, "power_on": True})
+    profile = site.emulator.world.get(vm.id).properties["storageProfile"]
+    places = [entry["managedDisk"]["id"] for entry in (profile["osDisk"], *profile["dataDisks"])]
+    found = [disk_at(site.emulator, place).sha256() for place in places]
+    if answer == "Approve":
+        assert ended.state == "success"
+        assert found == was
+    else:
+        assert ended.state == "failed"
+        assert places == [disk.source for disk in vm.disks]
+    assert site.emulator.power(vm) == "running"
+    assert site.reopen().sessions() == {}
+
+
+def test_a_vm_whose_new_disks_fail_runs_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-R7: the run is red, and the VM as it was."""
+    monkeypatch.setattr(ApproveRestore, "execute", ApproveRestore.execute)
+    (vm,) = back_up(site, "web01")
+    site.emulator.faults.answer("PUT", "/md-.*comp=page", 409, times=1)
+    dag = site.dag("replacing", RESTORE + ASKED.replace("{answer}", "Approve"))
+    ended = site.run(dag, {"vms": ["web01"], "mode": "original", "replace": True})
+    assert ended.state == "failed"
+    profile = site.emulator.world.get(vm.id).properties["storageProfile"]
+    assert profile["osDisk"]["managedDisk"]["id"] == vm.disks[0].source
+    assert site.emulator.power(vm) == "running"
+
+
 class Answers:
     """A task instance that pulls what a person answered."""
 

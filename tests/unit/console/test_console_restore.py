@@ -104,3 +104,25 @@ def test_what_is_no_request_and_no_plan_is_said_in_a_line(
     Path("request.yaml").write_text(text)
     assert main(["plan", "request.yaml"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_exists_is_changed_only_when_its_plan_is_confirmed(
+    site: Rig, emulator: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan shows what gives way; another plan's id, or none, is no confirmation."""
+    Path("request.yaml").write_text("vms: [web01]\nmode: original\nreplace: true\n")
+    emulator.requests.clear()
+    assert main(["plan", "request.yaml", "--json"]) == 0
+    plan_id = json.loads(capsys.readouterr().out)["id"]
+    assert main(["plan", "request.yaml"]) == 0
+    shown = capsys.readouterr().out
+    for action in ("keep safe", "replace disks of", "stop"):
+        assert action in shown
+    for confirmed in ([], ["--confirm", "0" * 16]):
+        assert main(["restore", "request.yaml", "--execute", *confirmed]) == 2
+        assert f"--confirm {plan_id}" in capsys.readouterr().err
+    assert not [seen for seen in emulator.requests if seen.method in {"PUT", "DELETE"}]
+    assert main(["restore", "request.yaml", "--execute", "--confirm", plan_id]) == 0
+    names = [snapshot.body["name"] for snapshot in
+             emulator.world.of_type("Microsoft.Compute/snapshots")]  # fmt: skip
+    assert [name.startswith("azstack-safety-") for name in sorted(names)].count(True) == 1
