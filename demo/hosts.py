@@ -94,7 +94,7 @@ def _logged(task: dict[str, Any], homes: Iterable[Path]) -> bool:
 
 
 class Mishap:
-    """Something that happens once to a host or to the API server while streams run."""
+    """Something that happens once to a host or to Airflow itself while streams run."""
 
     def __init__(self, site: Site, hosts: Hosts, victim: str, *, kill: bool, outage: int) -> None:
         self._site = site
@@ -123,16 +123,24 @@ class Mishap:
         return False
 
     def _take_away_the_api_server(self, seconds: int) -> None:
-        site = self._site
-        site.screen.remark(f"kill -9 of the API server; it comes back after {seconds} s")
-        site.airflow.kill_component(site.processes, "api-server")
+        """Meanwhile the scheduler is killed and started again: it finds its tasks at work."""
+        airflow, processes = self._site.airflow, self._site.processes
+        self._site.screen.remark(f"kill -9 of the API server, for {seconds} s")
+        airflow.kill_component(processes, "api-server")
+        self._wait(seconds / 2)
+        self._site.screen.remark("kill -9 of the scheduler, which is started again at once")
+        airflow.kill_component(processes, "scheduler")
+        airflow.start_component(processes, "scheduler")
+        self._wait(seconds / 2)
+        airflow.start_component(processes, "api-server")
+        airflow.wait_until_healthy(processes)
+        self._site.screen.remark("the API server is back")
+
+    def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            site.processes.check()
+            self._site.processes.check()
             time.sleep(0.5)
-        site.airflow.start_component(site.processes, "api-server")
-        site.airflow.wait_until_healthy(site.processes)
-        site.screen.remark("the API server is back")
 
 
 def config_of(hosts: int, *, mixed: bool) -> dict[str, Any]:
@@ -153,7 +161,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--executor", choices=chosen, default="edge", help="what runs the tasks")
     parser.add_argument("--hosts", type=int, default=2, choices=range(2, 9), help="how many")
     parser.add_argument("--kill", action="store_true", help="kill a worker in mid-stream")
-    parser.add_argument("--outage", type=int, default=0, help="seconds without an API server")
+    parser.add_argument("--outage", type=int, default=0, help="seconds without API server")
     return parser
 
 
