@@ -183,7 +183,7 @@ def test_a_damaged_record_of_the_backup_before_costs_only_time(
     require_point(it, vm, done)
     point = it.point(done)
     assert {image.changes_known for image in point.images} == {"allocated"}
-    assert point.previous == ("" if what == "points" else first.id)
+    assert point.previous == first.id
 
 
 def test_a_fenced_stream_stops_at_once(it: Rig, vm: EmulatedVm) -> None:

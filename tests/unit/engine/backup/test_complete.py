@@ -81,8 +81,9 @@ class Prepared:
     manifests: tuple[Manifest, ...]
 
     def take_set(self, vm: VirtualMachine, *, session: str = "") -> SnapshotSet:
+        number = len(list(self.repository.sets(self.job.run, vm.key))) + 1
         taken = SnapshotSet(
-            id=names.new_attempt_id(session or self.job.session),
+            id=names.set_id(session or self.job.session, number),
             run=self.job.run,
             vm=vm,
             consistency="crash",
