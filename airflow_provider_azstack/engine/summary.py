@@ -154,18 +154,21 @@ def backup_table(record: JobRecord) -> Table:
 
 
 def restore_table(plan: "RestorePlan", outcomes: Iterable["RestoreOutcome"]) -> Table:
-    """Return the table of a restore."""
-    planned = {vm.name: vm for vm in plan.vms}
+    """
+    Return the table of a restore.
+
+    :param outcomes: of the plan's VMs, in their order.
+    """
     rows: list[Row] = [
         {
             "vm": outcome.vm,
             "status": outcome.status,
-            "disks": len(planned[outcome.vm].disks),
-            "data_bytes": sum(disk.data_bytes for disk in planned[outcome.vm].disks),
+            "disks": len(vm.disks),
+            "data_bytes": sum(disk.data_bytes for disk in vm.disks),
             "target": outcome.target,
             "reason": outcome.reason,
         }
-        for outcome in outcomes
+        for vm, outcome in zip(plan.vms, outcomes, strict=True)
     ]
     done = [row for row in rows if row["status"] == "done"]
     totals = (

@@ -18,6 +18,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow_provider_azstack.config import BackupHost, Config
 from airflow_provider_azstack.engine.pace import Pace, host_limits
 from airflow_provider_azstack.engine.restore.request import read_request
+from airflow_provider_azstack.engine.summary import restore_table
 from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob, Refused
 from airflow_provider_azstack.hooks.pools import check_pool
 from airflow_provider_azstack.operators.base import (
@@ -26,6 +27,7 @@ from airflow_provider_azstack.operators.base import (
     run_name,
     stops_retries,
 )
+from airflow_provider_azstack.operators.watch import Watch, summarise
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.engine.restore.records import RestorePlan
@@ -175,13 +177,13 @@ class WriteDisk(AzStackOperator):
         self.disk = disk
 
     @stops_retries
-    def execute(self, context: Context) -> None:  # noqa: ARG002 - Airflow's signature
+    def execute(self, context: Context) -> None:
         """Write what an earlier try has not."""
         from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415 - heavy
 
         if _text(self.disk, "host") != self.host:
             raise ConfigurationError(f"a disk of another host reached {self.host!r}: run again")
-        with _at_work(self, self.planned, self.host, self.limit_bytes) as work:
+        with _at_work(self, context, self.planned, self.host, self.limit_bytes) as work:
             restore_share.write(work, self.disk)
 
 
@@ -199,13 +201,13 @@ class FinishDisks(AzStackOperator):
         self.limit_bytes = limit_bytes
 
     @stops_retries
-    def execute(self, context: Context) -> None:  # noqa: ARG002 - Airflow's signature
+    def execute(self, context: Context) -> None:
         """Skip where there is none: most restores are of small disks."""
         from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415 - heavy
 
         if not self.prepared or not self.prepared["split"]:
             raise AirflowSkipException("no disk is written by several hosts")
-        with _at_work(self, self.prepared, self.host, self.limit_bytes) as work:
+        with _at_work(self, context, self.prepared, self.host, self.limit_bytes) as work:
             restore_share.finish(work, self.prepared["split"])
 
 
@@ -234,8 +236,7 @@ class CreateVms(AzStackOperator):
         ):
             outcomes = restore.create_vms(work)
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-        for outcome in outcomes:
-            self.log.info("%s: %s %s", outcome.vm, outcome.status, outcome.reason)
+        summarise(self, context, "restore", restore_table(plan, outcomes), {"stack": plan.stack})
         if failed:
             reasons = "; ".join(f"{outcome.vm}: {outcome.reason}" for outcome in failed)
             raise IncompleteJob(f"{len(failed)} of {len(outcomes)} VMs not restored: {reasons}")
@@ -280,7 +281,7 @@ def _require_approval(planned: Any, approval: str, context: Context) -> None:
 
 @contextmanager
 def _at_work(
-    operator: AzStackOperator, planned: Any, host: str, limit_bytes: int | None
+    operator: AzStackOperator, context: Context, planned: Any, host: str, limit_bytes: int | None
 ) -> "Iterator[Restore]":
     """Give what a host carries its part of the plan out with."""
     from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415 - heavy
@@ -294,7 +295,7 @@ def _at_work(
             stack,
             session,
             plan,
-            tell=operator.log.info,
+            tell=Watch(operator, context, "restore", {"stack": plan.stack, "host": host}),
             host=host,
             cancel=cancel,
             pace=Pace(host_limits(host, limit_bytes)),

@@ -55,7 +55,7 @@ def xcoms(run_id: str, key: str) -> list[Any]:
 
     with create_session() as session:
         query = select(XComModel.value).where(XComModel.run_id == run_id, XComModel.key == key)
-        return [json.loads(value) for value in session.scalars(query)]
+        return list(session.scalars(query))
 
 
 def states(run_id: str) -> dict[str, Any]:
