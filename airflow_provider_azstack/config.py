@@ -22,6 +22,7 @@ from airflow_provider_azstack.secret import Secret
 FILE_NAME = "azurestack.conf"
 MAX_FILE_BYTES = 1 << 20
 MEGABYTE = 1_000_000
+GIB = 1 << 30
 
 # `$` alone accepts a trailing newline; with the look-ahead the pattern means the same in Python, in
 # a JSON schema and in a browser.
@@ -74,6 +75,10 @@ class Caps(Record, frozen=True, kw_only=True):
         Annotated[Cap, Meta(description="Streams that read unmanaged disks of one account.")] | None
     ) = None
     stack: Annotated[Cap, Meta(description="Streams that read from the stack.")] | None = None
+    disk: (
+        Annotated[Cap, Meta(description="Streams that read one disk, where it is cut into parts.")]
+        | None
+    ) = None
 
 
 class BackupHost(Record, frozen=True, kw_only=True):
@@ -113,6 +118,11 @@ class Config(Record, frozen=True, kw_only=True):
     repository_conn_id: ConnectionId = "azstack_repository_default"
     # Repositories that restore points are copied to.
     replica_conn_ids: Annotated[tuple[ConnectionId, ...], Meta(max_length=20)] = ()
+
+    @property
+    def split_bytes(self) -> int:
+        """From how much data on several streams share a disk."""
+        return int(self.split_gib * GIB)
 
     def backup_hosts(self, names: tuple[str, ...] = ()) -> tuple[BackupHost, ...]:
         """

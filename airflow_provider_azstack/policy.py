@@ -19,6 +19,7 @@ import yaml
 from msgspec import Meta
 
 from airflow_provider_azstack.config import (
+    GIB,
     MEGABYTE,
     ConnectionId,
     HostName,
@@ -29,7 +30,6 @@ from airflow_provider_azstack.config import (
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import Consistency, Mode, Record, Retention
 
-GIB = 1 << 30
 R = TypeVar("R", bound=Record)
 
 # Names of the stack are letters, digits and a little punctuation. Look-alikes from other alphabets,

@@ -116,6 +116,7 @@ def _backup(
         policy=policy,
         hosts=hosts,
         caps=config.caps,
+        split_bytes=config.split_bytes,
         **control,
     )
     complete = Complete(

@@ -9,7 +9,7 @@ decides from the repository and the manifests.
 
 import socket
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -103,19 +103,33 @@ class Discover(AzStackOperator):
     template_fields = ("job",)
 
     def __init__(
-        self, *, job: Any, policy: Policy, hosts: Sequence[BackupHost], caps: Caps, **kwargs: Any
+        self,
+        *,
+        job: Any,
+        policy: Policy,
+        hosts: Sequence[BackupHost],
+        caps: Caps,
+        split_bytes: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.job = job
         self.policy = policy
         self.hosts = tuple(hosts)
         self.caps = caps
+        self.split_bytes = split_bytes
 
     @stops_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Push ``manifest_<host>`` for each host; return what all later tasks need to know."""
         # The engine loads azure and cryptography: not while DAG files are parsed.
-        from airflow_provider_azstack.engine.backup import discover, distribute, manifests, past  # noqa: PLC0415
+        from airflow_provider_azstack.engine.backup import (  # noqa: PLC0415
+            discover,
+            manifests,
+            outlook,
+            past,
+            prepare,
+        )
 
         job = from_plain(Job, self.job, "the job from open_session")
         run = context["dag_run"]
@@ -125,19 +139,19 @@ class Discover(AzStackOperator):
             inventory = discover.discover(stack, self._whole_policy(), trigger)
         for vm in inventory.unprotected:
             self.log.warning("not protected: %s: %s", vm.name, vm.reason)
-        before = past.Past(session.repository.job_outlines())
-        written = distribute.distribute(
+        written = prepare.prepare(
             job,
             inventory.vms,
             chosen_hosts(self.hosts, trigger),
-            history=before.expected_bytes(job.mode),
-            waiting=before.waiting(),
-            batch_bytes=self.policy.batch_bytes,
-            account_cap=self.caps.storage_account,
-            stack_cap=self.caps.stack,
+            prepare.Terms(self.policy, self.caps, self.split_bytes),
+            past.Past(session.repository.job_outlines()),
+            now=datetime.now(UTC),
         )
+        for line in outlook.lines(job, [m.forecast for m in written if m.forecast]):
+            self.log.info("%s", line)
         for manifest in written:
-            self._push(context, manifest, manifests.spill(session, manifest))
+            light = to_plain(manifests.spill(session, manifest))
+            context["ti"].xcom_push(key=_manifest_key(manifest.host), value=light)
         return {
             "job": to_plain(job),
             "hosts": [manifest.host for manifest in written],
@@ -152,13 +166,6 @@ class Discover(AzStackOperator):
             return self.policy
         selection = replace(self.policy.selection, subscriptions=(subscription,))
         return replace(self.policy, selection=selection)
-
-    def _push(self, context: Context, manifest: Manifest, light: Manifest) -> None:
-        """Hand a host's manifest on: itself, or what says where it was spilled to."""
-        size = sum(workload.expected_bytes for workload in manifest.workloads)
-        count = len(manifest.workloads)
-        self.log.info("%s: %d workloads, %d expected bytes", manifest.host, count, size)
-        context["ti"].xcom_push(key=_manifest_key(manifest.host), value=to_plain(light))
 
 
 class AcceptManifest(AzStackOperator):

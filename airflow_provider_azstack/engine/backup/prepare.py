@@ -1,0 +1,63 @@
+"""
+From what a policy selects to what each backup host has to do, and what is expected of it.
+
+Owns the order of the steps, which a job, a plan and a simulation share; pure, knows no requests.
+Invariant: what was planned is what a job would do, given the same VMs and the same past.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from airflow_provider_azstack.config import BackupHost, Caps
+from airflow_provider_azstack.engine.backup.distribute import distribute
+from airflow_provider_azstack.engine.backup.forecast import (
+    Costs,
+    parts_at_once,
+    with_forecast,
+    with_limit,
+)
+from airflow_provider_azstack.engine.backup.past import Past
+from airflow_provider_azstack.model import Job, Manifest, VirtualMachine
+from airflow_provider_azstack.policy import Policy
+
+
+class Terms(NamedTuple):
+    """What the configuration and the policy say of sharing work out."""
+
+    policy: Policy
+    caps: Caps = Caps()
+    split_bytes: int | None = None
+
+
+def prepare(
+    job: Job,
+    vms: Iterable[VirtualMachine],
+    hosts: Sequence[BackupHost],
+    terms: Terms,
+    past: Past,
+    *,
+    now: datetime,
+    costs: Costs | None = None,
+    stack_rate: float | None = None,
+) -> tuple[Manifest, ...]:
+    """
+    Return one manifest for each host, with what is expected of it.
+
+    :param stack_rate: bytes a second that the stack gives all hosts together; None: any.
+    """
+    rates = past.rates()
+    shared = distribute(
+        job,
+        vms,
+        hosts,
+        history=past.expected_bytes(job.mode),
+        waiting=past.waiting(),
+        batch_bytes=terms.policy.batch_bytes,
+        account_cap=terms.caps.storage_account,
+        stack_cap=terms.caps.stack,
+        split_bytes=terms.split_bytes,
+        at_once=parts_at_once(rates, hosts, terms.caps.disk),
+    )
+    limited = with_limit(shared, hosts, terms.policy.limit_bytes)
+    return with_forecast(limited, hosts, rates, now=now, costs=costs, stack_rate=stack_rate)
