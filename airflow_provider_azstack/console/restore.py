@@ -2,7 +2,8 @@
 ``azstack restore``: carry out a plan, or a request's.
 
 Owns the question whether it is meant, and what is said at the end; the work is the engine's.
-Invariants: without ``--execute`` nothing is changed; what exists only if that very plan is confirmed.
+Invariants: without ``--execute`` nothing is changed; what exists, only if that very plan is
+confirmed.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -72,8 +73,13 @@ def _execute(stack: "Stack", session: "Session", plan: "RestorePlan", output: st
 
     outcomes = carry_out(stack, session, plan, lambda line: say(escape(line)))
     show([outcome._asdict() for outcome in outcomes], output, ("vm", "status", "target", "reason"))
+    for outcome in outcomes:
+        for line in outcome.lost:
+            say(f"[yellow]lost:[/] {escape(outcome.vm)} {escape(line)}")
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    return DONE if not failed else FAILED if len(failed) == len(outcomes) else PARTLY
+    if failed:
+        return FAILED if len(failed) == len(outcomes) else PARTLY
+    return PARTLY if any(outcome.lost for outcome in outcomes) else DONE
 
 
 def _discard(stack: "Stack", session: "Session", plan: "RestorePlan", output: str) -> int:

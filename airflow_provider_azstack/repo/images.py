@@ -73,11 +73,17 @@ class ImageReader:
             raise ValueError(f"{length} bytes at {offset} are not on a disk of {self.size_bytes}")
         return self._assemble(list(self._runs_between(offset, offset + length)))
 
-    def extents(self, start: int = 0, length: int | None = None) -> Iterator[Extent]:
-        """Yield where the image, or a stretch of it, holds data, in order, neighbours joined."""
+    def extents(
+        self, start: int = 0, length: int | None = None, *, on_damage: OnDamage | None = None
+    ) -> Iterator[Extent]:
+        """
+        Yield where the image, or a stretch of it, holds data, in order, neighbours joined.
+
+        :param on_damage: is told where that cannot be known; without it that raises.
+        """
         offset = end = start
         stop = self.size_bytes if length is None else min(self.size_bytes, start + length)
-        for run in self._runs_between(start, stop):
+        for run in self._runs_between(start, stop, on_damage):
             if run.block_id is None:
                 continue
             if run.offset != end:
@@ -168,11 +174,20 @@ class ImageReader:
             else:
                 yield from _cells_of(region, start, stop)
 
-    def _runs_between(self, offset: int, end: int) -> Iterator[Run]:
+    def _runs_between(
+        self, offset: int, end: int, on_damage: OnDamage | None = None
+    ) -> Iterator[Run]:
         step = self._image.region_bytes
         while offset < end:
             stop = min(end, offset + step - offset % step)
-            yield from between(self._region(offset // step), offset, stop)
+            try:
+                region = self._region(offset // step)
+            except IntegrityError as error:
+                if on_damage is None:
+                    raise
+                on_damage(Extent(offset, stop - offset, zero=True), error)
+            else:
+                yield from between(region, offset, stop)
             offset = stop
 
     def _bounds(self, number: int) -> tuple[int, int]:

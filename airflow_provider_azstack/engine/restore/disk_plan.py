@@ -16,8 +16,8 @@ from airflow_provider_azstack.engine.restore import bodies
 from airflow_provider_azstack.engine.restore.place import Case
 from airflow_provider_azstack.engine.restore.records import PlannedDisk, Way
 from airflow_provider_azstack.engine.restore.replace_plan import Occupant
-from airflow_provider_azstack.errors import AzStackError
-from airflow_provider_azstack.model import Disk, PointImage
+from airflow_provider_azstack.errors import AzStackError, IntegrityError, ObjectNotFound
+from airflow_provider_azstack.model import Disk, Extent, PointImage
 from airflow_provider_azstack.repo.images import ImageReader
 
 # Api-versions of disks.
@@ -54,9 +54,6 @@ class DiskPlan:
         size_bytes = -(-image.size_bytes // MIB) * MIB
         if kind == "managed" and size_bytes > MAX_DISK_BYTES:
             self._survey.refuse(f"disk {name} has more than {MAX_DISK_BYTES // GIB} GiB")
-        reader = ImageReader(
-            self._case.repository.image(image.image), self._case.repository.reader()
-        )
         planned = PlannedDisk(
             key=was.key,
             image=image.image,
@@ -65,7 +62,7 @@ class DiskPlan:
             id="",
             name=name,
             size_bytes=size_bytes,
-            data_bytes=sum(extent.length for extent in reader.extents()),
+            data_bytes=self._data_bytes(image, name),
             location=self._case.place.location,
             tags=bodies.tagged(body, self._case.plan),
         )
@@ -83,6 +80,20 @@ class DiskPlan:
         if api_version(target, self._survey.stack.profile) < _GENERATIONS_SINCE:
             properties.pop("hyperVGeneration", None)  # older ones refuse what they do not know
         return replace(planned, way=way, id=target, staging=staging, sku=sku, properties=properties)
+
+    def _data_bytes(self, image: PointImage, name: str) -> int:
+        """Return how much there is to write; what shows as damaged now is told now."""
+        repository = self._case.repository
+        on_damage = self._salvaged if self._case.request.salvage else None
+        try:
+            reader = ImageReader(repository.image(image.image), repository.reader())
+            return sum(extent.length for extent in reader.extents(on_damage=on_damage))
+        except (IntegrityError, ObjectNotFound) as error:
+            self._survey.refuse(f"disk {name}: {error}: salvage, or take another restore point")
+            return 0
+
+    def _salvaged(self, extent: Extent, error: IntegrityError) -> None:
+        self._survey.remark(f"{extent.length} bytes at {extent.offset} become zeros: {error}")
 
     def _way(self, target: str, key: str) -> tuple[Way, str]:
         """Return how a managed disk will be made, and where it may be staged."""

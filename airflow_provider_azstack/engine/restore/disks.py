@@ -29,6 +29,8 @@ from airflow_provider_azstack.engine.restore.records import (
     PartDone,
     PlannedDisk,
     PlannedVm,
+    disk_prefix,
+    note_lost,
 )
 from airflow_provider_azstack.engine.restore.standing import (
     Standing,
@@ -212,7 +214,9 @@ class _DiskRestore:
         for part in parts(content.image, there.done(), content.data_bytes, share):
             sent = content.write(writer, part)
             self._restore.session.check()
-            there.note(part_name(part), PartDone(bytes=sent, host=self._restore.host))
+            prefix = disk_prefix(self._restore.plan.id, self._vm.key, self._disk.key)
+            note_lost(self._restore.session.repository, prefix, part_name(part), sent.lost)
+            there.note(part_name(part), PartDone(bytes=sent.bytes, host=self._restore.host))
 
     def _finished(self, before: Standing) -> Standing:
         """Return the disk that was finished; it must be the very one that was written."""

@@ -32,7 +32,9 @@ from airflow_provider_azstack.engine.restore.records import (
     PlannedResource,
     PlannedVm,
     RestorePlan,
+    disk_prefix,
     each_disk,
+    lost_ranges,
 )
 from airflow_provider_azstack.engine.restore.standing import is_complete
 from airflow_provider_azstack.engine.restore.writing import Restore, Tell
@@ -41,6 +43,8 @@ from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
+MAX_LINES = 500  # in an outcome, which goes from task to task
+
 
 class Outcome(NamedTuple):
     """What became of one VM of a plan."""
@@ -48,7 +52,8 @@ class Outcome(NamedTuple):
     vm: str
     target: str  # id of the VM, or of the disks
     status: Literal["done", "failed"]
-    reason: str = ""
+    reason: str
+    lost: list[str]  # what the repository has lost, in lines: it is zero now
 
 
 def carry_out(stack: Stack, session: Session, plan: RestorePlan, tell: Tell) -> list[Outcome]:
@@ -120,10 +125,26 @@ def create_vms(restore: Restore, why_not: str = "") -> list[Outcome]:
             log.error("%s: %s", vm.name, error)  # noqa: TRY400 - the message says it all
             reason = f"{error}: {why_not}" if why_not else str(error)
             reason += _given_up(restore, vm, error)
-            outcomes.append(Outcome(vm.name, vm.target or vm.attach_to, "failed", reason))
+            outcomes.append(Outcome(vm.name, vm.target or vm.attach_to, "failed", reason, []))
         else:
-            outcomes.append(Outcome(vm.name, target, "done"))
+            outcomes.append(Outcome(vm.name, target, "done", "", _lost(restore, vm)))
     return outcomes
+
+
+def _lost(restore: Restore, vm: PlannedVm) -> list[str]:
+    """Return what a salvage had to leave out, in lines; the repository keeps all of it."""
+    if not restore.plan.request.salvage:
+        return []
+    repository = restore.session.repository
+    lines = [
+        f"{disk.key}: {lost.length} bytes at {lost.offset} are lost, and zero now: {lost.reason}"
+        for disk in vm.disks
+        for lost in lost_ranges(repository, disk_prefix(restore.plan.id, vm.key, disk.key))
+    ]
+    for line in lines:
+        log.warning("%s %s", vm.name, line)
+    more = len(lines) - MAX_LINES
+    return lines[:MAX_LINES] + ([f"and {more} more: see the log"] if more > 0 else [])
 
 
 def _given_up(restore: Restore, vm: PlannedVm, error: AzStackError) -> str:

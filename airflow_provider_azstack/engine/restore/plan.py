@@ -41,7 +41,7 @@ def plan_restore(stack: Stack, repository: Repository, request: RestoreRequest) 
     """
     Return the plan of a restore, with every reason not to carry it out in ``refusals``.
 
-    :raises Tampered: a restore point or image cannot be read.
+    :raises Tampered: a restore point cannot be read.
     """
     chosen, unknown = choose_points(repository, request)
     plan_id = _plan_id(repository, stack, request, [point for _, point in chosen])
@@ -51,6 +51,10 @@ def plan_restore(stack: Stack, repository: Repository, request: RestoreRequest) 
         survey = Survey(stack, accounts)
         for line in unknown:
             survey.refuse(line)
+        if request.salvage:
+            survey.remark(
+                "salvage: what the repository has lost becomes zeros, and is listed at the end"
+            )
         places = {vm: Place.of(request, vm, point, stack.name, survey) for vm, point in chosen}
         vms = [
             plan_vm(Case(survey, repository, request, request.change(vm), point, place, plan_id))

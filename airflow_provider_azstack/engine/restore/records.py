@@ -129,6 +129,20 @@ class DiskDone(Record, frozen=True, kw_only=True):
     verified: bool
 
 
+class LostRange(Record, frozen=True, kw_only=True):
+    """A range that the repository has lost, and that is zero on the restored disk."""
+
+    offset: Size
+    length: Size
+    reason: Text
+
+
+class LostRanges(Record, frozen=True, kw_only=True):
+    """What was lost of one part of a disk."""
+
+    ranges: tuple[LostRange, ...]
+
+
 class Notes:
     """
     What is noted of one attempt at one disk. Thread-safe.
@@ -139,7 +153,7 @@ class Notes:
     def __init__(self, repository: Repository, plan: str, vm: str, disk: str, attempt: str) -> None:
         self._records = repository.records
         digest = hashlib.sha256(attempt.encode()).hexdigest()[:16]
-        self._prefix = f"{PREFIX}{plan}/{vm}.{disk}/{digest}/"
+        self._prefix = f"{disk_prefix(plan, vm, disk)}{digest}/"
 
     def done(self) -> set[str]:
         """Return the parts that are done."""
@@ -150,6 +164,31 @@ class Notes:
         """Note that a part is done; again is fine."""
         with suppress(ObjectExists):
             self._records.put(self._prefix + part, record)
+
+
+def disk_prefix(plan: str, vm: str, disk: str) -> str:
+    """Return what the names of all notes of a disk begin with."""
+    return f"{PREFIX}{plan}/{vm}.{disk}/"
+
+
+def note_lost(
+    repository: Repository, prefix: str, part: str, ranges: tuple[LostRange, ...]
+) -> None:
+    """Note what is lost of a part of a disk, before the part is noted as done; again is fine."""
+    if ranges:
+        with suppress(ObjectExists):
+            repository.records.put(f"{prefix}lost/{part}", LostRanges(ranges=ranges))
+
+
+def lost_ranges(repository: Repository, prefix: str) -> list[LostRange]:
+    """Return what is noted as lost of a disk, in order."""
+    records = repository.records
+    found = [
+        lost
+        for info in records.store.list(f"{prefix}lost/")
+        for lost in records.get(info.name, LostRanges).ranges
+    ]
+    return sorted(set(found), key=lambda lost: (lost.offset, lost.length))
 
 
 def plan_name(plan: str, digest: str) -> str:

@@ -21,10 +21,12 @@ from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES
 from airflow_provider_azstack.arm.vhd import build_footer, parse_footer
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.crew import Crew
+from airflow_provider_azstack.engine.export.disk import Losses
 from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.restore.parts import Regions
 from airflow_provider_azstack.engine.restore.records import (
     PREFIX,
+    LostRange,
     PlannedDisk,
     PlannedVm,
     RestorePlan,
@@ -32,7 +34,7 @@ from airflow_provider_azstack.engine.restore.records import (
 from airflow_provider_azstack.engine.restore.stretches import Stretch, joined, nonzero
 from airflow_provider_azstack.errors import IntegrityError
 from airflow_provider_azstack.model import Extent, Image
-from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.images import ImageReader, OnDamage
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.speed import Course, amount, ended
 
@@ -56,6 +58,13 @@ class Restore(NamedTuple):
     clock: Clock = time.monotonic
     pace: Pace | None = None
     host: str = ""  # which backup host this is, where there are several
+
+
+class Sent(NamedTuple):
+    """What became of a part."""
+
+    bytes: int
+    lost: tuple[LostRange, ...]
 
 
 class Content:
@@ -88,15 +97,24 @@ class Content:
     def data_bytes(self, region: int) -> int:
         """Return how many bytes of data a region holds."""
         step = self.image.region_bytes
-        return sum(extent.length for extent in self._source.extents(region * step, step))
+        held = self._source.extents(region * step, step, on_damage=self._told_later)
+        return sum(extent.length for extent in held)
 
     def first_page(self) -> bytes:
         """Return the disk's first page, which may be written at any time."""
         held = min(PAGE_BYTES, self._source.size_bytes)
-        return self._source.read(0, held).ljust(PAGE_BYTES, b"\0")
+        pieces = self._source.stream(start=0, length=held, on_damage=self._told_later)
+        page = b"".join(piece.data or bytes(piece.length) for piece in pieces)
+        return page.ljust(PAGE_BYTES, b"\0")
 
-    def write(self, writer: DiskWriter, part: Regions) -> int:
-        """Write a part, and return how many bytes of it were sent."""
+    @property
+    def _told_later(self) -> OnDamage | None:
+        """What is lost is told where it is written."""
+        return (lambda _extent, _error: None) if self._restore.plan.request.salvage else None
+
+    def write(self, writer: DiskWriter, part: Regions) -> Sent:
+        """Write a part; what the repository has lost of it is zero, if that was asked for."""
+        losses, is_asked = Losses(), self._restore.plan.request.salvage
         before, step = self.written_bytes, self.image.region_bytes
         start, end = part.first * step, min(part.end * step, self._source.size_bytes)
 
@@ -104,10 +122,13 @@ class Content:
             for stretch in tasks:
                 self._write_stretch(writer, stretch)
 
-        self._crew(joined(self._source.stream(start=start, length=end - start)), work)
+        on_damage = losses.note if is_asked else None
+        stream = self._source.stream(start=start, length=end - start, on_damage=on_damage)
+        self._crew(joined(stream), work)
         if self._course.is_over(self._passed_bytes):
             self._tell()
-        return self.written_bytes - before
+        lost = [LostRange(**one._asdict()) for one in losses.ranges()]
+        return Sent(self.written_bytes - before, tuple(lost))
 
     def compare(self, disk: BlobDisk) -> None:
         """
@@ -185,10 +206,11 @@ class Content:
 
     def _expected(self, allocated: list[Extent]) -> Generator[Stretch, None, None]:
         """Yield what must be on the disk: the image's data, and zeros where only it has pages."""
-        yield from joined(self._source.stream())
+        yield from joined(self._source.stream(on_damage=self._told_later))
         ends = [extent.offset + extent.length for extent in allocated]
         gap = 0
-        for data in (*self._source.extents(), Extent(self._disk.size_bytes, 0)):
+        held = self._source.extents(on_damage=self._told_later)
+        for data in (*held, Extent(self._disk.size_bytes, 0)):
             for extent in allocated[bisect_right(ends, gap) :]:
                 if extent.offset >= data.offset:
                     break
