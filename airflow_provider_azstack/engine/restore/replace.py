@@ -21,9 +21,10 @@ from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.engine.machines import Body, cleaned, power_state, vm_key
 from airflow_provider_azstack.engine.power import OFF
 from airflow_provider_azstack.engine.restore import bodies, safety
-from airflow_provider_azstack.engine.restore.disks import Restore, first_use
+from airflow_provider_azstack.engine.restore.disks import first_use
 from airflow_provider_azstack.engine.restore.records import PlannedVm
 from airflow_provider_azstack.engine.restore.safety import ReplaceNotes, Stopped
+from airflow_provider_azstack.engine.restore.writing import Restore
 from airflow_provider_azstack.errors import (
     AzStackError,
     ConfigurationError,

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from airflow_provider_azstack.engine.machines import (
     Body,
     NotProtectableError,
+    reference,
     vm_key,
 )
 from airflow_provider_azstack.engine.power import OFF
@@ -43,7 +44,7 @@ class Occupant(NamedTuple):
     def beside(self, key: str) -> str:
         """Return the place of the disk of that key, else of the OS disk: new ones go there too."""
         entry = self.entries.get(key) or self.entries["os"]
-        return bodies.reference(entry.get("managedDisk")) or str(entry["vhd"]["uri"])
+        return reference(entry.get("managedDisk")) or str(entry["vhd"]["uri"])
 
 
 def occupant(case: Case, target: str) -> Occupant | None:
