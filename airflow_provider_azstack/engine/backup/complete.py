@@ -71,7 +71,8 @@ def complete(
     """
     session.check()
     publisher = _Publisher(session, job, reasons or {}, clock)
-    of_job = wanted(session, job, manifests)
+    whole = tuple(manifests)
+    of_job = wanted(session, job, whole)
     vms = tuple(in_parallel(publisher.finished, of_job, THREADS))
     record = JobRecord(
         job=job,
@@ -80,6 +81,7 @@ def complete(
         ended_at=clock(),
         vms=vms,
         unprotected=tuple(unprotected),
+        forecast=tuple(manifest.forecast for manifest in whole if manifest.forecast),
     )
     session.check()
     session.put_job(record)
@@ -214,7 +216,7 @@ class _Publisher:
 
 
 def _job_vm(candidate: Candidate, point: str, suspicious: tuple[str, ...] = ()) -> JobVm:
-    images = candidate.images
+    images, pieces = candidate.images, candidate.wanted.pieces
     return JobVm(
         key=candidate.vm.key,
         name=candidate.vm.name,
@@ -229,6 +231,9 @@ def _job_vm(candidate: Candidate, point: str, suspicious: tuple[str, ...] = ()) 
         stored_bytes=sum(image.stored_bytes for image in images),
         seconds=sum(image.seconds for image in images),
         suspicious=suspicious,
+        expected_bytes=sum(disk.expected_bytes for vm in pieces for disk in vm.streamed),
+        expected_seconds=sum(vm.expected_seconds for vm in pieces),
+        ended_at=max((image.ended_at for image in images if image.ended_at), default=None),
     )
 
 

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from random import Random
 
 from airflow_provider_azstack.engine.backup.changes import DiskSource
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 3.0
 SESSION_CHECK_SECONDS = 30.0
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 def back_up_disk(
@@ -44,6 +49,7 @@ def back_up_disk(
     pace: Pace | None = None,
     rng: Callable[[], Random] = Random,
     clock: Callable[[], float] = time.monotonic,
+    wall_clock: Callable[[], datetime] = _utc_now,
 ) -> Image:
     """
     Store a disk's content and return its image, which is then in the repository.
@@ -91,6 +97,7 @@ def back_up_disk(
             read_bytes=seen.read_bytes,
             stored_bytes=seen.stored_bytes,
             seconds=seen.seconds,
+            ended_at=wall_clock(),
             part=part,
         )
         session.put_image(image)

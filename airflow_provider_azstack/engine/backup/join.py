@@ -98,6 +98,7 @@ def joined(parts: Sequence[Image]) -> Image:
         read_bytes=sum(image.read_bytes for image in ordered),
         stored_bytes=sum(image.stored_bytes for image in ordered),
         seconds=sum(image.seconds for image in ordered),
+        ended_at=max((image.ended_at for image in ordered if image.ended_at), default=None),
     )
 
 
