@@ -6,7 +6,6 @@ Invariant: what was made is removed however the trial ends, and its evidence is 
 whether it went well or not.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -15,23 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from fcntl import LOCK_EX, LOCK_NB, flock
+from functools import partial
 from pathlib import Path
 
 from airflow_provider_azstack.engine.export.disk import DiskExport
-from airflow_provider_azstack.engine.guest.file_systems import Node, Volume
-from airflow_provider_azstack.engine.guest.places import Place, places
-from airflow_provider_azstack.errors import (
-    AzStackError,
-    ConfigurationError,
-    IntegrityError,
-    ObjectNotFound,
-)
+from airflow_provider_azstack.engine.rehearse_check import checked, failed
+from airflow_provider_azstack.errors import IntegrityError, ObjectNotFound
 from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.repo.images import ImageReader
 from airflow_provider_azstack.repo.rehearsals import Rehearsal, RehearsedDisk, put, rehearsals
 from airflow_provider_azstack.repo.repository import Repository
 
-_FILES_LOOKED_AT = 10_000
 _PREFIX = "azstack-rehearsal-"
 
 
@@ -106,70 +99,20 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _rehearse_disk(repository: Repository, name: str, key: str, place: Path) -> RehearsedDisk:
     target = place / f"{key}.img"
-    digest = hashlib.sha256()
-    size_bytes = data_bytes = 0
-    found: list[str] = []
-    problems: list[str] = []
+    size_bytes = 0
     try:
         image = repository.image(name)
         size_bytes = image.size_bytes
         reader = ImageReader(image, repository.reader())
-        data_bytes = DiskExport(image, reader, "raw").to_file(target).data_bytes
+        DiskExport(image, reader, "raw").to_file(target)
         with target.open("rb") as file:
-            problems += _differences(reader, file.fileno(), digest.update)
-            found += [_look_at(one, problems) for one in _places(file.fileno(), size_bytes)]
+            read = partial(_pread, file.fileno())
+            return checked(key, reader, size_bytes, read)
     except (IntegrityError, ObjectNotFound) as error:
-        problems.append(str(error)[:2000])
+        return failed(key, size_bytes, error)
     finally:
         target.unlink(missing_ok=True)
-    return RehearsedDisk(
-        disk_key=key,
-        size_bytes=size_bytes,
-        data_bytes=data_bytes,
-        digest=digest.hexdigest(),
-        file_systems=tuple(found),
-        problems=tuple(problems),
-    )
 
 
-def _differences(reader: ImageReader, file: int, update: Callable[[bytes], None]) -> Iterator[str]:
-    """Read the file back beside the repository, which is read a second time."""
-    for piece in reader.stream():
-        if piece.data is None:
-            continue
-        back = os.pread(file, piece.length, piece.offset)
-        update(piece.offset.to_bytes(8, "big") + back)
-        if back != piece.data:
-            yield f"{piece.length} bytes at {piece.offset} are not what the repository holds"
-
-
-def _places(file: int, size_bytes: int) -> Iterator[Place]:
-    return places(lambda offset, length: os.pread(file, length, offset), size_bytes)
-
-
-def _look_at(place: Place, problems: list[str]) -> str:
-    """Return what is there and how many files could be looked at; note what could not."""
-    where = place.volume or str(place.partition.number)
-    if not place.is_readable:
-        return f"{where}: {place.holds or 'unknown'}"
-    count = 0
-    try:
-        for _ in _walk(Volume(place.read, place.partition).root()):
-            count += 1
-            if count == _FILES_LOOKED_AT:
-                break
-    except ConfigurationError as error:  # the extra is not installed, or features are not known
-        return f"{where}: {place.holds}, not looked into: {error}"
-    except AzStackError as error:
-        problems.append(f"{where}: {error}"[:2000])
-    return f"{where}: {place.holds}, {count} files and folders"
-
-
-def _walk(root: Node) -> Iterator[Node]:
-    todo, seen = [root], {root.identity}
-    while todo:
-        for child in todo.pop().children():
-            yield child
-            if child.kind == "directory" and child.identity not in seen:
-                seen.add(child.identity)
-                todo.append(child)
+def _pread(file: int, offset: int, length: int) -> bytes:
+    return os.pread(file, length, offset)

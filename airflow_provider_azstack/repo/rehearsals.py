@@ -35,11 +35,14 @@ class Rehearsal(Record, frozen=True, kw_only=True):
     started_at: Moment
     seconds: float
     disks: tuple[RehearsedDisk, ...]
+    place: Text = ""  # id of the scratch group on a stack; nothing: a directory
+    booted: bool = False  # a VM was made of the disks, and started
+    problems: tuple[Text, ...] = ()  # beyond the disks: the VM did not start
 
     @property
     def is_good(self) -> bool:
-        """Tell whether every disk came back whole."""
-        return not any(disk.problems for disk in self.disks)
+        """Tell whether every disk came back whole, and the VM if it was to."""
+        return not self.problems and not any(disk.problems for disk in self.disks)
 
 
 def put(records: Records, rehearsal: Rehearsal) -> str:
