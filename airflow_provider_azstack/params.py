@@ -22,6 +22,27 @@ _SECTIONS = {
     "hosts": "How",
 }
 
+_RESTORE_SECTIONS = {
+    "vms": "What, and from when",
+    "mode": "What, and from when",
+    "point": "What, and from when",
+    "at": "What, and from when",
+    "resource_group": "Where to",
+    "subscription_id": "Where to",
+    "location": "Where to",
+    "disk_kind": "Where to",
+    "storage_account": "Where to",
+    "map": "What shall be different",
+    "changes": "What shall be different",
+    "power_on": "How",
+    "extensions": "How",
+    "identity": "How",
+    "verify": "How",
+    "replace": "How",
+    "salvage": "How",
+}
+_NOTHING_CHOSEN = {"mode": "choose one", "disk_kind": "as they were"}
+
 
 def trigger_form(hosts: tuple[str, ...]) -> dict[str, Param]:
     """
@@ -49,7 +70,10 @@ def restore_form() -> dict[str, Param]:
     form = {}
     for key, schema in request_params().items():
         fields: dict[str, Any] = dict(schema)
-        default = fields.pop("default", None)
+        default = fields.pop("default")
         fields["description_md"] = fields.pop("description")
+        fields["section"] = _RESTORE_SECTIONS[key]
+        if key in _NOTHING_CHOSEN:
+            fields["values_display"] = {"null": _NOTHING_CHOSEN[key]}
         form[key] = Param(default, **fields)
     return form

@@ -223,7 +223,7 @@ class RestoreRequest(Record, frozen=True, kw_only=True):
 
 def read_request(value: object, what: str = "the restore request") -> RestoreRequest:
     """
-    Read a request from plain values; keys that are there with ``None`` count as absent.
+    Read a request from plain values; keys with ``None`` count as absent, as do blank lines.
 
     :raises ConfigurationError: a key is unknown, or a value is not what it must be, by name.
     """
@@ -235,7 +235,7 @@ def read_request(value: object, what: str = "the restore request") -> RestoreReq
             raise ConfigurationError(
                 f"{what}: unknown key {str(key)[:60]!r}; known are {', '.join(known)}"
             )
-    given = {key: one for key, one in value.items() if one is not None}
+    given = {key: _without_blanks(one) for key, one in value.items() if one is not None}
     try:
         request = msgspec.convert(given, type=RestoreRequest)
     except msgspec.ValidationError as error:
@@ -245,6 +245,11 @@ def read_request(value: object, what: str = "the restore request") -> RestoreReq
     if wrong := "; ".join(_contradictions(request)):
         raise ConfigurationError(f"{what}: {wrong}")
     return request
+
+
+def _without_blanks(value: object) -> object:
+    """Drop what a form makes of blank lines."""
+    return [one for one in value if one != ""] if isinstance(value, list | tuple) else value
 
 
 def load_request(file: Path) -> RestoreRequest:
@@ -288,11 +293,14 @@ def _form_field(fragment: dict[str, Any]) -> dict[str, Any]:
         return {**texts, "type": ["object", "null"], "default": None}
     if "enum" in flat:
         return {**flat, "type": ["string", "null"], "enum": [*flat["enum"], None], "default": None}
-    if flat["type"] == "array":
-        return {**flat, "minItems": 0, "default": []}
-    if flat.get("default") is None:
-        return {**flat, "type": [flat["type"], "null"], "default": None}
-    return flat
+    if flat["type"] == "boolean":
+        return flat
+    # A form gives null for a field that was emptied, and "" for a blank line.
+    flat = {**flat, "type": [flat["type"], "null"]}
+    if items := flat.get("items"):
+        blank_or_name = {**items, "pattern": f"^(?!\\n)$|{items['pattern']}"}
+        return {**flat, "items": blank_or_name, "minItems": 0, "default": []}
+    return {**flat, "default": flat.get("default")}
 
 
 def mapped(rules: Mapping[str, str], candidates: Iterable[str]) -> str | None:
