@@ -70,7 +70,9 @@ def _require_confirmed(plan: "RestorePlan", confirmed: str) -> None:
 
 def _execute(stack: "Stack", session: "Session", plan: "RestorePlan", output: str) -> int:
     from airflow_provider_azstack.engine.restore.execute import carry_out  # noqa: PLC0415 - heavy
+    from airflow_provider_azstack.engine.restore.share import keep  # noqa: PLC0415 - heavy
 
+    keep(session, plan, plan.id)  # the janitor knows by it what is ours, if we are killed
     outcomes = carry_out(stack, session, plan, lambda line: say(escape(line)))
     show([outcome._asdict() for outcome in outcomes], output, ("vm", "status", "target", "reason"))
     for outcome in outcomes:

@@ -2,8 +2,9 @@
 Find and remove what killed runs left on a stack.
 
 Owns what counts as left: a snapshot of this repository's whose session is gone and which no
-restore point counts its next changes from, and a VM that was stopped for its snapshots under such
-a session and not started again. Invariant: what belongs to a living session, to another
+restore point counts its next changes from, a VM that was stopped for its snapshots under such a
+session and not started again, the half-written disks of a restore whose session is gone, and all
+that a trial of a restore made. Invariant: what belongs to a living session, to another
 repository or to anybody else stays, and so does everything of a VM whose points cannot be read.
 """
 
@@ -13,11 +14,13 @@ from collections.abc import Collection, Iterable
 from typing import Literal, NamedTuple
 
 from airflow_provider_azstack.arm.client import Stack
-from airflow_provider_azstack.engine import leftovers, names, power
+from airflow_provider_azstack.engine import leftovers, names, power, traces
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.leftovers import Leftover, Sweep
+from airflow_provider_azstack.engine.restore.execute import opened
 from airflow_provider_azstack.errors import SourceError
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +62,11 @@ def janitor(
         sweep = Sweep(stack, accounts, repository.id)
         seen = [leftover for place in places for leftover in sweep.managed(place)]
         seen += sweep.unmanaged(url for place in places for url in sweep.unmanaged_disks(place))
+        restored = traces.runs_of_plans(repository)
         # The snapshots are listed before the sessions: one taken later is not in the list.
         living = repository.sessions().keys()
         findings += _vms_left_off(stack, repository, living, sweep, dry_run=dry_run)
+        findings += _left_by_restores(stack, repository, restored, places, sweep, dry_run=dry_run)
         for leftover in seen:
             finding = _judged(repository, leftover, living)
             if finding and (dry_run or _done(finding, leftover, sweep)):
@@ -94,6 +99,51 @@ def _vms_left_off(
         finding = Finding("start", sets[0].vm.id, "", run, vm_key)
         if dry_run or sweep.do(finding.id, power.undo, stack, repository, sets):
             findings.append(finding)
+    return findings
+
+
+def _left_by_restores(
+    stack: Stack,
+    repository: Repository,
+    runs: dict[str, set[str]],
+    places: Collection[str],
+    sweep: Sweep,
+    *,
+    dry_run: bool,
+) -> list[Finding]:
+    """Remove what killed restores, and killed trials of them, have left."""
+    living = traces.living_runs(repository)
+    plans = list(traces.left_plans(stack, repository, runs, living))
+    known = {place.lower() for place in places}
+    here = [left for left in plans if {one.lower() for one in left.plan.subscriptions} <= known]
+    findings: list[Finding] = []
+    if not here:
+        return findings
+    session = repository.open_session("janitor")
+    try:
+        for left in here:
+            sweep.do(
+                f"restore {left.plan.id}",
+                lambda left=left: findings.extend(
+                    _left_by_restore(stack, session, left, sweep, dry_run=dry_run)
+                ),
+            )
+    finally:
+        session.close()
+    return findings
+
+
+def _left_by_restore(
+    stack: Stack, session: Session, left: traces.LeftPlan, sweep: Sweep, *, dry_run: bool
+) -> list[Finding]:
+    findings, problems = [], len(sweep.errors)
+    with opened(stack, session, left.plan, log.info) as restore:
+        for trace in traces.traces(restore, is_trial=left.is_trial):
+            finding = Finding("delete", trace.place, "", left.runs[0], trace.vm_key)
+            if dry_run or sweep.do(trace.place, trace.remove):
+                findings.append(finding)
+    if not dry_run and len(sweep.errors) == problems:
+        traces.settle(session.repository, left)
     return findings
 
 

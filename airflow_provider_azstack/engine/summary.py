@@ -166,7 +166,7 @@ def restore_table(plan: "RestorePlan", outcomes: Iterable["RestoreOutcome"]) -> 
             "disks": len(vm.disks),
             "data_bytes": sum(disk.data_bytes for disk in vm.disks),
             "target": outcome.target,
-            "reason": outcome.reason,
+            "reason": "; ".join(filter(None, (outcome.reason, *outcome.lost))),
         }
         for vm, outcome in zip(plan.vms, outcomes, strict=True)
     ]

@@ -1,0 +1,161 @@
+"""
+What restores leave on a stack when they are killed: half-written disks, and trials of restores.
+
+Owns what of it is ours: what a plan that is sealed in the repository says that it makes, and that
+carries the plan's mark on the stack. Invariants: of a restore that was meant only what is half
+written goes, of a trial everything; nothing goes while a session of that plan lives, and nothing
+that another plan, or anybody else, has put in its place.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+
+from airflow_provider_azstack.arm.client import Stack
+from airflow_provider_azstack.engine.restore.bodies import TAG
+from airflow_provider_azstack.engine.restore.execute import opened
+from airflow_provider_azstack.engine.restore.records import (
+    COMPLETE,
+    PREFIX,
+    PlannedResource,
+    RestorePlan,
+    each_disk,
+    plan_name,
+)
+from airflow_provider_azstack.engine.restore.standing import Standing, look, staged
+from airflow_provider_azstack.engine.restore.writing import Restore
+from airflow_provider_azstack.errors import AzStackError, ObjectExists, Refused
+from airflow_provider_azstack.model import Moment, Record
+from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sessions import Session
+
+log = logging.getLogger(__name__)
+
+TRIAL = "rehearsal-"  # what the names of the runs of trials begin with
+_SETTLED = "settled"
+
+
+class Settled(Record, frozen=True, kw_only=True):
+    """A run of a plan of which nothing is left on the stack."""
+
+    at: Moment
+
+
+class Trace(NamedTuple):
+    """One thing that a plan made."""
+
+    place: str  # ARM id, or URL of a blob
+    vm_key: str
+    remove: Callable[[], object]
+
+
+class LeftPlan(NamedTuple):
+    """A plan whose runs are over."""
+
+    plan: RestorePlan
+    runs: tuple[str, ...]  # those of which something may be left
+
+    @property
+    def is_trial(self) -> bool:
+        """Tell whether everything that it made is to go."""
+        return all(run.startswith(TRIAL) for run in self.runs)
+
+
+def runs_of_plans(repository: Repository) -> dict[str, set[str]]:
+    """Return plan -> its runs of which something may be left on a stack."""
+    runs: dict[str, set[str]] = defaultdict(set)
+    settled: dict[str, set[str]] = defaultdict(set)
+    for info in repository.store.list(PREFIX):
+        parts = info.name.split("/")
+        if len(parts) == 4 and parts[2] in {"plan", _SETTLED}:
+            (runs if parts[2] == "plan" else settled)[parts[1]].add(parts[3])
+    left = {plan: of_plan - settled[plan] for plan, of_plan in runs.items()}
+    return {plan: of_plan for plan, of_plan in left.items() if of_plan}
+
+
+def living_runs(repository: Repository) -> set[str] | None:
+    """Return the runs that are not over, or None when a session does not say whose it is."""
+    infos = list(repository.sessions().values())
+    return None if None in infos else {info.run for info in infos if info}
+
+
+def left_plans(
+    stack: Stack, repository: Repository, runs: dict[str, set[str]], living: Collection[str] | None
+) -> Iterator[LeftPlan]:
+    """
+    Yield the plans for this stack whose runs are over.
+
+    :param runs: listed before ``living`` was: a plan that began later is not in it.
+    """
+    for plan_id, of_plan in sorted(runs.items()):
+        if living is None or of_plan & set(living):
+            continue
+        try:
+            plan = repository.records.get(plan_name(plan_id, min(of_plan)), RestorePlan)
+        except AzStackError as error:
+            log.warning("what restore %s left is kept: its plan cannot be read: %s", plan_id, error)
+            continue
+        if (plan.stack, plan.repository) == (stack.name, repository.id):
+            yield LeftPlan(plan, tuple(sorted(of_plan)))
+
+
+def traces(restore: Restore, *, is_trial: bool) -> Iterator[Trace]:
+    """Yield what is there of a plan and is to go, in the order in which it can."""
+    if is_trial:
+        for vm in restore.plan.vms:
+            for resource in sorted(vm.resources, key=lambda one: one.id != vm.target):
+                if _is_marked(restore, resource):
+                    yield Trace(resource.id, vm.key, partial(_delete, restore, resource))
+    for vm, disk in each_disk(restore.plan):
+        try:
+            there = look(restore, vm, disk)
+            there = staged(there) if disk.staging and disk.way == "upload" else there
+        except Refused:
+            continue  # somebody else's
+        if there.found is not None and (is_trial or COMPLETE not in there.done()):
+            yield Trace(disk.id, vm.key, partial(_discard, there, is_trial=is_trial))
+
+
+def settle(repository: Repository, left: LeftPlan) -> None:
+    """Note that nothing is left of runs of a plan: nobody looks for it again."""
+    for run in left.runs:
+        name = f"{PREFIX}{left.plan.id}/{_SETTLED}/{run}"
+        with suppress(ObjectExists):
+            repository.records.put(name, Settled(at=repository.now()))
+
+
+def remove_trial(stack: Stack, session: Session, plan: RestorePlan) -> None:
+    """
+    Remove all that a trial made.
+
+    :raises AzStackError: the first error; all the rest was tried.
+    """
+    first_error: AzStackError | None = None
+    with opened(stack, session, plan, log.info) as restore:
+        for trace in traces(restore, is_trial=True):
+            try:
+                trace.remove()
+            except AzStackError as error:
+                log.warning("%s is left: %s", trace.place, error)
+                first_error = first_error or error
+    if first_error:
+        raise first_error
+
+
+def _is_marked(restore: Restore, resource: PlannedResource) -> bool:
+    body = restore.stack.find(resource.id)
+    return body is not None and (body.get("tags") or {}).get(TAG) == restore.plan.id
+
+
+def _delete(restore: Restore, resource: PlannedResource) -> None:
+    if _is_marked(restore, resource):
+        restore.stack.delete(resource.id)
+
+
+def _discard(there: Standing, *, is_trial: bool) -> None:
+    # Looked at again: the try that it is of may have ended well while others were removed.
+    if is_trial or COMPLETE not in there.done():
+        there.target.discard()
