@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, ReadTimeoutError
@@ -174,6 +174,7 @@ class BlobClient:
         self._connections = connections
         self._timeout = urllib3.Timeout(CONNECT_TIMEOUT_SECONDS, read_timeout_seconds)
         self._managers: dict[str, urllib3.PoolManager] = {}
+        self._ways: dict[tuple[str, str], _Way] = {}
         self.gate = Gate(connections)
 
     def exchange(
@@ -237,11 +238,12 @@ class BlobClient:
         response = None
         clean = False
         try:
-            response = self._manager(url).request(
+            way = self._way_to(url)
+            response = way.urlopen(
                 request.method,
-                url,
+                way.target(url),
                 headers=request.headers,
-                body=request.body,  # type: ignore[arg-type]
+                body=request.body,
                 timeout=self._timeout,
                 retries=False,
                 redirect=False,
@@ -283,9 +285,16 @@ class BlobClient:
             return Refusal(what, status, code)
         return error_for(what, status, code, self._version)
 
-    def _manager(self, url: str) -> urllib3.PoolManager:
+    def _way_to(self, url: str) -> "_Way":
         """Return the connections to use for ``url``: the environment's proxy, if it has one."""
-        scheme, host, _ = origin(require_tls(url, "the address of a disk"))
+        parts = urlsplit(url)
+        way = self._ways.get((parts.scheme, parts.netloc))
+        if way is None:
+            way = self._ways.setdefault((parts.scheme, parts.netloc), self._new_way(url))
+        return way
+
+    def _new_way(self, url: str) -> "_Way":
+        scheme, host, port = origin(require_tls(url, "the address of a disk"))
         proxy = ""
         if not urllib.request.proxy_bypass(host):
             proxy = urllib.request.getproxies().get(scheme, "")
@@ -298,7 +307,22 @@ class BlobClient:
                 else urllib3.PoolManager(maxsize=size, ssl_context=context)
             )
             manager = self._managers.setdefault(proxy, manager)
-        return manager
+        if proxy:
+            return _Way(manager.urlopen, is_direct=False)
+        return _Way(manager.connection_from_host(host, port, scheme).urlopen, is_direct=True)
+
+
+class _Way(NamedTuple):
+    """How a host is reached: found once, because the environment takes longer than a request."""
+
+    urlopen: Callable[..., urllib3.BaseHTTPResponse]
+    is_direct: bool
+
+    def target(self, url: str) -> str:
+        """Return what to ask for: a proxy wants the whole URL."""
+        if not self.is_direct:
+            return url
+        return urlunsplit(urlsplit(url)._replace(scheme="", netloc="")) or "/"
 
 
 def error_for(what: str, status: int, code: str, version: str) -> AzStackError:
