@@ -39,7 +39,7 @@ class Hosts:
     def __init__(self, site: Rig, made: RestorePlan, *, shared_uploads: bool = False) -> None:
         self.site, self.made = site, made
         self.session = site.repository.open_session("restore", run=made.id)
-        self.splitting = Splitting({"alpha": 1, "beta": 1}, 2e-4, shared_uploads)
+        self.splitting = Splitting({"alpha": 1, "beta": 1}, 200_000, shared_uploads)
         self.prepared: dict[str, Any] = {}
 
     def _at(self, host: str = "") -> Any:
@@ -283,14 +283,14 @@ def test_a_grant_that_ends_the_one_before_is_no_sharing(
 
 def test_the_plan_says_how_a_big_disk_is_written(site: Rig, vm: EmulatedVm) -> None:
     assert vm
-    two = Splitting({"alpha": 1, "beta": 1}, 2e-4, shared_uploads=False)
+    two = Splitting({"alpha": 1, "beta": 1}, 200_000, shared_uploads=False)
     (alone,) = remarked(plan(site, **ASKED), two).remarks
     assert "by one host: give storage_account" in alone
     (staged,) = remarked(plan(site, **ASKED, storage_account="staging"), two).remarks
     assert "by several hosts as a page blob" in staged
     for none in (
         two._replace(shared_uploads=True),
-        two._replace(split_gib=8.0),
+        two._replace(least_bytes=8 << 30),
         two._replace(streams={"alpha": 1}),
     ):
         assert remarked(plan(site, **ASKED), none).remarks == ()

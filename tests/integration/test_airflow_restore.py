@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import support.airflow_home
 from airflow.sdk.exceptions import AirflowFailException
-from support.airflow_run import Run, Site
+from support.airflow_run import HOSTS, Run, Site
 from support.restores import disk_at
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.engine.backup import disk as backup_disk
+from airflow_provider_azstack.engine.backup import pipeline
 from airflow_provider_azstack.operators.restore import ApproveRestore, CreateVms
 
 pytestmark = pytest.mark.tier2
@@ -67,6 +69,30 @@ def test_vms_come_back_by_way_of_every_host(site: Site) -> None:
     assert site.reopen().sessions() == {}
 
 
+def test_a_big_disk_is_written_by_both_hosts(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In shares, as a page blob that is imported; the small disks beside it by one host each."""
+    for module in (backup_disk, pipeline):
+        monkeypatch.setattr(module, "REGION_BYTES", MIB)
+    site.emulator.add_storage_account("staging", "rg")
+    vm = site.emulator.add_vm("web01", "rg", [DiskSpec(size_bytes=4 * MIB)] * 2)
+    vm.disks[0].write(0, b"small" * 1000)
+    for region in range(4):
+        vm.disks[1].write(region * MIB, bytes([65 + region]) * 8192)
+    assert site.run(site.dag("backup_before_restore")).state == "success"
+    site.configure(HOSTS, split_gib=1e-5, NO_OF_BACKUP_STREAMS_PER_NODE=1)
+    conf = {"mode": "alternate", "resource_group": "dr", "storage_account": "staging"}
+    ended = run(site, vms=["web01"], **conf)
+    assert ended.state == "success"
+    assert ended.of("prepare") == ended.of("finish_disks") == ["success"]
+    assert sorted(ended.of("one.write_disk") + ended.of("two.write_disk")) == ["success"] * 3
+    assert {"one", "two"} == {host for host in ("one", "two") if ended.of(f"{host}.write_disk")}
+    profile = site.emulator.world.get(vm_ids(site, "dr")["web01"]).properties["storageProfile"]
+    places = [e["managedDisk"]["id"] for e in (profile["osDisk"], *profile["dataDisks"])]
+    restored = [disk_at(site.emulator, place).sha256() for place in places]
+    assert restored == [disk.sha256() for disk in vm.disks]
+    assert not site.emulator.world.blobs
+
+
 def test_a_refused_plan_writes_nothing(site: Site) -> None:
     """F-H10: what exists is not written over; the run fails with every reason."""
     back_up(site, "web01")
@@ -99,6 +125,8 @@ def test_a_disk_that_fails_fails_the_run_and_is_taken_away(site: Site) -> None:
 
 
 ASKED = """
+from airflow_provider_azstack.engine.backup import disk as backup_disk
+from airflow_provider_azstack.engine.backup import pipeline
 from airflow_provider_azstack.operators.restore import ApproveRestore
 
 def answer(self, context):

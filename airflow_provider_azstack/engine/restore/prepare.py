@@ -47,19 +47,14 @@ class Splitting(NamedTuple):
     """When several streams write one disk."""
 
     streams: Mapping[str, int]  # host -> how many it has
-    split_gib: float  # of data, from which on
+    least_bytes: int  # of data, from which on
     shared_uploads: bool  # the stack is said to let several hosts write a managed disk
 
     @classmethod
     def of(cls, config: Config) -> "Splitting":
         """Return what a configuration says of it."""
         streams = {host.name: host.streams for host in config.backup_hosts()}
-        return cls(streams, config.split_gib, config.shared_uploads)
-
-    @property
-    def least_bytes(self) -> int:
-        """Return the least data of a disk that is split."""
-        return int(self.split_gib * GIB)
+        return cls(streams, config.split_bytes, config.shared_uploads)
 
     def concerns(self, disk: PlannedDisk) -> bool:
         """Tell whether a disk is big enough, and there is more than one stream."""
