@@ -73,13 +73,13 @@ ui: $(VENV)/installed tools ## the same, and leave it running: prints address an
 	$(BIN)/python -m demo --ui
 
 # EXECUTOR=celery needs redis-server; EXECUTOR=local,edge has one host without a worker. KILL=1 kills
-# a worker in mid-stream, OUTAGE=60 takes the API server away for a minute.
+# a worker in mid-stream, FREEZE=1 freezes it, OUTAGE=120 takes the API server away for two minutes.
 EXECUTOR := edge
 HOSTS := 2
 .PHONY: hosts
-hosts: $(VENV)/installed tools ## backup hosts with workers of their own: EXECUTOR=edge|celery, HOSTS=2, KILL=1, OUTAGE=60
+hosts: $(VENV)/installed tools ## backup hosts with workers of their own: EXECUTOR=edge|celery, HOSTS=2, KILL=1...
 	$(BIN)/python -m demo.hosts --executor $(EXECUTOR) --hosts $(HOSTS) \
-	  $(if $(KILL),--kill) $(if $(OUTAGE),--outage $(OUTAGE))
+	  $(if $(KILL),--kill) $(if $(FREEZE),--freeze) $(if $(OUTAGE),--outage $(OUTAGE))
 
 CLEAN := .venv-clean
 .PHONY: constraints

@@ -21,9 +21,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from demo.airflow import Airflow
-from demo.fleet import DemoStack
-from demo.hosts import Hosts
+from demo.hosts import set_up
 from demo.processes import Processes
 from demo.screen import Row, Screen
 from demo.site import ROOT, Site, demonstrate
@@ -53,7 +51,7 @@ def main() -> int:
     ratios: list[float] = []
 
     def steps(screen: Screen, processes: Processes) -> list[Row]:
-        site = set_up(options, screen, processes)
+        site = build(options, screen, processes)
         found: dict[int, list[Measured]] = {1: [], 2: []}
         back_up(site, HOSTS)  # what is stored once is not compressed again: for both alike
         for _ in range(options.rounds):
@@ -66,22 +64,21 @@ def main() -> int:
     return state or int(ratios[0] < BAR)
 
 
-def set_up(options: argparse.Namespace, screen: Screen, processes: Processes) -> Site:
+def build(options: argparse.Namespace, screen: Screen, processes: Processes) -> Site:
     """Return a site with two edge workers that are at work."""
     config = {
         "NO_OF_BACKUP_STREAMS_PER_NODE": 2,
         "limit_mb_per_second": options.limit,
         "hosts": {host: {} for host in HOSTS},
     }
-    executor = Edge()
-    directory = options.directory
-    airflow = Airflow(
-        directory / "airflow", Path(sys.executable).parent, ROOT / "dags", executor.options
+    site, _ = set_up(
+        screen,
+        processes,
+        options.directory,
+        executor=Edge(),
+        config=config,
+        scale=options.scale,
     )
-    stack = DemoStack(directory / "stack", options.scale)
-    site = Site(directory, screen, processes, stack=stack, airflow=airflow, config=config)
-    site.prepare()
-    Hosts(site, executor).start()
     return site
 
 

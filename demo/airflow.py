@@ -182,7 +182,12 @@ class Airflow:
 
 
 # What a worker machine shares with the scheduler's; the rest of the settings it never needs.
-_OF_EVERY_HOST = ("CORE__DAGS_FOLDER", "CORE__LOAD_EXAMPLES", "CORE__EXECUTION_API_SERVER_URL")
+_OF_EVERY_HOST = (
+    "CORE__DAGS_FOLDER",
+    "CORE__LOAD_EXAMPLES",
+    "CORE__EXECUTION_API_SERVER_URL",
+    "CORE__EXECUTOR",  # DAGs are built where tasks run, and may name an executor of another host
+)
 # A proxy of the machine knows no 127.0.0.1 of ours.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -68,6 +68,18 @@ class Processes:
             _send(group, signal.SIGKILL)
         child.process.wait()
 
+    def suspend(self, child: Child) -> Callable[[], None]:
+        """Freeze one of them with everything that it started; return what lets them go on."""
+        groups = _groups_of(child.process.pid)
+        for group in groups:
+            _send(group, signal.SIGSTOP)
+
+        def resume() -> None:
+            for group in groups:
+                _send(group, signal.SIGCONT)
+
+        return resume
+
     def check(self) -> None:
         """Raise when one of them has ended by itself."""
         for child in self._children:

@@ -83,7 +83,6 @@ class Edge:
             return None
         secret = airflow.settings["AIRFLOW__API_AUTH__JWT_SECRET"]
         variables = {
-            "AIRFLOW__CORE__EXECUTOR": _EDGE_CLASS,
             "AIRFLOW__EDGE__API_URL": f"{airflow.url}/edge_worker/v1/rpcapi",
             "AIRFLOW__EDGE__HEARTBEAT_INTERVAL": "2",
             "AIRFLOW__EDGE__JOB_POLL_INTERVAL": "1",
@@ -123,7 +122,6 @@ class Celery:
 
     def start(self, processes: Processes, airflow: Airflow, worker: Worker) -> Child | None:
         broker = {f"AIRFLOW__{key}": value for key, value in self._broker().items()}
-        variables = {"AIRFLOW__CORE__EXECUTOR": "CeleryExecutor", **broker}
         command = [
             airflow.executable,
             "celery",
@@ -133,7 +131,7 @@ class Celery:
             "--skip-serve-logs",
         ]
         command += ["--concurrency", str(worker.streams + SPARE), "--celery-hostname", worker.name]
-        return _start(processes, airflow, worker, command, variables)
+        return _start(processes, airflow, worker, command, broker)
 
 
 def home_of(directory: Path, name: str) -> Path:
