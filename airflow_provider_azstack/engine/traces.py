@@ -145,6 +145,17 @@ def remove_trial(stack: Stack, session: Session, plan: RestorePlan) -> None:
         raise first_error
 
 
+def remove_dead_trials(stack: Stack, session: Session) -> None:
+    """Remove what trials left that were killed; what cannot be removed is left to the janitor."""
+    repository = session.repository
+    runs = runs_of_plans(repository)
+    for left in left_plans(stack, repository, runs, living_runs(repository)):
+        if left.is_trial:
+            with suppress(AzStackError):  # each is in the log
+                remove_trial(stack, session, left.plan)
+                settle(repository, left)
+
+
 def _is_marked(restore: Restore, resource: PlannedResource) -> bool:
     body = restore.stack.find(resource.id)
     return body is not None and (body.get("tags") or {}).get(TAG) == restore.plan.id
