@@ -21,13 +21,17 @@ from typing import NamedTuple, TypeVar
 from airflow_provider_azstack.errors import MissingBlock, ObjectNotFound, StoreError, Tampered
 from airflow_provider_azstack.repo import segments
 from airflow_provider_azstack.repo.index_file import IndexFile, is_damage
+from airflow_provider_azstack.repo.index_load import Loader, drop, transaction
 from airflow_provider_azstack.repo.packs import Entry, PackContents, pack_id
 from airflow_provider_azstack.repo.records import BadBlock, Records
 from airflow_provider_azstack.store.base import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-_BATCH = 8  # segments fetched at once and kept in memory until they are in the database
+_BATCH = 8  # segments fetched at once and kept in memory until their rows are in a file
+# Rows that are sorted and put into the tree together: a quarter of a gigabyte of temporary file.
+_ROWS = 4_000_000
+_TOLD = 100  # segments
 _ATTEMPTS = 5
 
 _LOCATIONS = """
@@ -42,10 +46,17 @@ FROM blocks b JOIN seen s ON s.segment = b.segment JOIN usable u ON u.pack = b.p
 WHERE b.id = ? AND NOT EXISTS (SELECT 1 FROM bad WHERE bad.id = b.id AND bad.pack = b.pack)
 LIMIT 1
 """
+_REQUIRED = 256  # blocks that are looked up by one statement: a region's, as a rule
+_ALL_USABLE = f"""
+SELECT b.id
+FROM blocks b JOIN seen s ON s.segment = b.segment JOIN usable u ON u.pack = b.pack
+WHERE b.id IN ({", ".join("?" * _REQUIRED)})
+  AND NOT EXISTS (SELECT 1 FROM bad WHERE bad.id = b.id AND bad.pack = b.pack)
+"""  # noqa: S608 - a constant
 _LOSSES = """
 SELECT 1 FROM packs
 WHERE number NOT IN (SELECT pack FROM usable)
-  AND number IN (SELECT b.pack FROM blocks b JOIN seen s ON s.segment = b.segment)
+  AND number IN (SELECT h.pack FROM holdings h JOIN seen s ON s.segment = h.segment)
 UNION ALL SELECT 1 FROM bad
 LIMIT 1
 """
@@ -99,7 +110,7 @@ class Index:
 
         :param condemned: object names; read before this is called, or the proof does not hold.
         """
-        with self.database() as database, _transaction(database, "DEFERRED"):
+        with self.database() as database, transaction(database, "DEFERRED"):
             database.execute("DELETE FROM usable")
             database.execute("DELETE FROM bad")
             packs = (
@@ -132,11 +143,19 @@ class Index:
 
         :raises MissingBlock: one is not; names the first and where it should have been.
         """
-        for block_id in block_ids:
-            if not self.usable(block_id):
-                packs = [location.pack.hex() for location in self.locations(block_id)]
-                where = f"pack {packs[0]} is gone, damaged or condemned" if packs else "no index"
-                raise MissingBlock(f"block {block_id.hex()} cannot be counted on: {where}")
+        for batch in _batches(block_ids, _REQUIRED):
+            usable = self._usable_of(batch)
+            for block_id in batch:
+                if block_id not in usable:
+                    packs = [location.pack.hex() for location in self.locations(block_id)]
+                    gone = f"pack {packs[0]} is gone, damaged or condemned" if packs else "no index"
+                    raise MissingBlock(f"block {block_id.hex()} cannot be counted on: {gone}")
+
+    def _usable_of(self, batch: Sequence[bytes]) -> set[bytes]:
+        # Always the same statement: the database keeps it prepared.
+        ids = [*batch, *batch[:1] * (_REQUIRED - len(batch))]
+        with self.database() as database:
+            return {block_id for (block_id,) in database.execute(_ALL_USABLE, ids)}
 
     def locations(self, block_id: bytes) -> list[Location]:
         """Return every known copy of a block, those not found damaged first."""
@@ -149,9 +168,13 @@ class Index:
 
     def add(self, name: str, packs: Sequence[PackContents]) -> None:
         """Take up a segment of our own, which is durable, as are its packs."""
-        with self.database() as database, _transaction(database):
-            _insert(database, name, packs)
-            database.execute("INSERT INTO seen SELECT number FROM segments WHERE name = ?", (name,))
+        with self.database() as database:
+            loader = Loader(database)
+            loader.add(name, packs)
+            loader.commit()
+            database.execute(
+                "INSERT OR IGNORE INTO seen SELECT number FROM segments WHERE name = ?", (name,)
+            )
             database.executemany(
                 "INSERT OR IGNORE INTO usable SELECT number FROM packs WHERE id = ?",
                 ((contents.pack,) for contents in packs),
@@ -182,8 +205,8 @@ class Index:
             except ObjectNotFound:
                 continue  # replaced since it was listed; what replaced it is there already
             # Only what was known before the listing: another process may have added newer ones.
-            _drop(database, known - listed.keys())
-            with _transaction(database, "DEFERRED"):
+            drop(database, iter(known - listed.keys()))
+            with transaction(database, "DEFERRED"):
                 database.execute("DELETE FROM seen")
                 database.executemany(
                     "INSERT OR IGNORE INTO seen SELECT number FROM segments WHERE name = ?",
@@ -192,16 +215,30 @@ class Index:
             return
         raise StoreError("the index changed each time it was listed; try again later")
 
-    def _load(self, infos: Iterable[ObjectInfo]) -> Iterator[str]:
+    def _load(self, infos: Sequence[ObjectInfo]) -> Iterator[str]:
         """Put segments into the database; yield the names of damaged ones."""
+        loader = Loader(self._file.connection)
+        try:
+            for number, (info, contents) in enumerate(self._fetched(infos), 1):
+                if contents is None:
+                    yield info.name
+                else:
+                    loader.add(info.name, contents)
+                if number % _TOLD == 0:
+                    log.info("read %d of %d index segments", number, len(infos))
+                if loader.rows >= _ROWS:
+                    loader.commit()
+        except ObjectNotFound:
+            loader.commit()  # what was read is not read again
+            raise
+        loader.commit()
+
+    def _fetched(
+        self, infos: Sequence[ObjectInfo]
+    ) -> Iterator[tuple[ObjectInfo, list[PackContents] | None]]:
         with ThreadPoolExecutor(_BATCH) as pool:
             for batch in _batches(infos, _BATCH):
-                for info, contents in zip(batch, pool.map(self._fetch, batch), strict=True):
-                    if contents is None:
-                        yield info.name
-                    else:
-                        with _transaction(self._file.connection):
-                            _insert(self._file.connection, info.name, contents)
+                yield from zip(batch, pool.map(self._fetch, batch), strict=True)
 
     def _fetch(self, info: ObjectInfo) -> list[PackContents] | None:
         try:
@@ -213,42 +250,6 @@ class Index:
     def _broken(self, error: Exception) -> StoreError:
         where = self._directory or "the temporary directory"
         return StoreError(f"the index database in {where} failed: {error}; free space, try again")
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """Run all or nothing. What writes to temporary tables only is DEFERRED: it locks nobody out."""
-    database.execute(f"BEGIN {kind}")
-    try:
-        yield
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
-    database.execute("COMMIT")
-
-
-def _insert(database: sqlite3.Connection, name: str, packs: Sequence[PackContents]) -> None:
-    cursor = database.execute("INSERT OR IGNORE INTO segments (name) VALUES (?)", (name,))
-    if cursor.rowcount == 0:
-        return  # another process of this host was faster
-    segment = cursor.lastrowid
-    rows = []
-    for pack, size_bytes, entries in packs:
-        database.execute("INSERT OR IGNORE INTO packs (id, size) VALUES (?, ?)", (pack, size_bytes))
-        [number] = database.execute("SELECT number FROM packs WHERE id = ?", (pack,)).fetchone()
-        rows += [(e.block_id, segment, number, e.offset, e.sealed, e.raw) for e in entries]
-    rows.sort()  # in the order of the tree: neighbours go into the same page
-    database.executemany("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?, ?, ?, ?)", rows)
-
-
-def _drop(database: sqlite3.Connection, names: Iterable[str]) -> None:
-    gone = [(name,) for name in names]
-    if not gone:
-        return
-    with _transaction(database):
-        database.executemany("DELETE FROM segments WHERE name = ?", gone)
-        database.execute("DELETE FROM blocks WHERE segment NOT IN (SELECT number FROM segments)")
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -249,8 +249,9 @@ class Repository:
 
     def sets(self, run: str, vm_key: str | None = None) -> Iterator[SnapshotSet]:
         """Yield a run's snapshot sets."""
-        prefix = f"sets/{run}/{vm_key}/" if vm_key else f"sets/{run}/"
-        return self.records.all(prefix, SnapshotSet)
+        if vm_key:
+            return self.records.all(f"sets/{run}/{vm_key}/", SnapshotSet)
+        return self.records.all(f"sets/{run}/", SnapshotSet, threads=THREADS)
 
     def snapshot_set(self, run: str, vm_key: str, set_id: str) -> SnapshotSet:
         """Return one snapshot set."""

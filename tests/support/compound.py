@@ -133,6 +133,7 @@ class Rig:
         BackupHost(name="b", streams=1, queue="b", executor=None),
     )
     runs: int = 0
+    split_bytes: int | None = None
 
     def begin(self, *, mode: Mode = "incremental", trigger: TriggerConf | None = None) -> Run:
         """Open a session, discover and distribute."""
@@ -151,7 +152,7 @@ class Rig:
         inventory = discover(self.stack, self.policy, trigger)
         manifests = tuple(
             spill(session, manifest, limit_bytes=2000)
-            for manifest in distribute(job, inventory.vms, self.hosts)
+            for manifest in distribute(job, inventory.vms, self.hosts, split_bytes=self.split_bytes)
         )
         return Run(self, session, job, inventory, manifests)
 

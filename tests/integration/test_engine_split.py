@@ -1,0 +1,250 @@
+"""One disk over several hosts: one snapshot set, parts read at once, one image in the end."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+from support.compound import Rig, Run, keyed, rig
+from support.hosts import at_once, snapshot_at_once, stream_at_once
+
+from airflow_provider_azstack.config import BackupHost
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.emulator.faults import Fault
+from airflow_provider_azstack.emulator.http import Answer, Call
+from airflow_provider_azstack.engine.backup.manifests import workload_vms
+from airflow_provider_azstack.engine.backup.stream import snapshot_workload, stream_workload
+from airflow_provider_azstack.model import Consistency, DiskKind, Image, JobVm
+from airflow_provider_azstack.repo.runs import REGION_BYTES
+
+pytestmark = pytest.mark.tier2
+
+MIB = 1 << 20
+SIZE = 2 * REGION_BYTES + 8 * MIB  # in parts of 256, 256 and 8 MiB
+PARTS = 3
+KINDS = ["managed", "unmanaged"]
+
+
+@pytest.fixture
+def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
+    emulator.add_storage_account("legacy", "prod")
+    hosts = tuple(BackupHost(name=n, streams=2, queue=n, executor=None) for n in "ab")
+    with rig(emulator, tmp_path / "repository", hosts=hosts, split_bytes=REGION_BYTES) as made:
+        yield made
+
+
+def new_vm(it: Rig, kind: DiskKind = "managed") -> EmulatedVm:
+    """A small system disk, and a disk of several regions with data in each."""
+    account = "legacy" if kind == "unmanaged" else ""
+    disks = [
+        DiskSpec(size_bytes=4 * MIB),
+        DiskSpec(kind=kind, size_bytes=SIZE, account=account),
+    ]
+    vm = it.emulator.add_vm("big", "prod", disks)
+    noise = Random(1)
+    vm.disks[0].write(0, noise.randbytes(MIB))
+    for part in range(PARTS):
+        vm.disks[1].write(part * REGION_BYTES, noise.randbytes(MIB))
+        end = min((part + 1) * REGION_BYTES, SIZE)
+        vm.disks[1].write(end - 8192, noise.randbytes(8192))
+    return vm
+
+
+@pytest.fixture
+def vm(it: Rig) -> EmulatedVm:
+    return new_vm(it)
+
+
+def require_point(it: Rig, vm: EmulatedVm, done: JobVm) -> None:
+    assert done.status == "done", done
+    point = it.point(done)
+    for key, disk in keyed(vm.disks).items():
+        assert it.digest(point, key) == disk.sha256(), key
+
+
+def finish(it: Rig, run: Run) -> JobVm:
+    """Complete and clean up; nothing but the point's own snapshots is left."""
+    (done,) = run.complete().vms
+    run.clean_up()
+    if done.point:
+        point = it.point(done)
+        kept = {i.snapshot.id.lower() for i in point.images}
+        left = {leftover.id.lower().partition("?")[0] for leftover in it.emulator.leftovers()}
+        assert left == kept
+        assert len(it.emulator.leftovers()) == len(point.images), "R4: one set, and no grant"
+    return done
+
+
+def parts_of(it: Rig, run: Run, disk_key: str = "data-0") -> list[Image]:
+    images = it.repository.images(run.job.run, run.inventory.vms[0].key, disk_key)
+    return sorted(
+        (image for image in images if image.part), key=lambda image: (image.part.first, image.name)
+    )
+
+
+def whole(it: Rig) -> Run:
+    """Do a run up to its completion, in one thread."""
+    run = it.begin()
+    run.snapshot()
+    run.stream()
+    assert run.failures == {}
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_first_and_incremental_backups_by_two_hosts_restore_bit_exactly(
+    it: Rig, kind: DiskKind
+) -> None:
+    """R1, R3, R4: all streams at once; the next backup takes each part's changes only."""
+    vm = new_vm(it, kind)
+    run = it.begin()
+    assert len(run.workloads) == PARTS + 1
+    assert {workload.host for workload in run.workloads} == {"a", "b"}
+    assert snapshot_at_once(it, run) == []
+    assert stream_at_once(it, run) == []
+    assert [s.id.rpartition("-")[2] for s in it.repository.sets(run.job.run)] == ["0000000001"]
+    parts = parts_of(it, run)
+    assert [image.part.length for image in parts] == [REGION_BYTES, REGION_BYTES, 8 * MIB]
+    assert [image.changed_bytes for image in parts] == [MIB + 8192] * PARTS
+    first = finish(it, run)
+    require_point(it, vm, first)
+    before = vm.disks[1].sha256()
+    assert sum(image.stored_bytes for image in parts) < first.stored_bytes
+
+    vm.disks[1].write(REGION_BYTES - 4096, b"across the border of two parts" * 1000)
+    vm.disks[1].clear(2 * REGION_BYTES, MIB)
+    run = it.begin()
+    assert snapshot_at_once(it, run) + stream_at_once(it, run) == []
+    parts = parts_of(it, run)
+    assert {image.changes_known for image in parts} == {"difference"}
+    assert 0 < parts[0].changed_bytes < parts[1].changed_bytes < MIB <= parts[2].changed_bytes
+    second = finish(it, run)
+    require_point(it, vm, second)
+    assert it.digest(it.point(first), "data-0") == before
+    (joined,) = (i for i in it.point(second).images if i.disk_key == "data-0")
+    assert joined.changed_bytes == sum(image.changed_bytes for image in parts)
+    assert it.repository.image(joined.image).part is None
+
+
+def test_a_part_asks_for_the_changes_of_its_own_stretch_only(it: Rig, vm: EmulatedVm) -> None:
+    """Neither what is allocated elsewhere nor what changed there costs a part anything."""
+    finish(it, whole(it))
+    vm.disks[1].write(REGION_BYTES, b"changed")
+    run = it.begin()
+    run.snapshot()
+    asked: list[tuple[int, int]] = []
+
+    def note(call: Call, answer: Answer) -> Answer:
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", call.headers.get("x-ms-range", ""))
+        assert found
+        asked.append((int(found[1]), int(found[2]) + 1))
+        return answer
+
+    it.emulator.faults.add(Fault("GET", "comp=pagelist", alter=note, times=10**6))
+    pieces = {w: workload_vms(it.repository, w)[0] for w in run.workloads}
+    workload = next(w for w, vm in pieces.items() if vm.elsewhere == ("os",))
+    stream_workload(it.stack, run.session, workload)
+    (disk,) = pieces[workload].streamed
+    lists = [stretch for stretch in asked if stretch[1] - stretch[0] > 4096]
+    assert lists == [(disk.part.first, disk.part.end)]
+    it.emulator.faults.clear()
+    run.clean_up()
+    assert vm.name == "big"
+
+
+def test_a_retry_reads_only_the_part_that_failed(it: Rig, vm: EmulatedVm) -> None:
+    """What is in an image of the set is not read again."""
+    run = it.begin()
+    run.snapshot()
+    failing = run.workloads[-1]
+    done = [workload for workload in run.workloads if workload is not failing]
+    assert at_once(it, run, done, stream_workload) == []
+    names = {image.name for image in parts_of(it, run)}
+    it.emulator.requests.clear()
+    assert stream_at_once(it, run) == []
+    assert len(parts_of(it, run)) == PARTS
+    assert names < {image.name for image in parts_of(it, run)}
+    require_point(it, vm, finish(it, run))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_of_one_task_that_take_the_set_at_once_leave_one_set(
+    it: Rig, kind: DiskKind
+) -> None:
+    """F-A3, R4: both have the turn; the first that is recorded counts, the other's snapshots go."""
+    vm = new_vm(it, kind)
+    run = it.begin()
+    twice = [run.workloads[0]] * 3
+    assert at_once(it, run, twice, snapshot_workload) == []
+    (taken,) = it.repository.sets(run.job.run)
+    assert len(it.emulator.leftovers()) == len(taken.snapshots) == 2
+    assert stream_at_once(it, run) == []
+    require_point(it, vm, finish(it, run))
+
+
+def test_streams_without_a_set_wait_for_the_one_that_takes_it(it: Rig, vm: EmulatedVm) -> None:
+    """No snapshot is taken in vain: the first stream takes them, the others use them."""
+    run = it.begin()
+    assert stream_at_once(it, run) == []
+    made = [r for r in it.emulator.requests if r.method == "PUT" and "/snapshots/" in r.path]
+    assert len(made) == 2
+    require_point(it, vm, finish(it, run))
+
+
+def power(it: Rig) -> list[str]:
+    return [
+        seen.path.rpartition("/")[2]
+        for seen in it.emulator.requests
+        if seen.method == "POST" and seen.path.endswith(("/deallocate", "/start"))
+    ]
+
+
+def use(it: Rig, consistency: Consistency) -> None:
+    it.policy = msgspec.structs.replace(it.policy, consistency=consistency)
+
+
+@pytest.mark.parametrize("state", ["running", "deallocated"])
+def test_a_vm_is_stopped_once_for_all_its_streams_and_ends_as_it_began(
+    it: Rig, vm: EmulatedVm, state: str
+) -> None:
+    """Consistency ``stopped``: only the stream whose turn it is touches the power."""
+    use(it, "stopped")
+    it.emulator.set_power(vm, state)
+    run = it.begin()
+    assert snapshot_at_once(it, run) + stream_at_once(it, run) == []
+    assert power(it) == (["deallocate", "start"] if state == "running" else [])
+    assert it.emulator.power(vm) == state
+    require_point(it, vm, finish(it, run))
+
+
+def test_copies_of_one_task_that_stop_a_vm_at_once_leave_it_running(
+    it: Rig, vm: EmulatedVm
+) -> None:
+    """Whatever they do to each other: who stops it starts it, and what failed is made up for."""
+    use(it, "stopped")
+    run = it.begin()
+    at_once(it, run, [run.workloads[0]] * 3, snapshot_workload)
+    run.snapshot()
+    assert run.failures == {}
+    run.stream()
+    assert run.failures == {}
+    done = finish(it, run)
+    assert it.emulator.power(vm) == "running"
+    require_point(it, vm, done)
+
+
+def test_a_vm_that_must_be_stopped_and_runs_is_skipped_by_all_its_streams(
+    it: Rig, vm: EmulatedVm
+) -> None:
+    """Also when it was stopped in between: skipped is skipped."""
+    use(it, "required_stopped")
+    run = it.begin()
+    run.snapshot()
+    it.emulator.set_power(vm, "deallocated")
+    assert stream_at_once(it, run) == []
+    (done,) = run.complete().vms
+    assert done.status == "skipped"
+    run.clean_up()
+    assert it.emulator.leftovers() == []
