@@ -124,6 +124,13 @@ class Policy(Record, frozen=True, kw_only=True):
     # For policies by tag whose VMs come and go: finding none is then nothing to do, not an error.
     may_be_empty: bool = False
 
+    def within(self, subscription: str) -> "Policy":
+        """Return the policy for one subscription, unless it names some itself."""
+        if self.selection.subscriptions or not subscription:
+            return self
+        selection = msgspec.structs.replace(self.selection, subscriptions=(subscription,))
+        return msgspec.structs.replace(self, selection=selection)
+
     @property
     def batch_bytes(self) -> int:
         """How much several small VMs may come to before they make two workloads."""

@@ -2,7 +2,8 @@
 ``airflow azstack ...``: the commands' names and arguments.
 
 Owns what the command line looks like; the work is in the sibling modules, loaded when called.
-Invariant: every ``airflow`` command loads this module, so it imports nothing but Airflow's own CLI.
+Invariant: every ``airflow`` command loads this module, so it imports nothing but Airflow's own CLI
+and plain texts.
 """
 
 from airflow.cli.cli_config import (
@@ -13,6 +14,8 @@ from airflow.cli.cli_config import (
     GroupCommand,
     lazy_load_command,
 )
+
+from airflow_provider_azstack.console.scenario_options import OPTIONS
 
 _HERE = "airflow_provider_azstack.commands"
 
@@ -105,6 +108,41 @@ def _subcommands() -> tuple[ActionCommand, ...]:
             _REPOSITORY,
             _OUTPUT,
             Arg(("--last",), type=int, default=0, help="only the newest so many"),
+        ),
+        _command(
+            "plan",
+            "plan.plan",
+            "What a backup of a policy will need: hosts, streams, bytes, when it ends",
+            Arg(("policy",), help="the policy's file"),
+            _CONFIG,
+            _STACK,
+            _REPOSITORY,
+            _OUTPUT,
+            Arg(("--at",), default="", help="when it begins, by the policy's clock; default: now"),
+            Arg(("--mode",), choices=("incremental", "full"), default=None),
+            Arg(("--workloads",), action="store_true", help="each of them as well"),
+        ),
+        _command(
+            "estimate",
+            "plan.estimate",
+            "How well what was expected of a job held",
+            Arg(("run",), nargs="?", default="", help="default: the newest"),
+            _CONFIG,
+            _REPOSITORY,
+            _OUTPUT,
+        ),
+        _command(
+            "simulate",
+            "plan.simulate",
+            "What more backup hosts, streams or bandwidth would bring",
+            Arg(("fleet",), nargs="?", default="", help="its file; default: a recorded job"),
+            _CONFIG,
+            _REPOSITORY,
+            _OUTPUT,
+            *(
+                Arg((f"--{name}",), metavar=metavar, default="", help=text)
+                for name, metavar, text in OPTIONS
+            ),
         ),
         _command(
             "coverage",

@@ -32,6 +32,8 @@ COMMANDS = {
     "hold": "put restore points on legal hold, lift a hold, list holds",
     "sync": "copy restore points to another repository, and repair from it",
     "jobs": "how compound jobs went",
+    "estimate": "how well what was expected of a job held",
+    "simulate": "what more backup hosts, streams or bandwidth would bring",
     "coverage": "what is protected, how fresh it is, how well it was checked",
     "usage": "what a VM or a policy costs, and how it grows",
     "flags": "restore points that look suspicious, and why",

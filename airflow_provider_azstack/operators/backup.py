@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, Asset, AssetAlias, Context
-from msgspec.structs import replace
 
 from airflow_provider_azstack.config import BackupHost, Caps
 from airflow_provider_azstack.engine.backup.window import window
@@ -136,7 +135,8 @@ class Discover(AzStackOperator):
         trigger = read_trigger(run.conf)
         session = self.join(job)
         with self.open_stack() as stack:
-            inventory = discover.discover(stack, self._whole_policy(), trigger)
+            here = AzureStackHook(self.stack_conn_id).subscription_id
+            inventory = discover.discover(stack, self.policy.within(here), trigger)
         for vm in inventory.unprotected:
             self.log.warning("not protected: %s: %s", vm.name, vm.reason)
         written = prepare.prepare(
@@ -158,14 +158,6 @@ class Discover(AzStackOperator):
             "unprotected": [to_plain(vm) for vm in inventory.unprotected],
             "started_at": str(run.start_date),
         }
-
-    def _whole_policy(self) -> Policy:
-        """Return the policy; its VMs are in the connection's subscription unless it names some."""
-        subscription = AzureStackHook(self.stack_conn_id).subscription_id
-        if self.policy.selection.subscriptions or not subscription:
-            return self.policy
-        selection = replace(self.policy.selection, subscriptions=(subscription,))
-        return replace(self.policy, selection=selection)
 
 
 class AcceptManifest(AzStackOperator):

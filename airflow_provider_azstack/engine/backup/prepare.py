@@ -17,7 +17,7 @@ from airflow_provider_azstack.engine.backup.forecast import (
     with_forecast,
     with_limit,
 )
-from airflow_provider_azstack.engine.backup.past import Past
+from airflow_provider_azstack.engine.backup.past import Past, Rates
 from airflow_provider_azstack.model import Job, Manifest, VirtualMachine
 from airflow_provider_azstack.policy import Policy
 
@@ -38,15 +38,17 @@ def prepare(
     past: Past,
     *,
     now: datetime,
+    rates: Rates | None = None,
     costs: Costs | None = None,
     stack_rate: float | None = None,
 ) -> tuple[Manifest, ...]:
     """
     Return one manifest for each host, with what is expected of it.
 
+    :param rates: what to count with instead of what the past tells.
     :param stack_rate: bytes a second that the stack gives all hosts together; None: any.
     """
-    rates = past.rates()
+    rates = rates or past.rates()
     shared = distribute(
         job,
         vms,
