@@ -25,13 +25,14 @@ SMALL_BLOCKS = segments.BLOCKS_PER_SEGMENT // 8
 MANY_SMALL = 64  # so many small segments are worth a merge
 
 _SIZES = """
-SELECT s.name, COUNT(*), MAX(b.pack IN (SELECT p.number FROM packs p JOIN gc_gone g ON g.id = p.id))
-FROM blocks b JOIN segments s ON s.number = b.segment JOIN seen n ON n.segment = b.segment
-GROUP BY b.segment
+SELECT s.name, SUM(h.blocks),
+    MAX(h.pack IN (SELECT p.number FROM packs p JOIN gc_gone g ON g.id = p.id))
+FROM holdings h JOIN segments s ON s.number = h.segment JOIN seen n ON n.segment = h.segment
+GROUP BY h.segment
 """
 _PACKS = """
 SELECT id FROM packs WHERE number IN
-    (SELECT b.pack FROM blocks b JOIN seen n ON n.segment = b.segment)
+    (SELECT h.pack FROM holdings h JOIN seen n ON n.segment = h.segment)
 """
 
 

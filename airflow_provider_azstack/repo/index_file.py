@@ -17,9 +17,10 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 # A cache of another layout has another name, so versions never meet in one file.
-_FILE_NAME = "index-1.sqlite"
+_FILE_NAME = "index-2.sqlite"
 _BUSY_SECONDS = 120.0
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+# ``holdings`` says which packs a segment names, so that nobody reads all blocks to find out.
 # AUTOINCREMENT: a number that a process remembers never means another segment or pack later.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS segments (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE);
@@ -28,6 +29,8 @@ CREATE TABLE IF NOT EXISTS packs
 CREATE TABLE IF NOT EXISTS blocks
     (id BLOB, segment INTEGER, pack INTEGER, offset INTEGER, sealed INTEGER, raw INTEGER,
      PRIMARY KEY (id, segment, pack)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS holdings
+    (segment INTEGER, pack INTEGER, blocks INTEGER, PRIMARY KEY (segment, pack)) WITHOUT ROWID;
 CREATE TEMP TABLE seen (segment INTEGER PRIMARY KEY);
 CREATE TEMP TABLE usable (pack INTEGER PRIMARY KEY);
 CREATE TEMP TABLE bad (id BLOB, pack INTEGER, PRIMARY KEY (id, pack)) WITHOUT ROWID;
