@@ -26,9 +26,15 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def read_unit(name: str) -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(strict=False, interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment,method-assign] - systemd tells them apart
+class Unit(configparser.ConfigParser):
+    """Upper and lower case count."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
+def read_unit(name: str) -> Unit:
+    parser = Unit(strict=False, interpolation=None)
     parser.read(UNITS / name)
     return parser
 

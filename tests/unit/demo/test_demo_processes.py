@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from demo.processes import Child, Processes
 
 pytestmark = pytest.mark.tier2
 
@@ -28,12 +31,54 @@ with Processes(Path(sys.argv[1]), patience_seconds=0.3) as processes:
 ROOT = Path(__file__).parents[3]
 
 
-def is_running(pid: int) -> bool:
+# A worker's tasks lead groups of their own.
+WORKER = "setsid sleep 300 & echo $! $$; exec sleep 300"
+
+
+def state_of(pid: int) -> str:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
-        return False
-    return state != "Z"  # a zombie waits for its parent only
+        return ""
+
+
+def start_worker(processes: Processes) -> tuple[Child, list[int]]:
+    child = processes.start("worker", ["/bin/sh", "-c", WORKER], {"PATH": "/usr/bin:/bin"})
+    until(lambda: child.log.read_text().endswith("\n"))
+    pids = [int(pid) for pid in child.log.read_text().split()]
+    until(lambda: all(os.getpgid(pid) == pid for pid in pids))
+    return child, pids
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_killed_worker_takes_its_tasks_with_it(tmp_path: Path) -> None:
+    """What is left of a killed host would go on streaming, and prove nothing."""
+    processes = Processes(tmp_path)
+    child, pids = start_worker(processes)
+    processes.kill(child)
+    until(lambda: not any(map(is_running, pids)))
+    processes.check()  # it is not missed
+
+
+def test_a_frozen_worker_is_frozen_with_its_tasks_and_goes_on(tmp_path: Path) -> None:
+    processes = Processes(tmp_path)
+    child, pids = start_worker(processes)
+    resume = processes.suspend(child)
+    until(lambda: [state_of(pid) for pid in pids] == ["T", "T"])
+    resume()
+    until(lambda: "T" not in [state_of(pid) for pid in pids])
+    assert all(map(is_running, pids))
+    processes.kill(child)
+
+
+def is_running(pid: int) -> bool:
+    return state_of(pid) not in {"", "Z"}  # a zombie waits for its parent only
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
