@@ -10,7 +10,7 @@ figure does not hold on this stack and is not counted.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
@@ -109,8 +109,9 @@ def with_forecast(
     :param stack_rate: bytes a second that the stack gives all hosts together; None: any.
     """
     costs = costs or Costs()
-    timed = [_timed(manifest, rates) for manifest in manifests]
-    sites = [_site(manifest, host, rates, costs) for manifest, host in _paired(timed, hosts)]
+    known = {host.name: host for host in hosts}
+    timed = [_timed(manifest, known[manifest.host], rates) for manifest in manifests]
+    sites = [_site(manifest, known[manifest.host], rates, costs) for manifest in timed]
     job = timed[0].job if timed else None
     given = Given(
         disk_rates=_disk_rates(timed, rates),
@@ -160,11 +161,24 @@ def _disk_rates(manifests: Iterable[Manifest], rates: Rates) -> dict[str, float]
     return {name: float(cap) for name, cap in caps.items() if cap is not None}
 
 
-def _pieces(vm: WorkloadVm, host: str, rates: Rates) -> Iterator[Piece]:
-    tempo, factor = rates.tempo(host), rates.factor(vm.key)
+def _stream_rate(host: BackupHost, measured: float) -> float:
+    """
+    Return what one stream of a host reads by itself.
+
+    What was measured while all streams shared the host's limit says what the limit is, and not what
+    one of them reads once the others have ended.
+    """
+    limit = host.limit_bytes
+    if limit is None or measured * host.streams > limit * (1 + _NEARLY):
+        return measured
+    return max(measured, min(limit, UNMEASURED_BYTES_PER_SECOND))
+
+
+def _pieces(vm: WorkloadVm, host: BackupHost, rates: Rates) -> Iterator[Piece]:
+    tempo, factor = rates.tempo(host.name), rates.factor(vm.key)
     for disk in vm.streamed:
         cap = _cap_of(disk, rates)
-        rate = tempo.bytes_per_second / factor
+        rate = _stream_rate(host, tempo.bytes_per_second) / factor
         yield Piece(
             disk=_disk_name(vm, disk) if disk.part else "",
             size=disk.expected_bytes,
@@ -173,11 +187,11 @@ def _pieces(vm: WorkloadVm, host: str, rates: Rates) -> Iterator[Piece]:
         )
 
 
-def _timed(manifest: Manifest, rates: Rates) -> Manifest:
+def _timed(manifest: Manifest, host: BackupHost, rates: Rates) -> Manifest:
     """Return the manifest with the seconds that each VM takes a stream that nobody disturbs."""
 
     def timed(vm: WorkloadVm) -> WorkloadVm:
-        seconds = sum(_alone(piece) for piece in _pieces(vm, manifest.host, rates))
+        seconds = sum(_alone(piece) for piece in _pieces(vm, host, rates))
         return replace(vm, expected_seconds=round(seconds, 3))
 
     return replace(
@@ -193,27 +207,20 @@ def _alone(piece: Piece) -> float:
     return piece.seconds + piece.size / piece.bytes_per_second
 
 
-def _paired(
-    manifests: Sequence[Manifest], hosts: Iterable[BackupHost]
-) -> Iterator[tuple[Manifest, BackupHost]]:
-    known: Mapping[str, BackupHost] = {host.name: host for host in hosts}
-    return ((manifest, known[manifest.host]) for manifest in manifests)
-
-
 def _site(manifest: Manifest, host: BackupHost, rates: Rates, costs: Costs) -> Site:
     limits = [host.limit_bytes, *(workload.limit_bytes for workload in manifest.workloads[:1])]
     return Site(
         host.name,
         host.streams,
-        tuple(_task(workload, rates, costs) for workload in manifest.workloads),
+        tuple(_task(workload, host, rates, costs) for workload in manifest.workloads),
         min((float(limit) for limit in limits if limit), default=None),
     )
 
 
-def _task(workload: Workload, rates: Rates, costs: Costs) -> Task:
+def _task(workload: Workload, host: BackupHost, rates: Rates, costs: Costs) -> Task:
     pieces: list[Piece] = []
     for vm in workload.vms:
-        for number, piece in enumerate(_pieces(vm, workload.host, rates)):
+        for number, piece in enumerate(_pieces(vm, host, rates)):
             extra = 0.0 if number else costs.vm + (0.0 if pieces else costs.workload)
             pieces.append(piece._replace(seconds=piece.seconds + extra))
     if len(pieces) > _MOST_PIECES:

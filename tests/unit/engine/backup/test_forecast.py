@@ -253,3 +253,10 @@ def test_a_host_that_did_nothing_has_no_end_to_be_off() -> None:
         job=JOB, status="done", started_at=NOW, ended_at=NOW, vms=(), forecast=(forecast,)
     )
     assert [row["off"] for row in outlook.estimate_rows(record)] == ["-", "-"]
+
+
+def test_what_was_measured_under_a_limit_is_not_taken_for_the_speed_of_a_stream() -> None:
+    """Four streams shared 20 MB/s; the last of them alone has all of it."""
+    limited = host("a", 4, limit=20)
+    [forecast] = expected([machine(1, 10 * GIB)], [limited], measured(5 * MB, 1))
+    assert forecast.end_seconds == pytest.approx(1000 / 20, rel=0.05)
