@@ -62,6 +62,7 @@ ROLES: dict[str, tuple[str, tuple[str, ...]]] = {
             f"{_COMPUTE}/availabilitySets/vmSizes/read",
             "Microsoft.Authorization/permissions/read",
             "Microsoft.Resources/subscriptions/resourceGroups/read",
+            "Microsoft.Resources/subscriptions/resourceGroups/resources/read",  # of trials
             f"{_NETWORK}/networkInterfaces/read",
             f"{_NETWORK}/networkInterfaces/write",
             f"{_NETWORK}/networkInterfaces/delete",

@@ -15,17 +15,33 @@ from rich.markup import escape
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.points import find_point
 from airflow_provider_azstack.console.present import DONE, PARTLY, say, show
+from airflow_provider_azstack.console.stacks import add_stack, open_stack
 from airflow_provider_azstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from airflow_provider_azstack.model import RestorePoint
     from airflow_provider_azstack.repo.rehearsals import Rehearsal
+    from airflow_provider_azstack.repo.repository import Repository
 
 _COLUMNS = ("vm", "point", "started_at", "seconds", "disks", "data_bytes", "verdict")
 
 
 def add(parser: ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--scratch", metavar="DIR", help="has room for the largest disk's data")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--scratch", metavar="DIR", help="has room for the largest disk's data")
+    where.add_argument(
+        "--scratch-group", metavar="GROUP", help="of a stack: empty, for these trials only"
+    )
+    parser.add_argument(
+        "--subnet",
+        metavar="GROUP/NETWORK/SUBNET",
+        default="",
+        help="with a group: where VMs are started, and reach nothing; default: only disks are made",
+    )
+    parser.add_argument(
+        "--storage-account", default="", help="with a group: stages uploads, on older stacks"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--vm", help="the newest point of this VM; a name, key or id")
     which.add_argument(
@@ -33,31 +49,51 @@ def add(parser: ArgumentParser) -> None:
     )
     which.add_argument("--list", action="store_true", help="only list the evidence so far")
     add_repository(parser)
+    add_stack(parser)
     add_output(parser)
 
 
 def run(args: Namespace) -> int:
     """Try restore points; the state is 1 when one of them did not come back whole."""
-    from airflow_provider_azstack.engine.rehearse import due, rehearse  # noqa: PLC0415 - zstandard
+    from airflow_provider_azstack.engine.rehearse import due  # noqa: PLC0415 - zstandard
     from airflow_provider_azstack.repo.rehearsals import rehearsals  # noqa: PLC0415
 
     with closing(open_repository(args)) as repository:
         if args.list:
             found = sorted(rehearsals(repository.records), key=lambda one: one.started_at)
         else:
-            scratch = _scratch(args)
+            _require_place(args)
             points = [find_point(repository, args.vm)] if args.vm else due(repository)[: args.vms]
-            found = [rehearse(repository, point, scratch) for point in points]
+            found = _tried(args, repository, points)
     show([_facts(one) for one in found], args.output, _COLUMNS)
     for one in found if not args.list else ():
         _tell(one)
     return DONE if args.list or all(one.is_good for one in found) else PARTLY
 
 
-def _scratch(args: Namespace) -> Path:
-    if not args.scratch or not Path(args.scratch).is_dir():
-        raise ConfigurationError("where to? Give --scratch a directory that is there")
-    return Path(args.scratch)
+def _require_place(args: Namespace) -> None:
+    if not args.scratch_group and not (args.scratch and Path(args.scratch).is_dir()):
+        raise ConfigurationError(
+            "where to? Give --scratch a directory that is there, or --scratch-group"
+        )
+    if (args.subnet or args.storage_account) and not args.scratch_group:
+        raise ConfigurationError("--subnet and --storage-account go with --scratch-group")
+
+
+def _tried(
+    args: Namespace, repository: "Repository", points: "list[RestorePoint]"
+) -> "list[Rehearsal]":
+    from airflow_provider_azstack.engine.rehearse import rehearse  # noqa: PLC0415 - zstandard
+    from airflow_provider_azstack.engine.rehearse_stack import (  # noqa: PLC0415 - heavy
+        Scratch,
+        rehearse_on_stack,
+    )
+
+    if args.scratch:
+        return [rehearse(repository, point, Path(args.scratch)) for point in points]
+    scratch = Scratch(args.scratch_group, subnet=args.subnet, storage_account=args.storage_account)
+    with open_stack(args) as stack:
+        return [rehearse_on_stack(stack, repository, point, scratch) for point in points]
 
 
 def _tell(rehearsal: "Rehearsal") -> None:
@@ -66,6 +102,8 @@ def _tell(rehearsal: "Rehearsal") -> None:
             say(f"{disk.disk_key} {escape(text)}")
         for text in disk.problems:
             say(f"[red]problem:[/] {disk.disk_key} {escape(text)}")
+    for text in rehearsal.problems:
+        say(f"[red]problem:[/] {escape(text)}")
 
 
 def _facts(rehearsal: "Rehearsal") -> dict[str, Any]:
@@ -78,8 +116,13 @@ def _facts(rehearsal: "Rehearsal") -> dict[str, Any]:
         "seconds": round(rehearsal.seconds, 1),
         "disks": len(rehearsal.disks),
         "data_bytes": sum(disk.data_bytes for disk in rehearsal.disks),
+        "place": rehearsal.place,
+        "booted": rehearsal.booted,
         "verdict": "good" if rehearsal.is_good else "bad",
         "digests": {disk.disk_key: disk.digest for disk in rehearsal.disks},
         "file_systems": {disk.disk_key: list(disk.file_systems) for disk in rehearsal.disks},
-        "problems": {disk.disk_key: list(disk.problems) for disk in rehearsal.disks},
+        "problems": {
+            **{disk.disk_key: list(disk.problems) for disk in rehearsal.disks},
+            **({"vm": list(rehearsal.problems)} if rehearsal.problems else {}),
+        },
     }

@@ -17,9 +17,10 @@ from airflow_provider_azstack.dag_factory.placement import (
     connection_ids,
     placement,
 )
+from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.operators.janitor import Janitor
 from airflow_provider_azstack.operators.prune import CONFIRM, DEAD_SESSIONS, DRY_RUN, Forget, Prune
-from airflow_provider_azstack.operators.rehearse import Rehearse
+from airflow_provider_azstack.operators.rehearse import VM, VMS, Rehearse
 from airflow_provider_azstack.operators.sync import REPAIR, Sync
 from airflow_provider_azstack.operators.verify import MODE, MODES, RequireSound, Verify
 from airflow_provider_azstack.policy import Policy, load_policy
@@ -168,7 +169,10 @@ def verify_dag(
 def rehearsal_dag(
     dag_id: str,
     *,
-    scratch: str,
+    scratch: str = "",
+    scratch_group: str = "",
+    subnet: str = "",
+    storage_account: str = "",
     vms: int = 1,
     config: Config | str | Path | None = None,
     schedule: Any = None,
@@ -178,13 +182,39 @@ def rehearsal_dag(
     Return the DAG that restores on trial; a run in which a disk does not come back whole fails.
 
     :param scratch: a directory of the first backup host, with room for the largest disk's data.
-    :param vms: how many VMs a run tries, those first that were not tried for longest.
+    :param scratch_group: instead: a resource group of the stack, empty, for these trials only.
+    :param subnet: with a group: where VMs are made and started, and reach nothing from there:
+        ``group/network/subnet``. Without one, only disks are made.
+    :param storage_account: with a group: stages uploads, where the stack takes no direct ones.
+    :param vms: how many VMs a run tries, those first that were not tried for longest; the form of a
+        trigger asks too.
     :raises ConfigurationError: the configuration is wrong.
     """
+    if bool(scratch) == bool(scratch_group):
+        raise ConfigurationError("rehearsal_dag: give either scratch or scratch_group")
+    if (subnet or storage_account) and not scratch_group:
+        raise ConfigurationError("rehearsal_dag: subnet and storage_account go with scratch_group")
     config = config if isinstance(config, Config) else load_config(config)
     placed: dict[str, Any] = {**connection_ids(config), **placement(config.backup_hosts()[0])}
     placed |= CONTROL_RETRIES
-    defaults = {"catchup": False, "max_active_runs": 1, "tags": ["azstack", "rehearsal"]}
+    about = {
+        VMS: Param(vms, type="integer", minimum=1, maximum=1000, description="How many VMs."),
+        VM: Param("", type="string", description="Instead: this one, by name, key or id."),
+    }
+    defaults = {
+        "catchup": False,
+        "max_active_runs": 1,
+        "params": about,
+        "tags": ["azstack", "rehearsal"],
+    }
     with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
-        Rehearse(task_id="rehearse", scratch=scratch, vms=vms, **placed)
+        Rehearse(
+            task_id="rehearse",
+            scratch=scratch,
+            group=scratch_group,
+            subnet=subnet,
+            storage_account=storage_account,
+            vms=vms,
+            **placed,
+        )
     return dag
