@@ -13,13 +13,18 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from airflow_provider_azstack.repo.index import Index
+from airflow_provider_azstack.repo.index_load import transaction
 from airflow_provider_azstack.repo.packs import RECORD_BYTES, pack_id, pack_name, size_of_pack
 from airflow_provider_azstack.repo.records import BadBlock
 from airflow_provider_azstack.store.base import ObjectInfo
 
-_BATCH = 100_000  # ids sorted before they go into the tree: neighbours go into the same page
+_BATCH = 100_000  # ids that wait in memory
+# Ids are random: put into the tree as they come, each batch would touch most of its pages. So they
+# are gathered in a heap, and sorted when so many are there: a quarter of a gigabyte of file.
+_HEAP = 4_000_000
 
 _SCHEMA = """
+CREATE TEMP TABLE gc_heap (id BLOB);
 CREATE TEMP TABLE gc_needed (id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE gc_there (pack INTEGER PRIMARY KEY, is_condemned INTEGER);
 CREATE TEMP TABLE gc_bad (id BLOB, pack INTEGER, PRIMARY KEY (id, pack)) WITHOUT ROWID;
@@ -27,6 +32,7 @@ CREATE TEMP TABLE gc_kept
     (id BLOB PRIMARY KEY, rank INTEGER, pack INTEGER, offset INTEGER, sealed INTEGER)
     WITHOUT ROWID;
 """
+_SORT = "INSERT OR IGNORE INTO gc_needed SELECT id FROM gc_heap ORDER BY id"
 # With min(), SQLite takes the other columns from the row that has the minimum.
 _SETTLE = """
 INSERT INTO gc_kept
@@ -64,6 +70,7 @@ class Liveness:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._waiting: list[bytes] = []
+        self._heaped = 0
         with index.database() as database:
             database.executescript(_SCHEMA)
 
@@ -71,7 +78,10 @@ class Liveness:
         """Take up that these blocks are needed; what is needed once stays so."""
         self._waiting.extend(block_ids)
         if len(self._waiting) >= _BATCH:
-            self._write()
+            with self._index.database() as database, transaction(database, "DEFERRED"):
+                self._write(database)
+                if self._heaped >= _HEAP:
+                    self._sort(database)
 
     def settle(
         self, packs: Iterable[ObjectInfo], condemned: frozenset[str], bad: Iterable[BadBlock]
@@ -82,10 +92,10 @@ class Liveness:
         :param packs: those that are there, in any order.
         :param condemned: object names of those that may go.
         """
-        self._write()
         rows = ((info.name in condemned, pack_id(info.name), info.size_bytes) for info in packs)
-        with self._index.database() as database:
-            database.execute("BEGIN")
+        with self._index.database() as database, transaction(database, "DEFERRED"):
+            self._write(database)
+            self._sort(database)
             for table in ("gc_there", "gc_bad", "gc_kept"):
                 database.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
             database.executemany(
@@ -98,7 +108,6 @@ class Liveness:
                 ((block.block_id, bytes.fromhex(block.pack)) for block in bad),
             )
             database.execute(_SETTLE)
-            database.execute("COMMIT")
 
     def lost(self) -> bytes | None:
         """Return a needed block that is in no pack that is there, or None."""
@@ -124,14 +133,13 @@ class Liveness:
         for (block_id,) in rows:
             yield block_id
 
-    def _write(self) -> None:
-        rows = [(block_id,) for block_id in sorted(set(self._waiting))]
+    def _write(self, database: sqlite3.Connection) -> None:
+        rows = [(block_id,) for block_id in set(self._waiting)]
         self._waiting.clear()
-        with self._index.database() as database:
-            _insert(database, rows)
+        database.executemany("INSERT INTO gc_heap VALUES (?)", rows)
+        self._heaped += len(rows)
 
-
-def _insert(database: sqlite3.Connection, rows: list[tuple[bytes]]) -> None:
-    database.execute("BEGIN")
-    database.executemany("INSERT OR IGNORE INTO gc_needed VALUES (?)", rows)
-    database.execute("COMMIT")
+    def _sort(self, database: sqlite3.Connection) -> None:
+        database.execute(_SORT)
+        database.execute("DELETE FROM gc_heap")
+        self._heaped = 0

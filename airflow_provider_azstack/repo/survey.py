@@ -20,14 +20,17 @@ from airflow_provider_azstack.errors import IntegrityError, StoreError
 from airflow_provider_azstack.model import Extent, Image
 from airflow_provider_azstack.repo.blocks import BlockReader
 from airflow_provider_azstack.repo.index import Index
+from airflow_provider_azstack.repo.index_load import transaction
 from airflow_provider_azstack.repo.packs import Entry, pack_id, pack_name
 from airflow_provider_azstack.repo.records import BadBlock
 from airflow_provider_azstack.repo.runs import decode_runs, load_group, part_ids
 from airflow_provider_azstack.store.base import ObjectInfo
 
-# Groups whose blocks are looked up together, in the order of the tree: about 65,000 rows, which
-# touch most of its pages. More memory than a backup's index has: what is asked is all of it.
-_BATCH = 256
+_BATCH = 256  # groups that wait in memory
+# Blocks that are looked up together, in the order of the tree, most of whose pages they touch: so
+# many at once that its pages are read a few times and not once for every batch.
+_TOGETHER = 4_000_000
+# More memory than a backup's index has: what is asked is all of it.
 _CACHE_KIB = 128 * 1024
 NEVER = 0
 AT_ALL_TIMES = 2**62  # of a disk of zeros: there is nothing to read
@@ -38,6 +41,7 @@ DROP TABLE IF EXISTS temp.read_at;
 DROP TABLE IF EXISTS temp.needed;
 DROP TABLE IF EXISTS temp.groups;
 DROP TABLE IF EXISTS temp.wanted;
+DROP TABLE IF EXISTS temp.asked;
 DROP TABLE IF EXISTS temp.copies;
 DROP TABLE IF EXISTS temp.lost;
 DROP TABLE IF EXISTS temp.there;
@@ -49,6 +53,7 @@ CREATE TEMP TABLE groups
     (number INTEGER PRIMARY KEY, id BLOB, length INTEGER, at INTEGER, is_lost INTEGER, problem TEXT,
      UNIQUE (id, length));
 CREATE TEMP TABLE wanted (grp INTEGER, id BLOB);
+CREATE TEMP TABLE asked (grp INTEGER, id BLOB);
 CREATE TEMP TABLE copies (grp INTEGER, id BLOB, at INTEGER);
 CREATE TEMP TABLE lost (id BLOB PRIMARY KEY) WITHOUT ROWID;
 """
@@ -62,7 +67,7 @@ _COPIES = """
 INSERT INTO copies
 SELECT w.grp, w.id, MAX(CASE WHEN t.pack IS NOT NULL AND NOT EXISTS
     (SELECT 1 FROM bad WHERE bad.id = b.id AND bad.pack = b.pack) THEN COALESCE(r.at, 0) END)
-FROM wanted w
+FROM asked w
 LEFT JOIN blocks b ON b.id = w.id AND EXISTS (SELECT 1 FROM seen s WHERE s.segment = b.segment)
 LEFT JOIN there t ON t.pack = b.pack
 LEFT JOIN packs p ON p.number = b.pack
@@ -227,9 +232,21 @@ class Survey:
             todo = database.execute("SELECT number, id, length FROM groups WHERE at IS NULL")
             groups = [_Group(*row) for row in todo.fetchall()]
         contents = self._contents(iter(groups), threads)
+        with self._index.database() as database:
+            database.execute("DELETE FROM wanted")
+        rows, broken = 0, dict[int, _Content]()
         while batch := list(islice(contents, _BATCH)):
-            with self._index.database() as database:
-                _look_up(database, batch)
+            with self._index.database() as database, transaction(database, "DEFERRED"):
+                rows += _want(database, batch)
+            broken.update((content.group.number, content) for content in batch if content.problem)
+            if rows >= _TOGETHER:
+                self._look_up(broken)
+                rows, broken = 0, {}
+        self._look_up(broken)
+
+    def _look_up(self, broken: dict[int, "_Content"]) -> None:
+        with self._index.database() as database, transaction(database, "DEFERRED"):
+            _look_up(database, broken)
 
     def state(self, image: Image) -> State:
         """Return what is known of an image that was added."""
@@ -338,19 +355,23 @@ def _region_length(image: Image, number: int) -> int:
     return min(image.region_bytes, image.size_bytes - number * image.region_bytes)
 
 
-def _look_up(database: sqlite3.Connection, batch: Sequence[_Content]) -> None:
-    database.execute("BEGIN")
-    database.execute("DELETE FROM wanted")
-    rows = sorted((block, c.group.number) for c in batch for block in c.blocks)
+def _want(database: sqlite3.Connection, batch: Sequence[_Content]) -> int:
+    rows = [(block, content.group.number) for content in batch for block in content.blocks]
     database.executemany("INSERT INTO wanted (id, grp) VALUES (?, ?)", rows)
+    return len(rows)
+
+
+def _look_up(database: sqlite3.Connection, broken: dict[int, _Content]) -> None:
+    database.execute("DELETE FROM asked")
+    database.execute("INSERT INTO asked SELECT grp, id FROM wanted ORDER BY id")
+    database.execute("DELETE FROM wanted")
     database.execute(
-        "INSERT OR IGNORE INTO needed SELECT DISTINCT b.pack FROM wanted w "
+        "INSERT OR IGNORE INTO needed SELECT DISTINCT b.pack FROM asked w "
         "JOIN blocks b ON b.id = w.id JOIN seen s ON s.segment = b.segment"
     )
     database.execute("DELETE FROM copies")
     database.execute(_COPIES)
     database.execute("INSERT OR IGNORE INTO lost SELECT id FROM copies WHERE at IS NULL")
-    broken = {content.group.number: content for content in batch if content.problem}
     database.executemany(
         "INSERT OR IGNORE INTO lost VALUES (?)",
         ((block,) for one in broken.values() for block in one.unreadable),
@@ -370,4 +391,3 @@ def _look_up(database: sqlite3.Connection, batch: Sequence[_Content]) -> None:
             for at, is_lost, number in states
         ),
     )
-    database.execute("COMMIT")

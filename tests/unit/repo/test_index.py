@@ -13,6 +13,7 @@ from support.repositories import PASSPHRASE, new_repository, noise, reopen, stor
 from support.stores import LostWrites, MemoryStore
 
 from airflow_provider_azstack.errors import MissingBlock, StoreError, Tampered
+from airflow_provider_azstack.repo import index as index_module
 from airflow_provider_azstack.repo import segments
 from airflow_provider_azstack.repo.index import Index
 from airflow_provider_azstack.repo.packs import Entry, PackContents
@@ -86,6 +87,35 @@ def test_entries_of_a_segment_that_is_gone_do_not_count(
     index = load(with_cache(store, tmp_path))
     assert index.locations(block) == []
     assert not index.usable(block)
+
+
+def test_rows_that_do_not_fit_together_are_put_in_by_and_by(
+    store: MemoryStore, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = []
+    for number in range(5):
+        blocks += store_blocks(repository.open_session("a"), [noise(number)])
+    monkeypatch.setattr(index_module, "_ROWS", 2)
+    index = load(with_cache(store, tmp_path))
+    assert all(index.locations(block) for block in blocks)
+
+
+def test_blocks_of_segments_that_are_gone_leave_the_cache_in_the_end(
+    store: MemoryStore, repository: Repository, tmp_path: Path
+) -> None:
+    """They do not count at once; they are removed when that is worth reading all of the cache."""
+    for number in range(8):
+        store_blocks(repository.open_session("a"), [noise(number)])
+    load(with_cache(store, tmp_path)).close()
+    for left in range(7, -1, -1):
+        store.delete(names(store, "index/")[0])
+        index = load(with_cache(store, tmp_path))
+        with index.database() as database:
+            [(kept,)] = database.execute("SELECT COUNT(*) FROM blocks")
+            [(live,)] = database.execute("SELECT COUNT(*) FROM blocks NATURAL JOIN seen")
+        index.close()
+        assert live == left
+        assert left <= kept < max(left * 4 / 3 + 0.01, 1)
 
 
 def test_a_stale_process_cannot_bring_back_a_segment(

@@ -24,7 +24,7 @@ from airflow_provider_azstack.errors import (
     Unreachable,
 )
 from airflow_provider_azstack.model import Image, Job, JobRecord, RestorePoint
-from airflow_provider_azstack.repo import litter, segments
+from airflow_provider_azstack.repo import litter, liveness, segments
 from airflow_provider_azstack.repo.forget import forget
 from airflow_provider_azstack.repo.images import ImageReader
 from airflow_provider_azstack.repo.packs import OWNER_BYTES
@@ -80,6 +80,16 @@ def test_what_nothing_needs_goes_and_all_points_restore(repository: Repository) 
     assert len([row for row in report.of("delete") if row.name.startswith("packs/")]) == 3
     assert report.freed_bytes > 60_000
     assert prune(repository).rows == ()
+    assert_repository_sound(repository, used().expected)
+
+
+def test_what_does_not_fit_into_memory_is_looked_at_by_and_by(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "_BATCH", 1)
+    monkeypatch.setattr(liveness, "_HEAP", 2)
+    report = prune(repository, dead_sessions=[used().dead])
+    assert len(report.of("condemn")) == 5
     assert_repository_sound(repository, used().expected)
 
 

@@ -16,7 +16,7 @@ from airflow_provider_azstack.errors import (
     StoreError,
 )
 from airflow_provider_azstack.model import Extent
-from airflow_provider_azstack.repo import ledger
+from airflow_provider_azstack.repo import ledger, survey
 from airflow_provider_azstack.repo.findings import LostRange, joined
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.verify import verify
@@ -87,6 +87,19 @@ def test_structure_reads_no_pack_and_finds_a_lost_one(site: Site) -> None:
     report = verify(site.repository, "structure")
     assert not report.is_sound
     assert [(finding.object, finding.problem) for finding in report.findings] == [(lost, "is gone")]
+    assert report.damaged_points >= 1
+
+
+def test_what_does_not_fit_into_memory_is_looked_up_by_and_by(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "_BATCH", 1)
+    monkeypatch.setattr(survey, "_TOGETHER", 1)
+    assert verify(site.repository, "structure").is_sound
+    lost = site.packs()[0].name
+    site.store.delete(lost)
+    report = verify(site.repository, "structure")
+    assert [finding.object for finding in report.findings] == [lost]
     assert report.damaged_points >= 1
 
 
