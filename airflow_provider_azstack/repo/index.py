@@ -151,7 +151,7 @@ class Index:
                     gone = f"pack {packs[0]} is gone, damaged or condemned" if packs else "no index"
                     raise MissingBlock(f"block {block_id.hex()} cannot be counted on: {gone}")
 
-    def _usable_of(self, batch: Sequence[bytes]) -> set[bytes]:
+    def _usable_of(self, batch: list[bytes]) -> set[bytes]:
         # Always the same statement: the database keeps it prepared.
         ids = [*batch, *batch[:1] * (_REQUIRED - len(batch))]
         with self.database() as database:
