@@ -214,7 +214,7 @@ def use(it: Rig, consistency: Consistency) -> None:
 def test_a_vm_is_stopped_once_for_all_its_streams_and_ends_as_it_began(
     it: Rig, vm: EmulatedVm, state: str
 ) -> None:
-    """Consistency ``stopped``: only the stream whose turn it is touches the power."""
+    """F-P4: with ``stopped`` only the stream whose turn it is touches the power."""
     use(it, "stopped")
     it.emulator.set_power(vm, state)
     run = it.begin()
@@ -227,7 +227,7 @@ def test_a_vm_is_stopped_once_for_all_its_streams_and_ends_as_it_began(
 def test_copies_of_one_task_that_stop_a_vm_at_once_leave_it_running(
     it: Rig, vm: EmulatedVm
 ) -> None:
-    """Whatever they do to each other: who stops it starts it, and what failed is made up for."""
+    """F-P4: whatever they do to each other, who stops it starts it, and what failed is made up for."""
     use(it, "stopped")
     run = it.begin()
     at_once(it, run, [run.workloads[0]] * 3, snapshot_workload)

@@ -12,12 +12,14 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 
 import pytest
+from support.points import restored_digest
 from support.real_airflow import ROOT, RealAirflow
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.emulator.faults import Fault, shorter
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.runs import REGION_BYTES
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store import open_store
 
@@ -37,6 +39,13 @@ dag = backup_dag("failing", policy={"name": "failing", "selection": {"resource_g
 for task in dag.tasks:
     task.retries = 0
 """
+# One disk, in a part for each host.
+SPLIT = """\
+from airflow_provider_azstack.dag_factory import backup_dag
+
+dag = backup_dag("split", policy={"name": "split", "selection": {"resource_groups": ["huge"]}})
+"""
+SPLIT_GIB = 0.25
 
 
 class Site:
@@ -57,12 +66,13 @@ class Site:
             AZSTACK_CONF=str(home / "azurestack.conf"),
             AIRFLOW_CONN_AZSTACK_REPOSITORY_DEFAULT=json.dumps(repository),
         )
-        (home / "azurestack.conf").write_text(json.dumps({"hosts": HOSTS}))
+        (home / "azurestack.conf").write_text(json.dumps({"hosts": HOSTS, "split_gib": SPLIT_GIB}))
         (home / "policies").mkdir()
         policy = "name: nightly\nbatch_gib: 1\nselection: {resource_groups: [good]}\n"
         (home / "policies" / "nightly.yaml").write_text(policy)
         shutil.copy(ROOT / "dags" / "azstack_backup.py", self.airflow.dags)
         (self.airflow.dags / "failing.py").write_text(FAILING)
+        (self.airflow.dags / "split.py").write_text(SPLIT)
 
     def open(self) -> Repository:
         return Repository.open(open_store(self.store_url), Secret(PASSPHRASE))
@@ -116,6 +126,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     for name in ("bad", "worse"):
         vm = site.emulator.add_vm(name, "bad", [DiskSpec(size_bytes=4 * MIB)])
         vm.disks[0].write(0, name.encode() * 1000)
+    huge = site.emulator.add_vm("huge", "huge", [DiskSpec(size_bytes=REGION_BYTES + 8 * MIB)])
+    for offset in (0, REGION_BYTES - MIB):
+        huge.disks[0].write(offset, os.urandom(2 * MIB))
     # Reading takes a moment, so that streams would overlap if nothing held them back.
     site.emulator.faults.slow(r"md-", 0.3, method="GET")
     site.emulator.faults.add(Fault("*", ".", alter=site.remember, times=10**9))
@@ -217,6 +230,33 @@ def test_streams_that_are_stopped_or_killed_leave_nothing(site: Site) -> None:
     assert not [left for left in site.emulator.leftovers() if "/bad/" in left.id]
     logs = "".join(log.read_text() for log in site.airflow.logs.rglob(f"*{run_id}/**/*.log"))
     assert "the task was told to stop" in logs
+
+
+def test_two_hosts_back_one_disk_up_together(site: Site) -> None:
+    """R1, R4: first and incremental, each host a part, one snapshot set, bit-exact points."""
+    (vm,) = (vm for vm in site.emulator.vms.values() if vm.name == "huge")
+    (disk,) = vm.disks
+    sql = (
+        "select task_id, state, rendered_map_index from task_instance "
+        "where run_id = ? and task_id like '%.stream' order by task_id"
+    )
+    for day in range(2):
+        disk.write(REGION_BYTES - 4096, f"day {day}".encode() * 2000)
+        run_id = site.airflow.trigger("split")
+        assert site.airflow.wait("split", run_id) == "success"
+        assert site.airflow.query(sql, run_id) == [
+            ("alpha.workloads.stream", "success", "alpha / huge 1/2"),
+            ("beta.workloads.stream", "success", "beta / huge 2/2"),
+        ]
+        repository = site.open()
+        point = repository.latest_point(vm.vm_id)
+        assert point is not None
+        (image,) = point.images
+        assert restored_digest(repository, image.image) == disk.sha256()
+        assert image.changes_known == ("difference" if day else "allocated")
+        left = [left.kind for left in site.emulator.leftovers() if vm.vm_id in str(left.tags)]
+        assert left == ["snapshot"]
+        assert len(list(repository.sets(point.run))) == 1
 
 
 def test_no_secret_is_in_database_logs_or_command_lines(site: Site, nightly: Any) -> None:

@@ -44,7 +44,7 @@ from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
-THREADS = 16  # most of the time each waits for the store
+THREADS = 8  # of each VM most is waiting for the store; more only wait for each other
 SHOWN = 5  # VMs that an error names
 
 

@@ -102,11 +102,13 @@ def spoiled(image: Image, what: str) -> Image:
 
 @pytest.mark.parametrize("what", ["set", "snapshot", "footer", "size", "regions"])
 def test_parts_that_are_not_of_one_snapshot_are_refused(parts: list[Image], what: str) -> None:
+    """F-P3: of another set, disk or size."""
     with pytest.raises(NotWholeError, match="not of one snapshot"):
         joined([parts[0], spoiled(parts[1], what), parts[2]])
 
 
 def test_gaps_overlaps_and_whole_disks_are_refused(parts: list[Image]) -> None:
+    """F-P3: what is missing, or there twice, is told by its place."""
     with pytest.raises(NotWholeError, match="gap"):
         joined([parts[0], parts[2]])
     with pytest.raises(NotWholeError, match="gap"):
@@ -129,7 +131,7 @@ def test_gaps_overlaps_and_whole_disks_are_refused(parts: list[Image]) -> None:
 def test_whatever_is_left_out_or_twice_nothing_but_a_whole_disk_is_joined(
     parts: list[Image], data: st.DataObject
 ) -> None:
-    """Each part exactly once makes a disk; every other choice is refused."""
+    """F-P3: each part exactly once makes a disk; every other choice is refused."""
     chosen = data.draw(st.lists(st.sampled_from(parts), max_size=5))
     if sorted(image.part.first for image in chosen) == [part.first for part in PARTS]:
         assert joined(chosen).regions == joined(parts).regions
