@@ -227,7 +227,7 @@ def test_a_vm_is_stopped_once_for_all_its_streams_and_ends_as_it_began(
 def test_copies_of_one_task_that_stop_a_vm_at_once_leave_it_running(
     it: Rig, vm: EmulatedVm
 ) -> None:
-    """F-P4: whatever they do to each other, who stops it starts it, and what failed is made up for."""
+    """F-P4: whoever stops it starts it, and what failed is made up for."""
     use(it, "stopped")
     run = it.begin()
     at_once(it, run, [run.workloads[0]] * 3, snapshot_workload)
