@@ -20,6 +20,8 @@ SPARE = 2
 LOCAL = "LocalExecutor"
 EDGE = "EdgeExecutor"
 _EDGE_CLASS = "airflow.providers.edge3.executors.EdgeExecutor"
+# An edge worker's request that waited longer for the API server is refused, and ends the worker.
+_LEEWAY = "60"
 # What docs/hosts.md says of hosts whose streams are to outlive an outage of the API server.
 PATIENCE = {
     "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "10",
@@ -71,6 +73,7 @@ class Edge:
         return {
             "CORE__EXECUTOR": executors,
             "EDGE__API_ENABLED": "True",
+            "API_AUTH__JWT_LEEWAY": _LEEWAY,
             # A worker that was silent for five heartbeats is gone, and its name is free again.
             "EDGE__HEARTBEAT_INTERVAL": "2",
         }
@@ -87,6 +90,7 @@ class Edge:
             "AIRFLOW__EDGE__HEARTBEAT_INTERVAL": "2",
             "AIRFLOW__EDGE__JOB_POLL_INTERVAL": "1",
             "AIRFLOW__API_AUTH__JWT_SECRET": secret,
+            "AIRFLOW__API_AUTH__JWT_LEEWAY": _LEEWAY,
         }
         command = [airflow.executable, "edge", "worker", "--queues", worker.host]
         command += ["--concurrency", str(worker.streams + SPARE), "--edge-hostname", worker.name]

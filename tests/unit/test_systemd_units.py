@@ -111,10 +111,13 @@ def test_airflow_understands_the_commands() -> None:
 def test_the_example_is_run_with_the_settings_that_the_page_and_the_units_have() -> None:
     """`make hosts OUTAGE=120` proves what a reader copies, not something else."""
     host, server = variables("host"), variables("server")
+    server["AIRFLOW__API_AUTH__JWT_LEEWAY"] = variables("airflow")["AIRFLOW__API_AUTH__JWT_LEEWAY"]
     assert PATIENCE.items() <= host.items()
     page = HOSTS_PAGE.read_text()
     for variable, value in {**host, **server}.items():
-        found = re.fullmatch(r"AIRFLOW__(WORKERS|SCHEDULER|EXECUTION_API)__(\w+)", variable)
+        found = re.fullmatch(
+            r"AIRFLOW__(WORKERS|SCHEDULER|EXECUTION_API|API_AUTH)__(\w+)", variable
+        )
         if found:
             option = rf"\[{found[1].lower()}\] {found[2].lower()}` \| [^|]+ \| {value} \|"
             assert re.search(option, page), variable
