@@ -16,6 +16,7 @@ from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.engine.backup.manifests import workload_vms
 from airflow_provider_azstack.engine.backup.stream import snapshot_workload, stream_workload
+from airflow_provider_azstack.errors import SourceBusy
 from airflow_provider_azstack.model import Consistency, DiskKind, Image, JobVm, Workload
 from airflow_provider_azstack.repo.runs import REGION_BYTES
 
@@ -253,3 +254,30 @@ def test_a_vm_that_must_be_stopped_and_runs_is_skipped_by_all_its_streams(
     assert done.status == "skipped"
     run.clean_up()
     assert it.emulator.leftovers() == []
+
+
+def test_a_stream_that_never_took_its_turn_holds_nobody_up_for_ever(
+    it: Rig, vm: EmulatedVm
+) -> None:
+    """Its host died: after a while another stream takes the snapshots."""
+    run = it.begin()
+    run.session.leave_note(vm.vm_id, "set-1", b"a host that is gone")
+    run.snapshot()
+    assert list(it.repository.sets(run.job.run)) == []
+    run.stream()
+    assert run.failures == {}
+    require_point(it, vm, finish(it, run))
+
+
+def test_a_vm_is_never_stopped_by_a_stream_whose_turn_it_is_not(it: Rig, vm: EmulatedVm) -> None:
+    """It fails and is tried again: two that stop and start one VM would fight over it."""
+    use(it, "stopped")
+    run = it.begin()
+    run.session.leave_note(vm.vm_id, "set-1", b"a host that is gone")
+    run.stream()
+    assert isinstance(run.failures[vm.vm_id], SourceBusy)
+    assert power(it) == []
+    (failed,) = run.complete().vms
+    assert (failed.status, failed.point) == ("failed", "")
+    run.clean_up()
+    assert it.emulator.power(vm) == "running"
