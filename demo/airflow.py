@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from demo.processes import Child, DemoFailed, Processes, free_port, run
 USER = "demo"
 COMPONENTS = ("api-server", "scheduler", "dag-processor")
 ENDED = {"success", "failed"}
+_PAGE = 100  # the API gives no more at once
 
 
 class Airflow:
@@ -136,8 +138,12 @@ class Airflow:
 
     def tasks(self, dag_id: str, run_id: str) -> Iterator[dict[str, Any]]:
         """Yield the run's task instances, mapped ones each; of each its last try."""
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100"
-        yield from self._call("GET", path)["task_instances"]
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit={_PAGE}"
+        for offset in count(0, _PAGE):
+            page = self._call("GET", f"{path}&offset={offset}")["task_instances"]
+            yield from page
+            if len(page) < _PAGE:
+                return
 
     def tries(self, dag_id: str, run_id: str) -> Iterator[dict[str, Any]]:
         """Yield every try of the run's task instances."""

@@ -5,6 +5,7 @@ Owns the meaning of the connection's fields; knows nothing of what a repository 
 Invariant: a repository is opened, never created: that is a command's business.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class RepositoryHook(BaseHook):
         # Repositories load cryptography and zstandard: not while DAG files are parsed.
         from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
 
-        fields = self._fields()
+        fields = self._fields
         cache = fields.text("cache_directory")
         return Repository.open(
             self.get_store(budget_seconds=budget_seconds),
@@ -65,7 +66,7 @@ class RepositoryHook(BaseHook):
         """
         from airflow_provider_azstack.store import open_store  # noqa: PLC0415 - obstore is heavy
 
-        fields = self._fields()
+        fields = self._fields
         url = fields.standard("host", "repository URL")
         return open_store(
             url,
@@ -76,7 +77,7 @@ class RepositoryHook(BaseHook):
 
     def get_passphrase(self) -> Secret:
         """Return the passphrase, which must be filled in."""
-        fields = self._fields()
+        fields = self._fields
         if not (passphrase := fields.password()):
             raise fields.error("has no passphrase: fill in the field 'password'")
         return passphrase
@@ -89,5 +90,7 @@ class RepositoryHook(BaseHook):
             return False, str(error)
         return True, f"opened repository {repository.id}"
 
+    @cached_property
     def _fields(self) -> Fields:
+        # Once: where connections are in a vault, each look is a request to it.
         return fields_of(self.repository_conn_id, self.conn_type, _FIELDS)
