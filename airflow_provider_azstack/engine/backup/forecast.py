@@ -34,6 +34,8 @@ STANDARD_BYTES_PER_SECOND = 60 * MEGABYTE
 _FASTEST = PREMIUM_BYTES_PER_SECOND
 # A stream that a disk could feed nearly twice is still one stream's worth.
 _NEARLY = 0.15
+# Streams that together moved this share of a limit were held up by it.
+_HELD_UP = 0.7
 # More than these of one workload are taken together: the sum is the same.
 _MOST_PIECES = 16
 
@@ -166,10 +168,10 @@ def _stream_rate(host: BackupHost, measured: float) -> float:
     Return what one stream of a host reads by itself.
 
     What was measured while all streams shared the host's limit says what the limit is, and not what
-    one of them reads once the others have ended.
+    one of them reads while the others wait for something else.
     """
     limit = host.limit_bytes
-    if limit is None or measured * host.streams > limit * (1 + _NEARLY):
+    if limit is None or measured * host.streams < limit * _HELD_UP:
         return measured
     return max(measured, min(limit, UNMEASURED_BYTES_PER_SECOND))
 
