@@ -17,19 +17,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backup import MIB, PASSPHRASE, VM, create, environment, peak_mib
+from backup import MIB, PASSPHRASE, TIB, create, environment, peak_mib
+from records import VM, image_name, snapshot_of
 
-TIB = 1024**4
 DISKS = {"as it is": 0, "1 TiB": TIB}
 
 
-def image_name(disk: str) -> str:
-    """Return the object name of one disk's image."""
-    return f"images/{disk.replace(' ', '-').lower()}/{VM}.os/1"
+def run_of(disk: str) -> str:
+    """Return the run that backs a disk up."""
+    return disk.replace(" ", "-").lower()
 
 
 def back_up(options: argparse.Namespace) -> None:
@@ -37,7 +36,6 @@ def back_up(options: argparse.Namespace) -> None:
     from sources import FileDisk  # noqa: PLC0415
 
     from airflow_provider_azstack.engine.backup.disk import back_up_disk  # noqa: PLC0415
-    from airflow_provider_azstack.model import DiskSnapshot  # noqa: PLC0415
     from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
     from airflow_provider_azstack.secret import Secret  # noqa: PLC0415
     from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415
@@ -47,22 +45,14 @@ def back_up(options: argparse.Namespace) -> None:
         for disk, size in DISKS.items():
             source = FileDisk(options.data / "base.img")
             source.size_bytes = size or source.size_bytes
-            snapshot = DiskSnapshot(
-                disk_key="os",
-                kind="managed",
-                id="benchmark",
-                size_bytes=source.size_bytes,
-                unique_id="benchmark",
-                taken_at=datetime.now(UTC),
-            )
             back_up_disk(
                 source,
                 session,
-                name=image_name(disk),
+                name=image_name(run_of(disk)),
                 run="export",
                 vm_key=VM,
                 set_id="export",
-                snapshot=snapshot,
+                snapshot=snapshot_of(source.size_bytes),
                 previous=None,
             )
 
@@ -76,7 +66,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415
 
     repository = Repository.open(LocalStore(options.repository), Secret(PASSPHRASE))
-    image = repository.image(image_name(options.disk))
+    image = repository.image(image_name(run_of(options.disk)))
     started, cpu = time.perf_counter(), time.process_time()
     export = DiskExport(image, ImageReader(image, repository.reader()), "raw")
     exported = export.to_file(options.repository.parent / "exported.img")

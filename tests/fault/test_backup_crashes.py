@@ -1,68 +1,23 @@
 """A process that dies at any store call of a backup, in every mode, and what is left."""
 
 import sys
-from datetime import UTC, datetime
 from random import Random
 from typing import Literal
 
 import pytest
 from support.disks import PAGE, PASSPHRASE, VM, SparseDisk, assert_same, back_up, new_repository
+from support.repositories import a_point
 from support.stores import Crash, CrashingStore, MemoryStore
 
-from airflow_provider_azstack.model import Image, PointImage, RestorePoint, VirtualMachine
+from airflow_provider_azstack.model import Image
 from airflow_provider_azstack.repo import segments
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.store.base import Store
 
 pytestmark = pytest.mark.tier1
 
 MIB = 1024**2
 MODES: tuple[Literal["before", "after", "torn"], ...] = ("before", "after", "torn")
-TAKEN_AT = datetime(2026, 1, 2, tzinfo=UTC)
-
-
-def machine() -> VirtualMachine:
-    return VirtualMachine(
-        id="/subscriptions/s/vm",
-        key=VM,
-        name="vm",
-        subscription_id="s",
-        resource_group="g",
-        location="local",
-        size="Standard_A1",
-        os_type="Linux",
-        power_state="running",
-        disks=(),
-    )
-
-
-def point_of(image: Image, session: Session, number: int) -> RestorePoint:
-    return RestorePoint(
-        id=f"point-{number}",
-        run="run-1",
-        session=session.id,
-        policy="p",
-        stack="s",
-        set_id="set-1",
-        consistency="crash",
-        taken_at=TAKEN_AT,
-        published_at=datetime.now(UTC),
-        vm=machine(),
-        images=(
-            PointImage(
-                image=image.name,
-                disk_key="os",
-                snapshot=image.snapshot,
-                size_bytes=image.size_bytes,
-                changes_known=image.changes_known,
-                changed_bytes=image.changed_bytes,
-                read_bytes=image.read_bytes,
-                stored_bytes=image.stored_bytes,
-                seconds=image.seconds,
-            ),
-        ),
-    )
 
 
 def two_days() -> tuple[SparseDisk, SparseDisk]:
@@ -89,7 +44,7 @@ def one_run(
         try:
             name = f"images/run-1/{VM}.os/{day}-{attempt}"
             image = back_up(disk, session, previous, name=name, readers=2)
-            session.publish(point_of(image, session, day))
+            session.publish(a_point(image, session, f"point-{day}"))
         finally:
             session.close()
     finally:

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec.structs import replace
+from support.repositories import a_vm
+
 from airflow_provider_azstack.model import (
     Disk,
     DiskSnapshot,
@@ -144,22 +147,16 @@ def _point(
         taken_at=taken_at,
         published_at=taken_at + timedelta(minutes=10),
         vm=_machine(number, images),
-        images=tuple(_point_image(image) for image in images),
+        images=tuple(map(PointImage.of, images)),
         previous=previous,
     )
 
 
 def _machine(number: int, images: list[Image]) -> VirtualMachine:
-    return VirtualMachine(
+    return replace(
+        a_vm(vm_key(number)),
         id=f"/subscriptions/s/vm-{number}",
-        key=vm_key(number),
         name=f"vm-{number}",
-        subscription_id="s",
-        resource_group="g",
-        location="local",
-        size="Standard_A1",
-        os_type="Linux",
-        power_state="running",
         disks=tuple(
             Disk(
                 key=image.snapshot.disk_key,
@@ -171,20 +168,6 @@ def _machine(number: int, images: list[Image]) -> VirtualMachine:
             )
             for image in images
         ),
-    )
-
-
-def _point_image(image: Image) -> PointImage:
-    return PointImage(
-        image=image.name,
-        disk_key=image.snapshot.disk_key,
-        snapshot=image.snapshot,
-        size_bytes=image.size_bytes,
-        changes_known=image.changes_known,
-        changed_bytes=image.changed_bytes,
-        read_bytes=image.read_bytes,
-        stored_bytes=image.stored_bytes,
-        seconds=image.seconds,
     )
 
 

@@ -120,20 +120,8 @@ def a_point(
         consistency="crash",
         taken_at=MOMENT,
         published_at=published_at,
-        vm=a_vm(),
-        images=(
-            PointImage(
-                image=image.name,
-                disk_key="os",
-                snapshot=image.snapshot,
-                size_bytes=image.size_bytes,
-                changes_known="allocated",
-                changed_bytes=0,
-                read_bytes=0,
-                stored_bytes=0,
-                seconds=1.0,
-            ),
-        ),
+        vm=a_vm(image.vm_key),
+        images=(PointImage.of(image),),
     )
 
 
