@@ -13,8 +13,6 @@ import sys
 from bisect import bisect_left
 from pathlib import Path
 
-import urllib3
-
 from airflow_provider_azstack.errors import ChangesUnknown, Unreachable
 from airflow_provider_azstack.model import Extent
 
@@ -71,6 +69,8 @@ class HttpDisk(FileDisk):
     """The same disk, its bytes read through HTTP ranges."""
 
     def __init__(self, path: Path, url: str, connections: int) -> None:
+        import urllib3  # noqa: PLC0415 - who reads a file does not pay for it
+
         super().__init__(path)
         self._url = url
         self._pool = urllib3.PoolManager(maxsize=connections, block=True)
