@@ -8,7 +8,7 @@ and in a durable index segment. An error anywhere stops the whole writer and is 
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -32,6 +32,7 @@ from airflow_provider_azstack.repo.packs import (
     Entry,
     PackBuffer,
     PackContents,
+    lazy_buffer,
     pack_name,
 )
 from airflow_provider_azstack.repo.records import Records
@@ -74,7 +75,7 @@ class BlockWriter:
         self._pack_bytes = pack_bytes
         self._codec = Codec()
         self._changed = threading.Condition()  # guards everything below
-        self._free: list[bytearray] = []
+        self._free: list[bytearray | memoryview] = []
         self._allocated = 0
         self._current: PackBuffer | None = None
         self._unfinished: set[PackBuffer] = set()
@@ -130,6 +131,10 @@ class BlockWriter:
         Taking over a run of an earlier image is deduplication too.
         """
         return self._index.usable(block_id)
+
+    def known_of(self, block_ids: Iterable[bytes]) -> set[bytes]:
+        """Return those that ``knows`` knows."""
+        return self._index.usable_of(block_ids)
 
     def has_losses(self) -> bool:
         """Tell whether blocks were lost, or may vanish: then ask ``knows`` for each one."""
@@ -210,7 +215,7 @@ class BlockWriter:
             if self._allocated == BUFFERS:
                 return None
             self._allocated += 1
-            self._free.append(bytearray(self._pack_bytes))
+            self._free.append(lazy_buffer(self._pack_bytes))
         self._current = PackBuffer(self._records.keys, self._free.pop(), self._owner)
         self._unfinished.add(self._current)
         return self._current

@@ -144,14 +144,19 @@ class Index:
         :raises MissingBlock: one is not; names the first and where it should have been.
         """
         for batch in _batches(block_ids, _REQUIRED):
-            usable = self._usable_of(batch)
+            usable = self._usable_batch(batch)
             for block_id in batch:
                 if block_id not in usable:
                     packs = [location.pack.hex() for location in self.locations(block_id)]
                     gone = f"pack {packs[0]} is gone, damaged or condemned" if packs else "no index"
                     raise MissingBlock(f"block {block_id.hex()} cannot be counted on: {gone}")
 
-    def _usable_of(self, batch: list[bytes]) -> set[bytes]:
+    def usable_of(self, block_ids: Iterable[bytes]) -> set[bytes]:
+        """Return those that a writer need not store; one by one costs ten times as much."""
+        batches = _batches(block_ids, _REQUIRED)
+        return {block_id for batch in batches for block_id in self._usable_batch(batch)}
+
+    def _usable_batch(self, batch: list[bytes]) -> set[bytes]:
         # Always the same statement: the database keeps it prepared.
         ids = [*batch, *batch[:1] * (_REQUIRED - len(batch))]
         with self.database() as database:

@@ -17,6 +17,7 @@ Numbers are big-endian; an offset is where a record starts, and is the record's 
 does not compress is stored as it is: then sealed length - 16 is the raw length.
 """
 
+import mmap
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -117,13 +118,18 @@ def owner_of(session: str) -> bytes:
         return b""
 
 
+def lazy_buffer(size_bytes: int) -> memoryview:
+    """Return zeros that cost memory, and the time to get it, only where they are written to."""
+    return memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
 class Codec(threading.local):
     """Per thread: zstd contexts and a buffer, made once; making them per block costs more."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=LEVEL, write_dict_id=False)
         self.decompressor = zstandard.ZstdDecompressor()
-        self.scratch = memoryview(bytearray(BLOCK_SIZE))
+        self.scratch = lazy_buffer(BLOCK_SIZE)
 
     def compress(self, data: memoryview) -> Buffer:
         """Return ``data`` compressed, or as it is when that would save less than 1/64."""
@@ -272,7 +278,7 @@ class PackBuffer:
     each in its own stretch of the buffer.
     """
 
-    def __init__(self, keys: Keys, buffer: bytearray, owner: bytes = b"") -> None:
+    def __init__(self, keys: Keys, buffer: bytearray | memoryview, owner: bytes = b"") -> None:
         """:param owner: see ``owner_of``."""
         self.pack = keys.random(ID_BYTES - len(owner)) + owner
         salt = keys.random(SALT_BYTES)

@@ -152,12 +152,11 @@ class Pipeline:
 
     def _unfit_cells(self, runs: Iterable[Run]) -> set[int]:
         """Return the cells that refer to a lost, bad or condemned block: they are stored anew."""
-        fit: dict[bytes | None, bool] = {None: True}
+        ids = {run.block_id for run in runs if run.block_id is not None}
+        unfit = ids - self._writer.known_of(ids)
         cells: set[int] = set()
-        for run in runs:
-            if run.block_id not in fit:
-                fit[run.block_id] = self._fit_to_refer_to(run.block_id)
-            if not fit[run.block_id]:
+        for run in runs if unfit else ():
+            if run.block_id in unfit:
                 first = run.offset - run.offset % BLOCK_SIZE
                 cells.update(range(first, run.end, BLOCK_SIZE))
         return cells

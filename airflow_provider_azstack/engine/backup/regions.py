@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from airflow_provider_azstack.engine.backup.reads import READ_BYTES, CellsPart, Read
 from airflow_provider_azstack.repo.overlay import PAGE_BYTES, overlay
-from airflow_provider_azstack.repo.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.packs import BLOCK_SIZE, lazy_buffer
 from airflow_provider_azstack.repo.runs import Run
 
 # Single pages are gathered into blocks of this size. Larger ones compress no better, and live for
@@ -31,8 +31,8 @@ class Scratch:
     """A thread's buffers, made once: fresh large buffers cost more than filling them."""
 
     def __init__(self) -> None:
-        self.read = memoryview(bytearray(READ_BYTES))
-        self.gather = memoryview(bytearray(GATHER_BYTES))
+        self.read = lazy_buffer(READ_BYTES)
+        self.gather = lazy_buffer(GATHER_BYTES)
 
 
 class Region:
