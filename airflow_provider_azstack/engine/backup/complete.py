@@ -44,7 +44,9 @@ from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
-THREADS = 8  # of each VM most is waiting for the store; more only wait for each other
+# Of each VM most is waiting for a store that is far away. Where it is near, more threads would only
+# wait for each other.
+THREADS, THREADS_NEAR = 32, 8
 SHOWN = 5  # VMs that an error names
 
 
@@ -73,7 +75,9 @@ def complete(
     publisher = _Publisher(session, job, reasons or {}, clock)
     whole = tuple(manifests)
     of_job = wanted(session, job, whole)
-    vms = tuple(in_parallel(publisher.finished, of_job, THREADS))
+    is_near = session.repository.store.url.startswith("file:")
+    threads = THREADS_NEAR if is_near else THREADS
+    vms = tuple(in_parallel(publisher.finished, of_job, threads))
     record = JobRecord(
         job=job,
         status=_status(vms, unprotected),
