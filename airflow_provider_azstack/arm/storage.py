@@ -17,7 +17,7 @@ from airflow_provider_azstack.arm.blob_http import BlobClient, Doubt, Refusal
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.grants import Grant, GrantKeeper
 from airflow_provider_azstack.arm.sas import path_in_account, signed_url
-from airflow_provider_azstack.errors import AccessDenied, Refused, SourceGone
+from airflow_provider_azstack.errors import AccessDenied, Refused, SourceGone, UnsupportedStack
 from airflow_provider_azstack.secret import Secret
 
 _PROVIDER = "providers/Microsoft.Storage/storageAccounts"
@@ -35,6 +35,7 @@ class BlobProperties(NamedTuple):
     created_at: str  # x-ms-creation-time, as sent; with the URL it identifies the blob
     blob_type: str
     metadata: Mapping[str, str]
+    copy_status: str = ""  # of a blob that the service makes as a copy: success when it is done
 
 
 class BlobSnapshot(NamedTuple):
@@ -110,6 +111,27 @@ class Storage:
             # A try whose answer was lost may have made it.
             if self.properties(account_id, url).metadata != dict(metadata):
                 raise Refused(f"{url} exists and is not of this restore: {refusal}") from None
+
+    def copy_page_blob(
+        self, account_id: str, url: str, source: Secret, metadata: Mapping[str, str]
+    ) -> None:
+        """
+        Let the service make a blob as a copy of another one; ``properties`` tell when it is done.
+
+        :param source: signed URL of a snapshot.
+        :raises UnsupportedStack: it does not copy that.
+        """
+        headers = {
+            "x-ms-copy-source": source.reveal(),
+            "If-None-Match": "*",
+            **{_META + name: value for name, value in metadata.items()},
+        }
+        keeper = self._keeper(account_id, url, "cw")
+        refusals = {400, 404, 409, 412, 501}
+        try:
+            self._client.exchange("PUT", keeper, _nothing, headers=headers, refusals=refusals)
+        except Refusal as refusal:
+            raise UnsupportedStack(f"{url} cannot be made as a copy: {refusal}") from None
 
     def delete_page_blob(self, account_id: str, url: str, metadata: Mapping[str, str]) -> None:
         """
@@ -262,6 +284,7 @@ def _read_properties(response: urllib3.BaseHTTPResponse) -> BlobProperties:
             for name, value in headers.items()
             if name.lower().startswith(_META)
         },
+        headers.get("x-ms-copy-status", "").lower(),
     )
 
 

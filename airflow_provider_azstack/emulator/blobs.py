@@ -36,12 +36,13 @@ class Found:
     modified: float
     metadata: dict[str, str]
     leased: bool = False
+    is_copy: bool = False
 
 
 def get_blob(world: World, call: Call) -> Answer:
     """``GET`` or ``HEAD`` a blob or one of its snapshots."""
     signatures.check_account(world, call, "r")
-    return _read(call, _find(world, call))
+    return _read(call, find(world, call))
 
 
 def get_managed(world: World, call: Call) -> Answer:
@@ -52,7 +53,7 @@ def get_managed(world: World, call: Call) -> Answer:
 def list_pages(world: World, call: Call) -> Answer:
     """``GET ?comp=pagelist`` of a blob, or its difference to ``prevsnapshot``."""
     signatures.check_account(world, call, "r")
-    found = _find(world, call)
+    found = find(world, call)
     since = None
     mode = world.behaviour.blob_differences
     if "prevsnapshot" in call.query and mode == "refused":
@@ -98,7 +99,7 @@ def put_page(world: World, call: Call) -> Answer:
     _check_lease(blob, call)
     _write(call, blob.volume, blob.etag)
     blob.etag, blob.modified = world.etag(), world.clock()
-    return _written(blob.etag, blob.modified)
+    return written(blob.etag, blob.modified)
 
 
 def put_managed_page(world: World, call: Call) -> Answer:
@@ -109,13 +110,13 @@ def put_managed_page(world: World, call: Call) -> Answer:
     settings = grant.resource.settings
     _write(call, grant.resource.volume, settings["etag"])
     settings["etag"] = world.etag()
-    return _written(settings["etag"], world.clock())
+    return written(settings["etag"], world.clock())
 
 
 def put_blob(world: World, call: Call) -> Answer:
     """``PUT`` an empty page blob."""
     signatures.check_account(world, call, "cw")
-    key = _key(call)
+    key = key_of(call)
     size = _number(call, "x-ms-blob-content-length")
     if call.header("x-ms-blob-type") != "PageBlob":
         raise Problem(400, "InvalidHeaderValue", "Only page blobs live here.")
@@ -128,9 +129,9 @@ def put_blob(world: World, call: Call) -> Answer:
         if call.header("If-None-Match") == "*":
             raise Problem(409, "BlobAlreadyExists", "The specified blob already exists.")
     volume = Volume(world.layers, size)
-    blob = Blob(volume, world.etag(), world.clock(), _metadata(call))
+    blob = Blob(volume, world.etag(), world.clock(), metadata_of(call))
     world.blobs[key] = blob
-    return _written(blob.etag, blob.modified)
+    return written(blob.etag, blob.modified)
 
 
 def snapshot(world: World, call: Call) -> Answer:
@@ -141,12 +142,12 @@ def snapshot(world: World, call: Call) -> Answer:
         raise Problem(
             409, "SnapshotCountExceeded", "The snapshot count against this blob is exceeded."
         )
-    metadata = _metadata(call) or dict(blob.metadata)
+    metadata = metadata_of(call) or dict(blob.metadata)
     with blob.volume.lock:  # two at once get two names
         name = _unused_time(world, blob)
         frozen = blob.volume.freeze()
         blob.snapshots[name] = BlobSnapshot(frozen, blob.etag, blob.modified, metadata)
-    answer = _written(blob.etag, blob.modified)
+    answer = written(blob.etag, blob.modified)
     answer.headers["x-ms-snapshot"] = name
     return answer
 
@@ -175,7 +176,7 @@ def delete_blob(world: World, call: Call) -> Answer:
         raise Problem(
             409, "SnapshotsPresent", "This operation is not permitted while the blob has snapshots."
         )
-    del world.blobs[_key(call)]
+    del world.blobs[key_of(call)]
     return Answer(202)
 
 
@@ -194,7 +195,7 @@ def put_container(world: World, call: Call) -> Answer:
     if key in world.containers:
         raise Problem(409, "ContainerAlreadyExists", "The specified container already exists.")
     world.containers.add(key)
-    return _written(world.etag(), world.clock())
+    return written(world.etag(), world.clock())
 
 
 def list_blobs(world: World, call: Call) -> Answer:
@@ -232,6 +233,7 @@ def _read(call: Call, found: Found) -> Answer:
         "x-ms-lease-state": "leased" if found.leased else "available",
         "x-ms-lease-status": "locked" if found.leased else "unlocked",
         **({"x-ms-lease-duration": "infinite"} if found.leased else {}),
+        **({"x-ms-copy-status": "success"} if found.is_copy else {}),
         **{f"x-ms-meta-{name}": value for name, value in found.metadata.items()},
     }
     if call.method == "HEAD":
@@ -347,22 +349,24 @@ def _granted(world: World, call: Call, access: set[str]) -> Found:
     return Found(content_of(grant.resource, freeze=False), settings["etag"], modified, {})
 
 
-def _key(call: Call) -> tuple[str, str, str]:
+def key_of(call: Call) -> tuple[str, str, str]:
+    """Return account, container and name."""
     return call.params["account"], call.params["container"], call.params["blob"]
 
 
 def _blob(world: World, call: Call) -> Blob:
-    found = world.blobs.get(_key(call))
+    found = world.blobs.get(key_of(call))
     if found is None:
         raise _blob_not_found()
     return found
 
 
-def _find(world: World, call: Call) -> Found:
+def find(world: World, call: Call) -> Found:
+    """Return the blob or the snapshot that a request means."""
     blob = _blob(world, call)
     if "snapshot" not in call.query:
-        leased = bool(blob.leased_by)
-        return Found(blob.volume.content(), blob.etag, blob.modified, blob.metadata, leased)
+        leased, content = bool(blob.leased_by), blob.volume.content()
+        return Found(content, blob.etag, blob.modified, blob.metadata, leased, blob.is_copy)
     found = blob.snapshots.get(call.query["snapshot"])
     if found is None:
         raise _blob_not_found()
@@ -373,7 +377,8 @@ def _blob_not_found() -> Problem:
     return Problem(404, "BlobNotFound", "The specified blob does not exist.")
 
 
-def _metadata(call: Call) -> dict[str, str]:
+def metadata_of(call: Call) -> dict[str, str]:
+    """Return the metadata that a request sends."""
     prefix = "x-ms-meta-"
     return {
         name.removeprefix(prefix): value
@@ -389,7 +394,8 @@ def _number(call: Call, header: str) -> int:
     return int(text)
 
 
-def _written(etag: str, modified: float) -> Answer:
+def written(etag: str, modified: float) -> Answer:
+    """Return the answer to what changed a blob."""
     return Answer(201, {"ETag": etag, "Last-Modified": http_date(modified)})
 
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from airflow_provider_azstack.emulator import (
     blobs,
+    copies,
     disks,
     machines,
     network,
@@ -175,7 +176,7 @@ BLOBS = Router([
     Route("GET", f"{_CONTAINER}?container.list", blobs.list_blobs),
     Route("GET", f"{_BLOB}?", blobs.get_blob),
     Route("HEAD", f"{_BLOB}?", blobs.get_blob),
-    Route("PUT", f"{_BLOB}?", blobs.put_blob),
+    Route("PUT", f"{_BLOB}?", copies.put_blob),
     Route("DELETE", f"{_BLOB}?", blobs.delete_blob),
     Route("GET", f"{_BLOB}?pagelist", blobs.list_pages),
     Route("PUT", f"{_BLOB}?page", blobs.put_page),

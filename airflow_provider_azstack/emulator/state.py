@@ -95,6 +95,7 @@ class Blob:
     metadata: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, "BlobSnapshot"] = field(default_factory=dict)
     leased_by: str = ""  # the id of the VM that has it attached, or a lease id
+    is_copy: bool = False  # made by Copy Blob
 
 
 @dataclass

@@ -20,6 +20,7 @@ from airflow_provider_azstack.arm.storage import (
 )
 from airflow_provider_azstack.engine.machines import BlobFacts, NotProtectableError
 from airflow_provider_azstack.errors import AccessDenied, SourceGone
+from airflow_provider_azstack.secret import Secret
 
 
 class _Account(NamedTuple):
@@ -82,6 +83,10 @@ class Accounts:
     def create(self, url: str, size_bytes: int, metadata: Mapping[str, str]) -> None:
         """Create an empty page blob; never touches one that is there."""
         self._storage.create_page_blob(self._account(url).id, url, size_bytes, metadata)
+
+    def copy(self, url: str, source: Secret, metadata: Mapping[str, str]) -> None:
+        """Begin to make a page blob as a copy of a snapshot, by its signed URL."""
+        self._storage.copy_page_blob(self._account(url).id, url, source, metadata)
 
     def grant_write(self, url: str, seconds: int) -> Grant:
         """Return a signed URL to write and read a blob by."""

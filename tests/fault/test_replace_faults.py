@@ -81,33 +81,48 @@ def given_up(site: Rig, made: RestorePlan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "after", "swap"),
-    [("managed", False, True), ("managed", True, False), ("unmanaged", True, True)],
-    ids=["swapped", "created again", "unmanaged"],
+    ("kind", "after", "swap", "step"),
+    [
+        ("managed", False, True, 1),
+        ("managed", True, False, 2),
+        ("unmanaged", True, True, 2),
+        ("staged", False, True, 1),
+    ],
+    ids=["swapped", "created again", "unmanaged", "differences"],
 )
 def test_death_at_every_call_leaves_a_vm_to_go_on_with_or_back(
-    site: Rig, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, *, kind: str, after: bool,
+    site: Rig,
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    kind: str,
+    after: bool,
     swap: bool,
-) -> None:  # fmt: skip
+    step: int,
+) -> None:
     """F-C5, F-R7: the next try ends well; giving up gives the VM its old disks, running."""
     emulator.behaviour.os_disk_swap = swap
+    ask = dict(ASKED)
+    if kind == "staged":  # then the stack makes the new disks of the old ones
+        emulator.add_storage_account("staging", "rg")
+        kind, ask = "managed", {**ask, "storage_account": "staging"}
     a_vm(emulator, "web000", kind)
     site.backup()
-    calls = life(site, monkeypatch, plan(site, vms=["web000"], **ASKED), None, after=after)
+    calls = life(site, monkeypatch, plan(site, vms=["web000"], **ask), None, after=after)
     assert calls > 20
-    vms = [a_vm(emulator, f"web{at:03d}", kind) for at in range(1, calls + 1)]
+    vms = [a_vm(emulator, f"web{at:03d}", kind) for at in range(1, calls + 1, step)]
     site.backup()
-    for at, vm in enumerate(vms, 1):
+    for at, vm in zip(range(1, calls + 1, step), vms, strict=True):
         was = sums(vm)
         spoil(vm)
         spoilt = sums(vm)
-        made = plan(site, vms=[vm.name], **ASKED)
+        made = plan(site, vms=[vm.name], **ask)
         life(site, monkeypatch, made, at, after=after)
-        if at % 2:
+        if vms.index(vm) % 2:
             given_up(site, made)
             assert attached(site, vm) in (spoilt, was), at
             assert power(site, vm) == "running", at
-        again = plan(site, vms=[vm.name], **ASKED)
+        again = plan(site, vms=[vm.name], **ask)
         assert again.id == made.id
         assert [o.status for o in execute(site, again)] == ["done"], at
         assert attached(site, vm) == was, at

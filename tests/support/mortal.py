@@ -33,7 +33,7 @@ class Mortal:
         patch.setattr(Stack, "request", self._dying(request, lambda args: args[1] != "GET"))
         for kind, names in (
             (DiskWriter, ("write",)),
-            (Storage, ("create_page_blob", "delete_page_blob", "snapshot_blob")),
+            (Storage, ("create_page_blob", "copy_page_blob", "delete_page_blob", "snapshot_blob")),
             (LocalStore, ("put",)),
         ):
             for name in names:

@@ -29,6 +29,7 @@ PREFIX = "restores/"
 FOOTER = "footer"
 COMPLETE = "complete"
 USED = "used"
+COMPARED = "compared"  # a copy of what is replaced, in which everything that differs was written
 SHARED = "shared"  # several hosts may write it at once: so it was tried, before any of them began
 
 # How a disk comes into being: by an upload into a managed disk, by a page blob that is then
@@ -46,6 +47,7 @@ class PlannedDisk(Record, frozen=True, kw_only=True):
     id: Text  # ARM id of the managed disk, or URL of the page blob
     name: Text
     staging: Text = ""  # URL of the page blob that a managed disk may be imported from
+    base: Text = ""  # image of what it replaces: only what differs from that is written
     size_bytes: Size  # without the VHD footer; whole MiB
     data_bytes: Size  # to write
     sku: Text = ""

@@ -7,10 +7,11 @@ not, or the error says what to do by hand. Old disks and safety snapshots are ne
 step may be done again after a kill.
 
 In order, for each VM: R1 note how it is. R2 stop it. R3 take a safety snapshot of every disk that
-gives way. Now its disks are written. R4 put in the new OS disk and take out the data disks that
-give way; where the stack lets no OS disk be changed, delete the VM, which keeps disks and
-interfaces, and create it again. R5 put in the new data disks. R6 start it, if it shall run.
-R7 note the end.
+gives way; where that can be, let the stack make the new disk of it, and write what differs. Now all
+disks are written, as far as they are not. R4 put in the new OS disk and take out the data disks
+that give way; where the stack lets no OS disk be changed, delete the VM, which keeps disks and
+interfaces, and create it again. R5 put in the new data disks. R6 start it, if it shall run. R7 note
+the end.
 """
 
 import logging
@@ -21,6 +22,7 @@ from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.engine.machines import Body, cleaned, power_state, vm_key
 from airflow_provider_azstack.engine.power import OFF
 from airflow_provider_azstack.engine.restore import bodies, safety
+from airflow_provider_azstack.engine.restore.difference import overwrite
 from airflow_provider_azstack.engine.restore.disks import first_use
 from airflow_provider_azstack.engine.restore.records import PlannedVm
 from airflow_provider_azstack.engine.restore.safety import ReplaceNotes, Stopped
@@ -110,6 +112,9 @@ class _Replacement:
         for disk in self._vm.replaces:
             if disk.place:
                 self._keep_safe(stop, disk.key)
+        for new in self._vm.disks:
+            if new.base and (kept := self._notes.safety(stop, new.key)):
+                overwrite(self._restore, self._vm, new, kept)
 
     def put_in(self) -> None:
         """Do R4 to R7."""

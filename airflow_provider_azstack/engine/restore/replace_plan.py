@@ -7,6 +7,8 @@ Invariant: every disk that gives way is named in the plan, and is kept.
 """
 
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -19,14 +21,20 @@ from airflow_provider_azstack.engine.machines import (
 )
 from airflow_provider_azstack.engine.power import OFF
 from airflow_provider_azstack.engine.restore import bodies
+from airflow_provider_azstack.engine.restore.difference import differing
 from airflow_provider_azstack.engine.restore.place import Case
 from airflow_provider_azstack.engine.restore.records import PlannedDisk, PlannedVm, ReplacedDisk
 from airflow_provider_azstack.engine.restore.safety import ReplaceNotes
 from airflow_provider_azstack.engine.restore.survey import Survey, scope_of
-from airflow_provider_azstack.model import DiskKind
+from airflow_provider_azstack.errors import AzStackError, IntegrityError, ObjectNotFound
+from airflow_provider_azstack.model import DiskKind, DiskSnapshot
 
 DELETE_VM = "Microsoft.Compute/virtualMachines/delete"
 _SUFFIX = re.compile(r"-r[0-9a-f]{16}\Z")
+
+
+class WholeError(Exception):
+    """A disk is written whole; the text says why. Never leaves this module."""
 
 
 class Occupant(NamedTuple):
@@ -83,6 +91,7 @@ def replaced(case: Case, there: Occupant, planned: PlannedVm) -> PlannedVm:
         planned,
         target=target,
         occupant=there.key,
+        disks=tuple(map(_Based(case, there.key, gives_way).disk, planned.disks)),
         replaces=gives_way,
         entries=tuple(_entry(case, there, disk) for disk in planned.disks),
         may_recreate=may_recreate,
@@ -90,6 +99,75 @@ def replaced(case: Case, there: Occupant, planned: PlannedVm) -> PlannedVm:
     _refuse_what_no_vm_takes(case, there)
     _say(case, there, made)
     return made
+
+
+class _Based:
+    """Finds out which new disks can be made of what they replace."""
+
+    def __init__(self, case: Case, vm_key: str, gives_way: Iterable[ReplacedDisk]) -> None:
+        self._case = case
+        self._old = {disk.key: disk for disk in gives_way}
+        self._last: dict[str, DiskSnapshot] = {}
+        self._images: dict[str, str] = {}
+        with suppress(AzStackError):  # then everything is written whole
+            point = case.repository.latest_point(vm_key)
+            for image in point.images if point else ():
+                self._last[image.snapshot.unique_id] = image.snapshot
+                self._images[image.snapshot.unique_id] = image.image
+
+    def disk(self, planned: PlannedDisk) -> PlannedDisk:
+        """Return the disk as it is written, and tell how much of it and why."""
+        label = f"{self._case.was.name} {planned.key}"
+        try:
+            differs = self._differs(planned)
+        except (WholeError, IntegrityError, ObjectNotFound) as reason:
+            self._case.survey.remark(
+                f"{label}: all {planned.data_bytes} bytes are written: {reason}"
+            )
+            return planned
+        last = self._last[self._old[planned.key].unique_id]
+        self._case.survey.remark(
+            f"{label}: of {planned.data_bytes} bytes {differs} are written into a copy of the old "
+            f"disk, and what changed on that since {last.taken_at:%Y-%m-%d %H:%M} UTC"
+        )
+        return replace(
+            planned,
+            way="blob" if planned.way == "blob" else "import",
+            base=self._images[last.unique_id],
+            data_bytes=differs,
+        )
+
+    def _differs(self, planned: PlannedDisk) -> int:
+        """
+        Return how many bytes differ between the last backup and the restore point.
+
+        :raises WholeError: the disk cannot be made of the old one, or that would not be worth it.
+        """
+        old = self._old[planned.key]
+        last = self._last.get(old.unique_id)
+        if not old.place:
+            raise WholeError("nothing is in its place")
+        if self._case.request.salvage:
+            raise WholeError("a salvage compares with nothing")
+        if planned.way != "blob" and not planned.staging:
+            raise WholeError("give storage_account, where the stack can copy the old disk to")
+        if last is None or not self._is_there(last):
+            raise WholeError("no snapshot is left of its last backup to tell changes since")
+        repository = self._case.repository
+        base = repository.image(self._images[old.unique_id])
+        image = repository.image(planned.image)
+        same_shape = (base.size_bytes, base.region_bytes) == (image.size_bytes, image.region_bytes)
+        if not same_shape or image.size_bytes != planned.size_bytes:
+            raise WholeError("its size changed")
+        differs = sum(extent.length for extent in differing(repository, base, image))
+        if 2 * differs > planned.data_bytes:
+            raise WholeError("most of it differs")
+        return differs
+
+    def _is_there(self, snapshot: DiskSnapshot) -> bool:
+        if not snapshot.blob_snapshot:
+            return self._case.survey.find(snapshot.id) is not None
+        return self._case.survey.accounts.has_snapshot(snapshot.id, snapshot.blob_snapshot)
 
 
 def _gives_way(case: Case, there: Occupant, disk: PlannedDisk) -> ReplacedDisk:

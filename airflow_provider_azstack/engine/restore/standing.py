@@ -10,12 +10,13 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from airflow_provider_azstack.engine.restore.records import (
+    COMPARED,
     COMPLETE,
     Notes,
     PlannedDisk,
     PlannedVm,
 )
-from airflow_provider_azstack.engine.restore.targets import Found, Target, target_of
+from airflow_provider_azstack.engine.restore.targets import Found, Target, is_copy, target_of
 from airflow_provider_azstack.engine.restore.writing import Restore
 from airflow_provider_azstack.model import Record
 
@@ -32,7 +33,10 @@ class Standing(NamedTuple):
     @property
     def is_open(self) -> bool:
         """Tell whether it is there, and can still be written."""
-        return self.found is not None and self.found.is_open
+        if self.found is None or not self.found.is_open:
+            return False
+        # What is in a copy is not known before it was compared.
+        return not is_copy(self.found.attempt) or COMPARED in self.done()
 
     @property
     def is_whole(self) -> bool:

@@ -25,6 +25,7 @@ from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.restore.bodies import TAG
 from airflow_provider_azstack.engine.restore.records import PlannedDisk
 from airflow_provider_azstack.errors import AccessDenied, Refused, SourceBusy
+from airflow_provider_azstack.secret import Secret
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,13 @@ READ_SECONDS = 4 * 3600
 TRY_SECONDS = 600  # of two grants at once, to see whether there is such a thing
 _WAITING = {"readytoupload", "activeupload"}
 _PLAN, _ATTEMPT = TAG.replace("-", "_"), f"{TAG}-attempt".replace("-", "_")
+
+_COPY = "copy-"
+
+
+def is_copy(attempt: str, mark: str = "") -> bool:
+    """Tell whether a disk came into being as a copy, and of the snapshot of this mark."""
+    return attempt.startswith(f"{_COPY}{mark}")
 
 
 class Found(NamedTuple):
@@ -192,6 +200,20 @@ class BlobTarget:
             raise Refused(f"{self._url} exists and is not of this restore: left alone")
         is_open = found.length == self._size_bytes + FOOTER_BYTES
         return Found(found.metadata.get(_ATTEMPT, ""), is_open=is_open)
+
+    def copy(self, source: Secret, mark: str, random: Callable[[], uuid.UUID] = uuid.uuid4) -> None:
+        """
+        Begin to create it as a copy of a snapshot.
+
+        :param mark: of that very snapshot; :func:`is_copy` finds it in the attempt.
+        """
+        attempt = f"{_COPY}{mark}-{random().hex}"
+        self._accounts.copy(self._url, source, {_PLAN: self._plan, _ATTEMPT: attempt})
+
+    def is_copied(self) -> bool:
+        """Tell whether the copy that was begun is done."""
+        found = self._accounts.properties(self._url)
+        return found is not None and found.copy_status == "success"
 
     def create(self, random: Callable[[], uuid.UUID] = uuid.uuid4) -> Found:
         attempt = random().hex
