@@ -76,3 +76,14 @@ def test_ids_of_points_sort_by_time_and_repeat() -> None:
     assert names.is_of_session(set_id, JOB.session)
     assert not names.is_of_session(set_id, "another")
     assert names.new_attempt_id(JOB.session) != set_id
+
+
+def test_sets_are_numbered_within_their_session() -> None:
+    """Derived: whoever takes the first set of a session would record it under the same name."""
+    first, second = (names.set_id(JOB.session, number) for number in (1, 2))
+    assert first == names.set_id(JOB.session, 1) != second
+    assert first < second
+    assert names.is_of_session(first, JOB.session)
+    assert names.set_id("another", 1) != first
+    assert [names.set_number(name) for name in (first, second)] == [1, 2]
+    assert names.set_number(f"{names.new_attempt_id(JOB.session)}.stopping") == 0

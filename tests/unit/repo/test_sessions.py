@@ -187,6 +187,43 @@ def test_closing_gives_everything_up_and_may_be_repeated(
     assert not list(repository.store.list("claims/"))
 
 
+def test_notes_are_for_the_processes_of_one_session_and_the_first_counts(
+    repository: Repository, session: Session
+) -> None:
+    """Sealed, told from those of other sessions and VMs, and gone with the session."""
+    other = repository.open_session("backup")
+    assert session.leave_note(VM_KEY, "turn-1", b"first")
+    assert not session.leave_note(VM_KEY, "turn-1", b"second")
+    assert other.leave_note(VM_KEY, "turn-1", b"another session's")
+    same = reopen(repository).join_session(session.id)
+    same.leave_note(VM_KEY, "turn-2", b"!")
+    assert session.note(VM_KEY, "turn-1") == b"first"
+    assert session.note(VM_KEY, "turn-3") is None
+    assert session.noted(VM_KEY) == ["turn-1", "turn-2"]
+    assert same.noted(VM_KEY, "turn-2") == ["turn-2"]
+    assert session.noted("0" * 36) == []
+    assert all(
+        b"first" not in repository.store.get(info.name) for info in repository.store.list("claims/")
+    )
+    session.close()
+    assert other.noted(VM_KEY) == ["turn-1"]
+    other.close()
+    assert not list(repository.store.list("claims/"))
+
+
+def test_a_note_keeps_other_runs_off_the_vm_like_a_claim(
+    repository: Repository, session: Session
+) -> None:
+    session.leave_note(VM_KEY, "turn-1", b"here")
+    other = repository.open_session("backup")
+    with pytest.raises(SourceBusy):
+        other.claim(VM_KEY)
+    repository.fence(session.id)
+    other.claim(VM_KEY)
+    other.close()
+    assert not list(repository.store.list("claims/"))
+
+
 def test_sessions_say_who_they_are(repository: Repository, session: Session) -> None:
     [(name, info)] = repository.sessions().items()
     assert name == session.id
