@@ -12,7 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, Context
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSkipException,
+    Context,
+)
+from airflow.providers.standard.exceptions import HITLRejectException
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from airflow_provider_azstack.config import BackupHost, Config
@@ -105,6 +110,13 @@ class ApproveRestore(ApprovalOperator):
             return None
         self.body = "\n".join(["These will be changed:", "", *(f"- `{one}`" for one in touched)])
         return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Take the answer; who said no is not asked again, however many retries there are."""
+        try:
+            return super().execute_complete(context, event)
+        except HITLRejectException:
+            raise AirflowFailException("rejected: nothing that exists is touched") from None
 
 
 class PrepareRestore(AzStackOperator):

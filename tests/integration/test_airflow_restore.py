@@ -1,5 +1,6 @@
 """A restore as DAG runs: planned, written on the hosts' pools, created, and how a run ends."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,16 @@ def test_a_person_is_asked_only_when_something_existing_is_touched() -> None:
         patch.setattr(parent, "execute", lambda self, _: asked.append(self.body))
         asking.execute({})
     assert "/the/vm" in asked[0]
+
+
+def test_who_said_no_is_not_asked_again() -> None:
+    """Whatever retries a DAG has by default."""
+    asking = ApproveRestore(task_id="asking", planned={"touched": ["/the/vm"]}, retries=5)
+    event = {
+        "chosen_options": ["Reject"],
+        "params_input": {},
+        "responded_at": datetime.now(UTC),
+        "responded_by_user": {"id": "1", "name": "somebody"},
+    }
+    with pytest.raises(AirflowFailException, match="rejected"):
+        asking.execute_complete({}, event)

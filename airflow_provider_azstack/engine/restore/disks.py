@@ -20,7 +20,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
-from airflow_provider_azstack.engine.restore.parts import Regions, is_written, part_name, parts
+from airflow_provider_azstack.engine.restore.parts import (
+    Regions,
+    is_written,
+    part_name,
+    parts,
+    unwritten,
+)
 from airflow_provider_azstack.engine.restore.records import (
     COMPLETE,
     FOOTER,
@@ -210,8 +216,10 @@ class _DiskRestore:
     def _write_parts(
         self, writer: DiskWriter, there: Standing, share: Regions | None = None
     ) -> None:
-        content = self._content
-        for part in parts(content.image, there.done(), content.data_bytes, share):
+        content, done = self._content, there.done()
+        if share or done:
+            content.expect(unwritten(content.image, done, share))
+        for part in parts(content.image, done, content.data_bytes, share):
             sent = content.write(writer, part)
             self._restore.session.check()
             prefix = disk_prefix(self._restore.plan.id, self._vm.key, self._disk.key)
