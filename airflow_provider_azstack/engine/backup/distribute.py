@@ -66,6 +66,7 @@ def distribute(
     stack_cap: int | None = None,
     split_bytes: int | None = None,
     at_once: AtOnce = lambda _: None,
+    speeds: Mapping[str, float] | None = None,
 ) -> tuple[Manifest, ...]:
     """
     Return one manifest for each host, ordered by its name, also for hosts that get nothing.
@@ -75,6 +76,7 @@ def distribute(
     :param batch_bytes: small VMs are gathered up to about this much.
     :param split_bytes: a VM of which more than this is expected may be cut; None: none is.
     :param at_once: how many parts of a disk may be streamed at the same time.
+    :param speeds: by host, how fast all of its streams are together; else its streams count.
     :raises ConfigurationError: there is no host.
     """
     if not hosts:
@@ -88,7 +90,11 @@ def distribute(
         pieces[key] = [lump._replace(turn=turn) for lump in pieces.get(key, ())]
     lumps = _lumped_by_account(vms, pieces, account_cap)
     batches = _batched(lumps, _batch_target(lumps, batch_bytes, streams))
-    assigned = _assigned(batches, shares)
+    speeds = speeds or {host.name: host.streams for host in hosts}
+    # A host that may run only some of its streams is that much slower.
+    assigned = _assigned(
+        batches, {h.name: speeds[h.name] * shares[h.name] / h.streams for h in hosts}
+    )
     limits = {
         h.name: MAX_WORKLOADS if shares[h.name] == h.streams else shares[h.name] for h in hosts
     }
@@ -242,13 +248,13 @@ def _shares(hosts: Iterable[BackupHost], cap: int | None) -> dict[str, int]:
     return shares
 
 
-def _assigned(batches: Iterable[_Lump], shares: Mapping[str, int]) -> dict[str, list[_Lump]]:
+def _assigned(batches: Iterable[_Lump], speeds: Mapping[str, float]) -> dict[str, list[_Lump]]:
     """Give each batch, longest first, to the host that would have it done first."""
-    assigned: dict[str, list[_Lump]] = {name: [] for name in shares}
-    loads = dict.fromkeys((name for name in sorted(shares) if shares[name]), 0)
+    assigned: dict[str, list[_Lump]] = {name: [] for name in speeds}
+    loads = dict.fromkeys((name for name in sorted(speeds) if speeds[name]), 0)
 
     def done(lump: _Lump) -> Callable[[str], float]:
-        return lambda name: (loads[name] + lump.weight) / shares[name]
+        return lambda name: (loads[name] + lump.weight) / speeds[name]
 
     for lump in sorted(batches, key=lambda lump: lump.order):
         name = min(loads, key=done(lump))

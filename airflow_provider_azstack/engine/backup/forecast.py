@@ -10,7 +10,7 @@ figure does not hold on this stack and is not counted.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -71,6 +71,23 @@ def parts_at_once(rates: Rates, hosts: Iterable[BackupHost], cap: int | None) ->
         return cap or (None if known is None else max(1, math.ceil(known / stream - _NEARLY)))
 
     return at_once
+
+
+def host_speeds(
+    rates: Rates, hosts: Sequence[BackupHost], policy_limit: int | None
+) -> dict[str, float]:
+    """
+    Return how fast the streams of each host are together, within what limits allow.
+
+    :param policy_limit: bytes a second over all hosts; None: no limit.
+    """
+    share = shares(float(policy_limit or 0), {host.name: host.streams for host in hosts})
+    found = {}
+    for host in hosts:
+        stream = _stream_rate(host, rates.tempo(host.name).bytes_per_second)
+        limits = (stream * host.streams, host.limit_bytes, share[host.name])
+        found[host.name] = min(float(limit) for limit in limits if limit)
+    return found
 
 
 def with_limit(

@@ -13,6 +13,7 @@ from airflow_provider_azstack.config import BackupHost, Caps
 from airflow_provider_azstack.engine.backup.distribute import distribute
 from airflow_provider_azstack.engine.backup.forecast import (
     Costs,
+    host_speeds,
     parts_at_once,
     with_forecast,
     with_limit,
@@ -60,6 +61,7 @@ def prepare(
         stack_cap=terms.caps.stack,
         split_bytes=terms.split_bytes,
         at_once=parts_at_once(rates, hosts, terms.caps.disk),
+        speeds=host_speeds(rates, hosts, terms.policy.limit_bytes),
     )
     limited = with_limit(shared, hosts, terms.policy.limit_bytes)
     return with_forecast(limited, hosts, rates, now=now, costs=costs, stack_rate=stack_rate)

@@ -119,7 +119,17 @@ def test_a_second_host_halves_it_and_a_slow_one_does_not() -> None:
     two = expected(FLEET, [host("a"), host("b")], measured(50 * MB))
     assert outlook.run_seconds(two) == pytest.approx(60, rel=0.01), "5 of 20 s on 2 streams each"
     slow = expected(FLEET, [host("a"), host("b", limit=10)], measured(50 * MB))
-    assert outlook.run_seconds(slow) > 100
+    assert 80 <= outlook.run_seconds(slow) <= 100, "it gets as little as it can do meanwhile"
+    assert slow[1].expected_bytes < slow[0].expected_bytes / 4
+
+
+def test_a_host_that_was_seen_to_be_slower_gets_less() -> None:
+    fast, slow = measured(100 * MB, 10, "a"), measured(25 * MB, 10, "b")
+    rates = Rates({"a": fast.rates().tempo("a"), "b": slow.rates().tempo("b")}, Tempo())
+    many = [machine(n + 1, 10 * GIB) for n in range(50)]
+    a, b = expected(many, [host("a"), host("b")], Past([]), rates=rates)
+    assert a.expected_bytes == pytest.approx(4 * b.expected_bytes, rel=0.15)
+    assert a.end_seconds == pytest.approx(b.end_seconds, rel=0.2)
 
 
 def test_no_forecast_promises_more_than_limits_give() -> None:
