@@ -29,8 +29,8 @@ from airflow_provider_azstack.store.base import ObjectInfo
 log = logging.getLogger(__name__)
 
 _BATCH = 8  # segments fetched at once and kept in memory until their rows are in a file
-# Rows that are sorted and put into the tree together: a quarter of a gigabyte of temporary file.
-_ROWS = 4_000_000
+# Rows that are sorted and put into the tree together, while other processes wait: 128 MiB.
+_ROWS = 2_000_000
 _TOLD = 100  # segments
 _ATTEMPTS = 5
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 # A cache of another layout has another name, so versions never meet in one file.
 _FILE_NAME = "index-2.sqlite"
-_BUSY_SECONDS = 120.0
+_BUSY_SECONDS = 600.0  # another process puts millions of rows in: 10 s of CPU, more under load
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 # ``holdings`` says which packs a segment names, so that nobody reads all blocks to find out.
 # AUTOINCREMENT: a number that a process remembers never means another segment or pack later.
