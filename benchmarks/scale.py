@@ -51,6 +51,7 @@ from airflow_provider_azstack.model import (
     to_json,
 )
 from airflow_provider_azstack.policy import Policy
+from airflow_provider_azstack.repo.blocks import BlockWriter
 from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.runs import REGION_BYTES, Run, store_runs
@@ -64,6 +65,7 @@ PAST_JOBS = 30
 FILLED = 0.6  # of the regions hold data
 GROUPS = 200  # that changed regions are drawn from, with blocks of their own
 BLOCKS_OF_GROUP = 256
+CHANGED_BLOCKS = 8  # of a region's that changed
 BLOCK_BYTES = 64  # the index counts blocks, not bytes
 STACK = "management.benchmark.example"
 PAGE = 100  # resources on a page of a list
@@ -301,31 +303,42 @@ def prepare_job(count: int, paths: Paths) -> None:
     put_past(session, vms)
     manifests = distributed(session, job, vms)
     paths.job.write_bytes(b"\n".join(map(to_json, [job, *manifests])))
-    groups = list(_groups(session))
-    maker = _Maker(session, job, groups)
+    maker = _Maker(session, job, list(_groups(session)))
     for _ in in_parallel(maker.make, vms, 2):
         pass
     repository.close()
 
 
-def _groups(session: Session) -> Iterator[bytes]:
-    """Store groups of runs, each block of which is there."""
+def _groups(session: Session) -> Iterator[tuple[bytes, bytes]]:
+    """Store regions as they were and as they are now, each block of which is there."""
     rng = Random(2)
-    cell = REGION_BYTES // BLOCKS_OF_GROUP
     with session.writer() as writer:
+
+        def block() -> bytes:
+            return writer.add(rng.randbytes(BLOCK_BYTES)).block_id
+
         for _ in range(GROUPS):
-            ids = [writer.add(rng.randbytes(BLOCK_BYTES)).block_id for _ in range(BLOCKS_OF_GROUP)]
-            runs = [Run(n * cell, BLOCK_BYTES, block_id) for n, block_id in enumerate(ids)]
-            zeros = [Run(run.end, cell - BLOCK_BYTES) for run in runs]
-            group, _ = store_runs(writer, sorted([*runs, *zeros], key=lambda run: run.offset))
-            yield group or b""
+            ids = [block() for _ in range(BLOCKS_OF_GROUP)]
+            old = _group(writer, ids)
+            for number in rng.sample(range(BLOCKS_OF_GROUP), CHANGED_BLOCKS):
+                ids[number] = block()
+            yield old, _group(writer, ids)
         writer.flush()
+
+
+def _group(writer: BlockWriter, ids: list[bytes]) -> bytes:
+    cell = REGION_BYTES // BLOCKS_OF_GROUP
+    runs = []
+    for number, block_id in enumerate(ids):
+        first = Run(number * cell, BLOCK_BYTES, block_id)
+        runs += [first, Run(first.end, cell - BLOCK_BYTES)]
+    return store_runs(writer, runs)[0] or b""
 
 
 class _Maker:
     """Puts what a VM's backups of two days left."""
 
-    def __init__(self, session: Session, job: Job, groups: list[bytes]) -> None:
+    def __init__(self, session: Session, job: Job, groups: list[tuple[bytes, bytes]]) -> None:
         self._session = session
         self._job = job
         self._groups = groups
@@ -368,9 +381,10 @@ class _Maker:
     ) -> Image:
         disk = vm.disks[number]
         regions = list(before.regions) if before else self._filled(rng, disk.size_bytes)
-        if before:
-            for _ in range(2):
-                regions[rng.randrange(len(regions))] = rng.choice(self._groups)
+        changes = Random(disk.unique_id)  # the same on both days
+        for _ in range(2):
+            place = changes.randrange(len(regions))
+            regions[place] = changes.choice(self._groups)[1 if before else 0]
         taken_at = STARTED if before else STARTED - timedelta(days=1)
         set_id = names.set_id(self._job.session, 1 if before else 2)
         snapshot = DiskSnapshot(

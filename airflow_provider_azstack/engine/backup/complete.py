@@ -152,8 +152,8 @@ class _Publisher:
         """
         Fail a VM of which a block is gone: an acknowledged write may have been lost.
 
-        Only blocks in regions that differ from the image before are looked at: the others are those
-        of a published point, which the collector keeps.
+        Only blocks that the image before had not are looked at: the others are those of a
+        published point, which the collector keeps.
         """
         try:
             for image in candidate.images:
@@ -166,15 +166,28 @@ class _Publisher:
         """Yield the ids of the blocks that an image has and its predecessor had not."""
         before = self._regions_before(image)
         for number, group in enumerate(image.regions):
-            if group is None or (number < len(before) and before[number] == group):
+            old = before[number] if number < len(before) else None
+            if group is None or group == old:
                 continue
             try:
-                data, parts = load_group(self._reader, group)
-                ids = block_ids(data)
+                ids = self._blocks_of(group)
             except IntegrityError as error:
                 offset = number * image.region_bytes
                 raise MissingBlock(f"{image.name}, region at {offset}: {error}") from None
-            yield from (group, *parts, *ids)
+            yield from ids - self._blocks_before(old)
+
+    def _blocks_of(self, group: bytes) -> set[bytes]:
+        data, parts = load_group(self._reader, group)
+        return {group, *parts, *block_ids(data)}
+
+    def _blocks_before(self, group: bytes | None) -> set[bytes]:
+        """Return what a region referred to: most is the same, and to look it up costs more."""
+        if group is None:
+            return set()
+        try:
+            return self._blocks_of(group)
+        except (IntegrityError, ObjectNotFound):
+            return set()
 
     def _regions_before(self, image: Image) -> tuple[bytes | None, ...]:
         if not image.based_on:
