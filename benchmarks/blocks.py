@@ -223,7 +223,7 @@ def collect(repository: Repository) -> dict[str, Any]:
 
 
 def litter(repository: Repository) -> dict[str, Any]:
-    """Leave what a run that died leaves: a tenth as many blocks again, in no restore point."""
+    """Leave what a run that died leaves: a tenth of a disk, in no restore point."""
     session = repository.open_session("benchmark", run="died")
     blocks = len(repository.image(image_name("disk-0")).regions) * _CELLS // 10
     store_packs(repository, directory_of(repository), session, blocks)
