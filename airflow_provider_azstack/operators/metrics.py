@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_azstack.engine.summary import Table
+from airflow_provider_azstack.errors import AzStackError
 from airflow_provider_azstack.speed import Told
 
 if TYPE_CHECKING:
@@ -83,9 +84,13 @@ def repository(opened: "Repository", now: datetime | None = None) -> None:
     tags = {"repository": opened.id}
     newest: dict[str, datetime] = {}
     total = 0
-    for vm_key, taken_at in _points(info.name for info in opened.store.list("points/")):
-        total += 1
-        newest[vm_key] = max(taken_at, newest.get(vm_key, taken_at))
+    try:
+        for vm_key, taken_at in _points(info.name for info in opened.store.list("points/")):
+            total += 1
+            newest[vm_key] = max(taken_at, newest.get(vm_key, taken_at))
+    except AzStackError as error:
+        log.warning("the metrics of restore points were not emitted: %s", error)
+        return
     gauge("points.total", total, tags)
     gauge("points.vms", len(newest), tags)
     now = now or datetime.now(UTC)
@@ -97,8 +102,8 @@ def repository(opened: "Repository", now: datetime | None = None) -> None:
 
 def _points(names: Iterable[str]) -> Iterable[tuple[str, datetime]]:
     for name in names:
-        _, vm_key, point = name.split("/", 2)
         try:
+            _, vm_key, point = name.split("/")
             yield vm_key, datetime.fromisoformat(point.partition("-")[0].upper())
         except ValueError:
             continue  # nothing that we name so

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 from support.points import restored_digest
 from support.real_airflow import ROOT, RealAirflow
+from support.statsd_server import StatsdServer
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.emulator.faults import Fault, shorter
@@ -61,8 +62,13 @@ class Site:
             "host": self.store_url,
             "password": PASSPHRASE,
         }
+        self.statsd = StatsdServer()
         self.airflow = RealAirflow(
             home,
+            AIRFLOW__METRICS__STATSD_ON="True",
+            AIRFLOW__METRICS__STATSD_HOST="127.0.0.1",
+            AIRFLOW__METRICS__STATSD_PORT=str(self.statsd.port),
+            AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED="True",
             AZSTACK_CONF=str(home / "azurestack.conf"),
             AIRFLOW_CONN_AZSTACK_REPOSITORY_DEFAULT=json.dumps(repository),
         )
@@ -132,7 +138,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     # Reading takes a moment, so that streams would overlap if nothing held them back.
     site.emulator.faults.slow(r"md-", 0.3, method="GET")
     site.emulator.faults.add(Fault("*", ".", alter=site.remember, times=10**9))
-    with site.emulator:
+    with site.emulator, site.statsd:
         site.settle()
         site.airflow.start()
         try:
@@ -165,6 +171,23 @@ def test_the_shipped_dag_backs_up_every_vm(site: Site, nightly: dict[str, Any]) 
     assert nightly["state"] == "success", states
     names = [*(f"vm{number}" for number in range(MANAGED)), "classic"]
     assert sorted(point.vm.name for point in site.open().points()) == sorted(names)
+
+
+def test_metrics_and_the_summary_of_real_tasks_arrive(site: Site, nightly: dict[str, Any]) -> None:
+    """Emitted in the tasks' own processes, which end at once afterwards."""
+    done = site.statsd.named("airflow.azstack.backup.done")
+    assert [line.rpartition(":")[2] for line in done[:1]] == [f"{MANAGED + 1}|c"]
+    assert "policy=nightly" in done[0]
+    hosts = {
+        part
+        for line in site.statsd.named("airflow.azstack.backup.stream.read_bytes")
+        for part in line.split(",")
+        if part.startswith("host=")
+    }
+    assert {host.partition(":")[0] for host in hosts} == {"host=alpha", "host=beta"}
+    sql = "select value from xcom where run_id = ? and key = 'summary'"
+    [(summary,)] = site.airflow.query(sql, nightly["run_id"])
+    assert f"VMs done: {MANAGED + 1}; failed: 0" in json.loads(summary)["markdown"]
 
 
 def test_every_stream_had_its_hosts_pool_and_queue(nightly: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import threading
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import support.airflow_home
 from airflow.providers.common.compat import sdk
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_azstack.errors import Unreachable
+from airflow_provider_azstack.operators.metrics import repository
 from airflow_provider_azstack.operators.watch import Watch
 from airflow_provider_azstack.speed import Told
 
@@ -48,6 +52,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+
+    def gauge(self, name: str, value: float, tags: dict[str, str]) -> None:
+        self.told.append((name, value, tags))
 
     def incr(self, name: str, count: int, tags: dict[str, str]) -> None:
         self.told.append((name, count, tags))
@@ -157,3 +164,32 @@ def test_metrics_that_fail_harm_nothing(
 ) -> None:
     monkeypatch.setattr(metrics, "incr", None)
     watch(clock, None)(told(10))
+
+
+def test_ages_are_those_of_each_vms_newest_point(metrics: Metrics) -> None:
+    """By names alone, in which anybody may write anything."""
+    names = [
+        "points/a/20260101t000000.000000z-x",
+        "points/a/20260103t000000.000000z-x",
+        "points/b/20260102t000000.000000z-x",
+        "points/b/rubbish",
+        "points/rubbish",
+    ]
+    store = SimpleNamespace(list=lambda _: [SimpleNamespace(name=name) for name in names])
+    opened: Any = SimpleNamespace(id="r", store=store)
+    repository(opened, datetime(2026, 1, 3, tzinfo=UTC))
+    assert {name.removeprefix("azstack.points."): value for name, value, _ in metrics.told} == {
+        "total": 3,
+        "vms": 2,
+        "newest_age_seconds.max": 86_400,
+        "newest_age_seconds.median": 86_400,
+    }
+
+
+def test_a_repository_that_cannot_be_listed_costs_metrics_only(metrics: Metrics) -> None:
+    def fail(_: str) -> None:
+        raise Unreachable("the store is away")
+
+    opened: Any = SimpleNamespace(id="r", store=SimpleNamespace(list=fail))
+    repository(opened)
+    assert metrics.told == []
