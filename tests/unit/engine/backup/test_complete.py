@@ -17,9 +17,11 @@ from airflow_provider_azstack.engine.backup.complete import complete, require_do
 from airflow_provider_azstack.engine.backup.disk import back_up_disk
 from airflow_provider_azstack.engine.backup.distribute import distribute
 from airflow_provider_azstack.engine.backup.manifests import spill
+from airflow_provider_azstack.engine.backup.parts import stretches
 from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob, SessionLost
 from airflow_provider_azstack.model import (
     Disk,
+    DiskPart,
     DiskSnapshot,
     Job,
     JobRecord,
@@ -31,6 +33,7 @@ from airflow_provider_azstack.model import (
 )
 from airflow_provider_azstack.repo.flags import flagged
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.runs import REGION_BYTES
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.store.base import Store
 
@@ -40,7 +43,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SIZE = 1 << 20
 
 
-def machine(number: int, disks: int = 1) -> VirtualMachine:
+def machine(number: int, disks: int = 1, size_bytes: int = SIZE) -> VirtualMachine:
     key = str(uuid.UUID(int=number))
     return VirtualMachine(
         id=f"/vms/{number}",
@@ -58,7 +61,7 @@ def machine(number: int, disks: int = 1) -> VirtualMachine:
                 name=f"d{n}",
                 kind="managed",
                 source=f"/disks/{key}-{n}",
-                size_bytes=SIZE,
+                size_bytes=size_bytes,
                 unique_id=f"{key}-{n}",
             )
             for n in range(disks)
@@ -104,20 +107,32 @@ class Prepared:
 
     def stream(self, vm: VirtualMachine, taken: SnapshotSet, keys: tuple[str, ...] = ()) -> None:
         for snapshot in taken.snapshots:
-            if keys and snapshot.disk_key not in keys:
-                continue
-            source = SparseDisk(SIZE)
-            source.write(0, noise(self.vms.index(vm) + len(snapshot.disk_key) * 1000))
-            back_up_disk(
-                source,
-                self.session,
-                name=f"images/{self.job.run}/{vm.key}.{snapshot.disk_key}/{taken.id}",
-                run=self.job.run,
-                vm_key=vm.key,
-                set_id=taken.id,
-                snapshot=snapshot,
-                previous=None,
-            )
+            if not keys or snapshot.disk_key in keys:
+                self.stream_disk(vm, taken, snapshot)
+
+    def stream_disk(
+        self,
+        vm: VirtualMachine,
+        taken: SnapshotSet,
+        snapshot: DiskSnapshot,
+        part: DiskPart | None = None,
+    ) -> None:
+        source = SparseDisk(snapshot.size_bytes)
+        content = noise(self.vms.index(vm) + len(snapshot.disk_key) * 1000)
+        for offset in range(0, snapshot.size_bytes, REGION_BYTES):
+            source.write(offset, content)
+        which = f"-{part.first}" if part else ""
+        back_up_disk(
+            source,
+            self.session,
+            name=f"images/{self.job.run}/{vm.key}.{snapshot.disk_key}/{taken.id}{which}",
+            run=self.job.run,
+            vm_key=vm.key,
+            set_id=taken.id,
+            snapshot=snapshot,
+            part=part,
+            previous=None,
+        )
 
     def complete(self, **settings: object) -> JobRecord:
         return complete(self.session, self.job, self.manifests, started_at=NOW, **settings)
@@ -129,13 +144,21 @@ class Prepared:
         return Prepared(repository, session, self.job, self.vms, self.manifests)
 
 
-def prepared(count: int, disks: int = 1, store: Store | None = None) -> Prepared:
+def prepared(
+    count: int,
+    disks: int = 1,
+    store: Store | None = None,
+    *,
+    size_bytes: int = SIZE,
+    split_bytes: int | None = None,
+) -> Prepared:
     repository = new_repository(store)
     session = repository.open_session("backup", run="run-1")
     job = Job(run="run-1", session=session.id, policy="p", stack="stack.example")
-    vms = [machine(number, disks) for number in range(count)]
+    vms = [machine(number, disks, size_bytes) for number in range(count)]
     hosts = [BackupHost(name=n, streams=2, queue=n, executor=None) for n in ("a", "b")]
-    manifests = tuple(spill(session, m, limit_bytes=1500) for m in distribute(job, vms, hosts))
+    shared = distribute(job, vms, hosts, split_bytes=split_bytes)
+    manifests = tuple(spill(session, manifest, limit_bytes=1500) for manifest in shared)
     return Prepared(repository, session, job, vms, manifests)
 
 
@@ -143,6 +166,16 @@ def streamed(count: int, disks: int = 1, store: Store | None = None) -> Prepared
     run = prepared(count, disks, store)
     for vm in run.vms:
         run.stream(vm, run.take_set(vm))
+    return run
+
+
+def streamed_in_parts(store: Store | None = None) -> Prepared:
+    run = prepared(1, store=store, size_bytes=REGION_BYTES + SIZE, split_bytes=SIZE)
+    (vm,) = run.vms
+    taken = run.take_set(vm)
+    (snapshot,) = taken.snapshots
+    for part in stretches(snapshot.size_bytes, 2):
+        run.stream_disk(vm, taken, snapshot, part)
     return run
 
 
@@ -199,6 +232,44 @@ def test_a_crash_at_any_store_call_of_completion(mode: str) -> None:
         after = {point.id: point for point in alive.repository.points()}
         assert len(after) == 3
         assert all(point.id in after for point in points)
+
+
+@pytest.mark.parametrize("mode", ["before", "after", "torn"])
+def test_a_crash_at_any_store_call_while_parts_are_joined(mode: str) -> None:
+    """F-C2: the joined image is put before the point; whatever is left, the retry ends well."""
+    run = streamed_in_parts(store=MemoryStore())
+    objects = dict(run.repository.store.objects)
+    counting = CrashingStore(restored(objects))
+    run.under(counting).complete()
+    assert counting.calls >= 3, "an image, a point and a record"
+    for at in range(counting.calls):
+        store = restored(objects)
+        with pytest.raises(Crash):
+            run.under(CrashingStore(store, at, mode)).complete()
+        alive = run.under(store)
+        for point in alive.repository.points():
+            assert alive.repository.image(point.images[0].image).part is None
+        for _ in range(2):
+            assert alive.complete().status == "done"
+        (point,) = alive.repository.points()
+        image = alive.repository.image(point.images[0].image)
+        assert None not in image.regions
+        joined = [info for info in store.list("images/") if "-joined-" in info.name]
+        assert len(joined) == 1
+
+
+def test_a_part_whose_blocks_were_lost_fails_its_vm() -> None:
+    """F-S15: blocks of all parts are looked for, not only those of the last one."""
+    run = streamed_in_parts()
+    store = run.repository.store
+    packs = [info.name for info in store.list("packs/")]
+    assert len(packs) == 2, "one for each part"
+    for pack in packs:
+        lost = store.objects.pop(pack)
+        alone = run.under(restored(dict(store.objects)))
+        (failed,) = alone.complete().vms
+        assert "lost" in failed.reason
+        store.objects[pack] = lost
 
 
 def restored(objects: dict[str, bytes]) -> MemoryStore:
