@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 from support.compound import Rig, Run, rig
 
-from airflow_provider_azstack.config import BackupHost
+from airflow_provider_azstack.config import BackupHost, Caps
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.engine.backup import disk, outlook
 from airflow_provider_azstack.engine.backup.past import Past
@@ -170,6 +170,24 @@ def test_what_runs_is_stopped_at_the_second_end(
     record = finish(run, failures, wall)
     assert all(vm.is_waiting for vm in record.vms)
     assert it.emulator.leftovers() == []
+
+
+def test_a_vm_of_which_a_piece_was_begun_is_finished_after_the_window(it: Rig) -> None:
+    vm = it.emulator.add_vm("big", "prod", [DiskSpec(size_bytes=512 * MIB)])
+    for part in (0, 300):
+        vm.disks[0].write(part * MIB, b"big" * 10_000)
+    it.hosts = tuple(replace(it.hosts[0], name=name) for name in "ab")
+    run = it.begin()
+    run.job = replace(run.job, stop_starting_at=SIX)
+    terms = Terms(it.policy, Caps(disk=2), split_bytes=1)
+    run.manifests = prepare(
+        run.job, run.inventory.vms, it.hosts, terms, Past([]), now=datetime.now(UTC)
+    )
+    first, second = run.workloads
+    stream_workload(it.stack, run.session, first, clock=Wall(SIX - timedelta(minutes=1)))
+    stream_workload(it.stack, run.session, second, clock=Wall(SIX + timedelta(minutes=1)))
+    (done,) = finish(run, {}, Wall(SIX + timedelta(minutes=2))).vms
+    assert it.digest(it.point(done), "os") == vm.disks[0].sha256()
 
 
 def test_a_stream_waits_for_its_bandwidth_and_the_record_says_how_the_forecast_held(
