@@ -270,7 +270,21 @@ class _Replacement:
                 ) from error
         elif not runs and not is_off:
             self._compute.deallocate(self._vm.target)
+        self._end_access(stop)
         self._notes.end(stop)
+
+    def _end_access(self, stop: Stopped) -> None:
+        """End the access to snapshots that a killed comparison may have left."""
+        repository = self._restore.session.repository
+        for disk in self._vm.disks:
+            kept = self._notes.safety(stop, disk.key) if disk.base else None
+            if kept is None or kept.blob_snapshot:
+                continue
+            for place in (kept.id, repository.image(disk.base).snapshot.id):
+                try:
+                    self._compute.revoke(place)
+                except AzStackError as error:
+                    log.warning("access to %s is left to end by itself: %s", place, error)
 
     # The way back
 
