@@ -121,6 +121,17 @@ def test_a_host_that_is_killed_in_the_middle_of_a_part(it: Rig, vm: EmulatedVm) 
     require_next_run_is_fine(it, vm)
 
 
+def test_two_processes_back_one_disk_up(it: Rig, vm: EmulatedVm) -> None:
+    """Each takes a part, with nothing in common but the stack and the repository."""
+    run = it.begin()
+    run.snapshot()
+    hosts = [start(it, run, workload) for workload in pieces(it, run)]
+    assert [host.wait(60) for host in hosts] == [0, 0]
+    (done,) = run.complete().vms
+    run.clean_up()
+    require_point(it, vm, done)
+
+
 def test_parts_of_two_snapshot_sets_are_refused(it: Rig, vm: EmulatedVm) -> None:
     """F-P2: a snapshot was deleted between two parts; the second took a new set for itself."""
     run = it.begin()
