@@ -258,11 +258,11 @@ STEPS = {
 def measure(step: str, options: argparse.Namespace) -> dict[str, Any]:
     """Do a step in this process, and return what it took."""
     started = time.perf_counter()
-    store = LocalStore(options.repository)
-    repository = Repository.open(store, Secret(PASSPHRASE), cache_directory=options.cache)
+    store, passphrase = LocalStore(options.repository), Secret(PASSPHRASE)
     if step == "fill":
-        fill(repository, options.blocks)
+        fill(Repository.open(store, passphrase), options.blocks)
         return {}
+    repository = Repository.open(store, passphrase, cache_directory=options.cache)
     found = STEPS[step].work(repository)
     repository.close()
     return {
