@@ -473,11 +473,10 @@ def report(results: dict[tuple[str, int], dict[str, Any]], counts: list[int]) ->
                 f"{step:14}{count:8,}{found['seconds']:10.2f}{found['cpu_seconds']:8.2f}"
                 f"{found['mib']:7.0f}{found['mib_more']:6.0f}{each:8.3f}{verdict}"
             )
-        first, last = (results[step, count]["seconds"] / count for count in (counts[0], counts[-1]))
         if len(counts) > 1:
-            flat = last <= FLAT * first
-            print(f"{step:14} each VM costs {last / first:.2f} times as much in the larger job"
-                  f"{'' if flat else ': NOT FLAT'}")  # fmt: skip
+            first, last = (results[step, n]["cpu_seconds"] / n for n in (counts[0], counts[-1]))
+            verdict = "flat" if last <= FLAT * first else "NOT FLAT"
+            print(f"{step:14}CPU time of each VM in the larger job: {last / first:.2f}, {verdict}")
     return holds
 
 
