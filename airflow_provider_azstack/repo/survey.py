@@ -53,7 +53,7 @@ CREATE TEMP TABLE groups
     (number INTEGER PRIMARY KEY, id BLOB, length INTEGER, at INTEGER, is_lost INTEGER, problem TEXT,
      UNIQUE (id, length));
 CREATE TEMP TABLE wanted (grp INTEGER, id BLOB);
-CREATE TEMP TABLE asked (grp INTEGER, id BLOB);
+CREATE TEMP TABLE asked (id BLOB, grp INTEGER, PRIMARY KEY (id, grp)) WITHOUT ROWID;
 CREATE TEMP TABLE copies (grp INTEGER, id BLOB, at INTEGER);
 CREATE TEMP TABLE lost (id BLOB PRIMARY KEY) WITHOUT ROWID;
 """
@@ -363,7 +363,7 @@ def _want(database: sqlite3.Connection, batch: Sequence[_Content]) -> int:
 
 def _look_up(database: sqlite3.Connection, broken: dict[int, _Content]) -> None:
     database.execute("DELETE FROM asked")
-    database.execute("INSERT INTO asked SELECT grp, id FROM wanted ORDER BY id")
+    database.execute("INSERT OR IGNORE INTO asked SELECT id, grp FROM wanted ORDER BY id, grp")
     database.execute("DELETE FROM wanted")
     database.execute(
         "INSERT OR IGNORE INTO needed SELECT DISTINCT b.pack FROM asked w "
