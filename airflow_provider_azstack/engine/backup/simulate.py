@@ -185,20 +185,18 @@ def _share(state: _State) -> None:
     groups = list(_groups(state, reading))
     open_streams = {id(stream): stream for stream in reading}
     while open_streams:
-        shares = [
-            (max(0.0, group.left) / len(group.members & open_streams.keys()), n)
-            for n, group in enumerate(groups)
-            if group.members & open_streams.keys()
-        ]
-        least, tightest = min(shares, default=(float("inf"), -1))
+        for group in groups:
+            group.members &= open_streams.keys()
+        groups = [group for group in groups if group.members]
+        tightest = min(groups, key=lambda group: group.share, default=None)
+        least = max(0.0, tightest.share) if tightest else float("inf")
         own = [s for s in open_streams.values() if s.piece.bytes_per_second <= least]
-        settled = own or [open_streams[key] for key in groups[tightest].members & {*open_streams}]
-        for stream in settled:
+        held_up = [open_streams[key] for key in tightest.members] if tightest else []
+        for stream in own or held_up:
             stream.rate = min(stream.piece.bytes_per_second, least)
             del open_streams[id(stream)]
-            for group in groups:
-                if id(stream) in group.members:
-                    group.left -= stream.rate
+        for group in groups:
+            group.left -= sum(s.rate for s in own or held_up if id(s) in group.members)
 
 
 @dataclass
@@ -206,7 +204,12 @@ class _Group:
     """Streams that share a rate, and what of it is left to give."""
 
     left: float
-    members: frozenset[int]
+    members: set[int]
+
+    @property
+    def share(self) -> float:
+        """What each member would get of what is left."""
+        return self.left / len(self.members)
 
 
 def _groups(state: _State, reading: Iterable[_Stream]) -> Iterator[_Group]:
@@ -217,9 +220,9 @@ def _groups(state: _State, reading: Iterable[_Stream]) -> Iterator[_Group]:
         by_site.setdefault(stream.site, set()).add(id(stream))
     for disk, members in by_disk.items():
         if (rate := state.given.disk_rates.get(disk)) is not None:
-            yield _Group(rate, frozenset(members))
+            yield _Group(rate, {*members})
     for n, members in by_site.items():
         if (rate := state.sites[n].bytes_per_second) is not None:
-            yield _Group(rate, frozenset(members))
+            yield _Group(rate, {*members})
     if state.given.stack_rate is not None:
-        yield _Group(state.given.stack_rate, frozenset().union(*by_site.values()))
+        yield _Group(state.given.stack_rate, {id(stream) for stream in reading})
