@@ -49,7 +49,6 @@ from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
-_MARK = "azstack-trial"  # the names of everything begin with it
 _SHOWN = 5
 
 
@@ -131,7 +130,7 @@ class _Trial(NamedTuple):
     @property
     def run(self) -> str:
         """Whose session and plan it is."""
-        return f"{traces.TRIAL}{self.mark}"
+        return traces.trial_run(self.mark)
 
     def tried(self, session: Session, tell: Tell, cancel: threading.Event | None) -> Found:
         """Restore, check and remove."""
@@ -173,10 +172,8 @@ def _unreadable(repository: Repository, point: RestorePoint) -> Iterator[Rehears
 
 def _request(point: RestorePoint, scratch: Scratch, mark: str) -> RestoreRequest:
     """Return what is asked of the restore: everything under names that nothing else has."""
-    disks = {
-        image.disk_key: DiskChange(name=f"{_MARK}-{mark}-{image.disk_key}")
-        for image in point.images
-    }
+    name = traces.trial_name(mark)
+    disks = {image.disk_key: DiskChange(name=f"{name}-{image.disk_key}") for image in point.images}
     change = Change(disks=disks)
     if scratch.subnet:
         kind = "/providers/microsoft.network/networkinterfaces/"
@@ -188,7 +185,7 @@ def _request(point: RestorePoint, scratch: Scratch, mark: str) -> RestoreRequest
             for key, body in point.vm.resources.items()
             if kind in key.lower()
         }
-        change = Change(name=f"{_MARK}-{mark}", disks=disks, nics=nics, power_on=True)
+        change = Change(name=name, disks=disks, nics=nics, power_on=True)
     return RestoreRequest(
         vms=(point.vm.key,),
         mode="alternate" if scratch.subnet else "disks",
@@ -219,7 +216,7 @@ def require_scratch(
     :raises Refused: it holds something else.
     """
     runs = traces.runs_of_plans(repository)
-    trials = {plan for plan, of in runs.items() if all(run.startswith(traces.TRIAL) for run in of)}
+    trials = {left.plan.id for left in traces.left_plans(stack, repository, runs) if left.is_trial}
     allowed = {one.lower() for one in named}
     others = []
     for body in stack.list(f"{base}/resources"):

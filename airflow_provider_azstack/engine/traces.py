@@ -8,6 +8,7 @@ that another plan, or anybody else, has put in its place.
 """
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -34,7 +35,7 @@ from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
-TRIAL = "rehearsal-"  # what the names of the runs of trials begin with
+_TRIAL = re.compile(r"rehearsal-([0-9a-f]{8})")  # the name of a trial's run
 _SETTLED = "settled"
 
 
@@ -60,8 +61,25 @@ class LeftPlan(NamedTuple):
 
     @property
     def is_trial(self) -> bool:
-        """Tell whether everything that it made is to go."""
-        return all(run.startswith(TRIAL) for run in self.runs)
+        """
+        Tell whether everything that it made is to go.
+
+        A run of somebody's DAG might be called as a trial's is; then its disks are not.
+        """
+        marks = {match[1] for run in self.runs if (match := _TRIAL.fullmatch(run))}
+        names = {disk.name for _, disk in each_disk(self.plan)}
+        (mark,) = marks if len(marks) == len(self.runs) == 1 else ("",)
+        return bool(mark and names) and all(name.startswith(trial_name(mark)) for name in names)
+
+
+def trial_run(mark: str) -> str:
+    """Return the name of the run of a trial; ``mark`` is eight hexadecimal digits."""
+    return f"rehearsal-{mark}"
+
+
+def trial_name(mark: str) -> str:
+    """Return what the names of everything that a trial makes begin with."""
+    return f"azstack-trial-{mark}"
 
 
 def runs_of_plans(repository: Repository) -> dict[str, set[str]]:
@@ -83,12 +101,16 @@ def living_runs(repository: Repository) -> set[str] | None:
 
 
 def left_plans(
-    stack: Stack, repository: Repository, runs: dict[str, set[str]], living: Collection[str] | None
+    stack: Stack,
+    repository: Repository,
+    runs: dict[str, set[str]],
+    living: Collection[str] | None = (),
 ) -> Iterator[LeftPlan]:
     """
     Yield the plans for this stack whose runs are over.
 
     :param runs: listed before ``living`` was: a plan that began later is not in it.
+    :param living: runs that are not over; None: nobody knows, and all of them may live.
     """
     for plan_id, of_plan in sorted(runs.items()):
         if living is None or of_plan & set(living):

@@ -103,6 +103,19 @@ def test_disks_that_were_restored_stay(it: Rig) -> None:
 
 
 @pytest.mark.usefixtures("vm")
+def test_a_restore_whose_run_is_called_like_a_trial_is_none(it: Rig) -> None:
+    """Somebody's DAG may have any name: what it restored stays."""
+    made = plan(it)
+    session = it.repository.open_session("restore", run="rehearsal-0123abcd")
+    keep(session, made, "rehearsal-0123abcd")
+    with connect(it.emulator) as stack:
+        carry_out(stack, session, made, lambda _: None)
+    it.repository.fence(session.id)
+    assert janitor(it.stack, it.repository, dry_run=False) == []
+    assert places(it, made) == {"os", "data-0"}
+
+
+@pytest.mark.usefixtures("vm")
 def test_what_somebody_else_put_in_the_place_stays(it: Rig) -> None:
     """The plan names the place, but only its mark makes what is there the plan's."""
     made = plan(it)
