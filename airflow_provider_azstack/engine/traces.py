@@ -21,6 +21,7 @@ from airflow_provider_azstack.engine.restore.execute import opened
 from airflow_provider_azstack.engine.restore.records import (
     COMPLETE,
     PREFIX,
+    PlannedDisk,
     PlannedResource,
     RestorePlan,
     each_disk,
@@ -137,7 +138,8 @@ def traces(restore: Restore, *, is_trial: bool) -> Iterator[Trace]:
             there = staged(there) if disk.staging and disk.way == "upload" else there
         except Refused:
             continue  # somebody else's
-        if there.found is not None and (is_trial or COMPLETE not in there.done()):
+        is_left = there.found is not None and (is_trial or COMPLETE not in there.done())
+        if is_left and (is_trial or not _is_attached(restore, disk)):
             yield Trace(disk.id, vm.key, partial(_discard, there, is_trial=is_trial))
 
 
@@ -176,6 +178,12 @@ def remove_dead_trials(stack: Stack, session: Session) -> None:
             with suppress(AzStackError):  # each is in the log
                 remove_trial(stack, session, left.plan)
                 settle(repository, left)
+
+
+def _is_attached(restore: Restore, disk: PlannedDisk) -> bool:
+    """Tell whether a VM has a managed disk: then it is in use, whatever the notes say."""
+    body = restore.stack.find(disk.id) if disk.way != "blob" else None
+    return bool((body or {}).get("managedBy"))
 
 
 def _is_marked(restore: Restore, resource: PlannedResource) -> bool:

@@ -116,6 +116,25 @@ def test_a_restore_whose_run_is_called_like_a_trial_is_none(it: Rig) -> None:
 
 
 @pytest.mark.usefixtures("vm")
+def test_a_disk_that_a_vm_has_stays_even_when_its_notes_are_lost(it: Rig) -> None:
+    it.emulator.add_group("elsewhere")
+    made = restores.plan(
+        it, vms=["vm"], mode="alternate", resource_group="elsewhere", disk_kind="managed"
+    )
+    session = it.repository.open_session("restore", run="restore-run")
+    keep(session, made, "restore-run")
+    with connect(it.emulator) as stack:
+        (outcome,) = carry_out(stack, session, made, lambda _: None)
+    assert outcome.status == "done"
+    it.repository.fence(session.id)
+    for info in list(it.repository.store.list(f"restores/{made.id}/")):
+        if "/plan/" not in info.name:
+            it.repository.store.delete(info.name)
+    assert janitor(it.stack, it.repository, dry_run=False) == []
+    assert places(it, made) == {"os", "data-0"}
+
+
+@pytest.mark.usefixtures("vm")
 def test_what_somebody_else_put_in_the_place_stays(it: Rig) -> None:
     """The plan names the place, but only its mark makes what is there the plan's."""
     made = plan(it)
