@@ -69,7 +69,8 @@ def restore_dag(
     with DAG(dag_id, schedule=None, **{**defaults, **dag_arguments}) as dag:
         begin = OpenRestore(task_id="open_restore", **control)
         plan = PlanRestore(task_id="plan", opened=begin.output, config=config, **control)
-        approve = ApproveRestore(task_id="approve", planned=plan.output)
+        # Airflow fails a task that is answered before its scheduler heard that it waits: ask again.
+        approve = ApproveRestore(task_id="approve", planned=plan.output, **CONTROL_RETRIES)
         prepare = PrepareRestore(
             task_id="prepare", planned=plan.output, config=config, approval="approve", **control
         )

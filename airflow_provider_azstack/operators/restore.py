@@ -137,11 +137,8 @@ class PrepareRestore(AzStackOperator):
         from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415 - heavy
 
         _require_approval(self.planned, self.approval, context)
-        session, plan = _plan(self, self.planned)
-        with (
-            self.open_stack() as stack,
-            restore_share.at_work(stack, session, plan, tell=self.log.info) as work,
-        ):
+        host = self.config.backup_hosts()[0]  # where this runs
+        with _at_work(self, context, self.planned, host.name, host.limit_bytes) as work:
             prepared = restore_share.prepare(work, restore_prepare.Splitting.of(self.config))
         return {**self.planned, **prepared}
 

@@ -265,7 +265,27 @@ def test_a_stack_that_does_not_share_after_all(
     assert len(tasks["split"]) == staged
     assert [len(tasks["disks"][host]) for host in ("alpha", "beta")] == [1, int(staged)]
     hosts.all_at_once()
+    emulator.requests.clear()
+    hosts.prepare()  # once more: what a host wrote is not taken away
+    assert not [seen for seen in emulator.requests if seen.method == "DELETE"]
+    hosts.all_at_once()
     hosts.finish()
+    assert_restored(hosts, vm)
+
+
+def test_a_disk_that_one_host_writes_is_not_taken_away(
+    site: Rig, vm: EmulatedVm, emulator: Emulator
+) -> None:
+    """F-A7: prepare is cleared by hand while a host writes a disk that cannot be shared."""
+    hosts = Hosts(site, plan(site, **ASKED), shared_uploads=True)
+    hosts.prepare()
+    emulator.faults.answer("PUT", "/md-.*comp=page", 409, times=1, skip=1)
+    with pytest.raises(AzStackError):
+        hosts.write("alpha")
+    before = site.stack.get(hosts.made.vms[0].disks[0].id)["properties"]["uniqueId"]
+    assert hosts.prepare()["split"] == []
+    assert site.stack.get(hosts.made.vms[0].disks[0].id)["properties"]["uniqueId"] == before
+    hosts.all_at_once()
     assert_restored(hosts, vm)
 
 

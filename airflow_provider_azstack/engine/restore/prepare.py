@@ -156,6 +156,7 @@ def _made(
     restore: Restore, vm: PlannedVm, disk: PlannedDisk, content: Content, splitting: Splitting
 ) -> set[str] | None:
     """Make a disk for several hosts; return what is noted of it, or None where one has to do."""
+    restore.session.check()
     if is_complete(restore, vm, disk):
         return None
     there = look_everywhere(restore, vm, disk)
@@ -171,14 +172,18 @@ def _made(
         if there.is_open or not disk.staging:
             return None
         there = staged(there)
-    return _shared(created(there), content)
+    return _shared(there, content)
 
 
 def _shared(there: Standing, content: Content) -> set[str] | None:
-    """Let several hosts at a disk that is there."""
+    """Let several hosts at a disk, which is made if it is not there."""
+    was_there = there.found is not None
+    there = created(there)
     if not there.target.admits_several(content.first_page):
         if SHARED in there.done():
             return there.done()  # another try of this was sooner, and hosts write
+        if was_there:
+            return None  # a host may be writing it, or go on with it: it is not taken away
         there.target.discard()
         if not there.disk.staging:
             return None
