@@ -13,6 +13,7 @@ from typing import Self
 
 from airflow_provider_azstack.errors import IntegrityError, ObjectNotFound, ShortRead, Tampered
 from airflow_provider_azstack.repo.blocks import BlockReader
+from airflow_provider_azstack.repo.heap import keep_freed_memory
 from airflow_provider_azstack.repo.index import Location
 
 # Compressed bytes of one read. Larger ones save nothing more, and share the work less evenly.
@@ -47,6 +48,7 @@ class Gatherer:
     """Reads blocks ahead with threads of its own; ends them when it is left."""
 
     def __init__(self, reader: BlockReader, threads: int) -> None:
+        keep_freed_memory()
         self._reader = reader
         self._pool = ThreadPoolExecutor(threads, "image-reader")
 
