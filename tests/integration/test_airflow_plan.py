@@ -118,7 +118,7 @@ def test_after_a_run_the_estimate_is_set_beside_what_came(site: Site, call: Call
 def test_a_run_whose_window_ended_is_red_and_its_streams_are_not(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a window leaves out is no error of a stream: the run says it, and the next makes up."""
+    """F-L4: what a window leaves out is no error of a stream: the run says it, and the next makes up."""
     over = datetime.now(UTC) - timedelta(seconds=1)
     monkeypatch.setattr(
         "airflow_provider_azstack.operators.backup.window", lambda *_: Window(over, None)

@@ -49,6 +49,7 @@ def test_a_restore_writes_within_its_hosts_limit(it: Rig, tmp_path: Path) -> Non
 def test_a_stream_that_waits_for_bandwidth_stops_when_it_is_told_to(
     it: Rig, tmp_path: Path
 ) -> None:
+    """F-L3."""
     vm = it.emulator.add_vm("vm", "prod", [DiskSpec(size_bytes=64 * MIB)])
     vm.disks[0].write(0, bytes(range(1, 256)) * (60 * MIB // 255))
     run = it.begin()

@@ -106,6 +106,7 @@ def by_name(record: JobRecord) -> dict[str, JobVm]:
 def test_a_window_ends_a_run_cleanly_and_the_next_one_takes_first_what_was_left_out(
     it: Rig, vms: dict[str, EmulatedVm]
 ) -> None:
+    """F-L4."""
     run = begin(it)
     order = [vm.name for workload in run.workloads for vm in workload.vms]
     snapshot(run)
@@ -155,6 +156,7 @@ def test_after_the_window_no_snapshot_is_taken(it: Rig, vms: dict[str, EmulatedV
 def test_what_runs_is_stopped_at_the_second_end(
     it: Rig, vms: dict[str, EmulatedVm], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """F-L4."""
     monkeypatch.setattr(disk, "PROGRESS_SECONDS", 0.0)
     run = begin(it, stop_running=True)
     snapshot(run)

@@ -101,6 +101,7 @@ def test_without_limits_nothing_waits_and_no_file_is_made(tmp_path: Path) -> Non
     ids=["empty", "torn", "nan", "infinite", "long ago", "of another boot"],
 )
 def test_what_was_left_in_the_file_delays_nobody(tmp_path: Path, left: bytes) -> None:
+    """F-L2."""
     (tmp_path / "a.pace").write_bytes(left)
     clock = VirtualClock()
     began = clock.now
@@ -109,6 +110,7 @@ def test_what_was_left_in_the_file_delays_nobody(tmp_path: Path, left: bytes) ->
 
 
 def test_a_file_that_a_cleaner_removed_is_made_again(tmp_path: Path) -> None:
+    """F-L2."""
     clock = VirtualClock()
     pace = paced(tmp_path, clock, Limit("a", 10 * MB))
     pace.take(MB)
@@ -151,6 +153,7 @@ def test_a_thread_behind_another_sees_that_it_shall_stop(tmp_path: Path) -> None
 
 
 def test_a_directory_that_cannot_be_used_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    """F-L2."""
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path)
     (tmp_path / "a.pace").mkdir()
@@ -221,6 +224,7 @@ def test_two_processes_together_never_exceed_the_limit(tmp_path: Path) -> None:
 
 @pytest.mark.tier2
 def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
+    """F-L1."""
     with _taker(tmp_path, MB, 60.0) as taker:
         assert taker.stdout
         taker.stdout.readline()

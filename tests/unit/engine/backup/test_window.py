@@ -56,6 +56,7 @@ def berlin(*parts: int) -> datetime:
     ],
 )
 def test_when_a_window_ends(start: datetime, after: str, ends: datetime) -> None:
+    """F-L5."""
     assert window(start, BERLIN, after).stop_starting_at == ends
 
 
