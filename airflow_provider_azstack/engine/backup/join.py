@@ -44,13 +44,16 @@ def whole_image(wanted: Iterable[Part], images: Iterable[Image], *, is_lied: boo
 
     :param wanted: what the manifests say is streamed of the disk.
     :param images: of one snapshot of one set; those of several tries may be there.
-    :param is_lied: the stack was caught lying about the disk: parts that believed it do not count.
+    :param is_lied: the stack was caught lying about the disk: what believed it does not count, nor
+        does what was joined of that before it came out.
     :raises NotWholeError: something is missing, or does not fit together.
     """
     by_part: dict[Part, Image] = {}
     doubtful: dict[Part, Image] = {}
     for image in sorted(images, key=lambda image: image.name):
-        kept = doubtful if is_lied and is_doubtful(image) else by_part
+        # Who found the lie out read everything: so an image that was joined since then says so.
+        is_early = image.part is None and image.changes_known != "everything"
+        kept = doubtful if is_lied and (is_early or is_doubtful(image)) else by_part
         kept.setdefault(image.part, image)
     if None in by_part:
         return by_part[None]

@@ -159,8 +159,11 @@ def test_a_part_that_believed_a_liar_does_not_count(parts: list[Image]) -> None:
     assert whole_image(PARTS, images, is_lied=False).changes_known == "allocated"
     with pytest.raises(NotWholeError, match="lied"):
         whole_image(PARTS, images, is_lied=True)
+    early = joined(images)
+    with pytest.raises(NotWholeError, match="lied"):
+        whole_image(PARTS, [*images, early], is_lied=True)
     anew = replace(parts[1], name=parts[1].name + "1", changes_known="everything")
-    image = whole_image(PARTS, [*images, anew], is_lied=True)
+    image = whole_image(PARTS, [*images, anew, early], is_lied=True)
     assert image.changes_known == "everything"
 
 
