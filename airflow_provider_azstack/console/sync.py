@@ -6,7 +6,7 @@ Invariant: the state is 0 only if every restore point that was meant is in the o
 """
 
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -47,11 +47,16 @@ def run(args: Namespace) -> int:
         raise ConfigurationError("--newest is 1 or more, --threads 1 to 64")
     source, destination = open_repository(args), open_repository(args, _TO)
     selection = Selection(args.vm, args.point, args.newest)
+    work: dict[str, Any] = {
+        "threads": args.threads,
+        "report": _tell,
+        "progress": lambda line: say(escape(line)),
+    }
     outcomes: list[Outcome] = []
     if args.repair:
         for damaged, replica in ((destination, source), (source, destination)):
-            outcomes += repair(damaged, replica, selection, threads=args.threads, report=_tell)
-    outcomes += sync(source, destination, selection, threads=args.threads, report=_tell)
+            outcomes += repair(damaged, replica, selection, **work)
+    outcomes += sync(source, destination, selection, **work)
     if not outcomes and (args.vm or args.point):
         raise ConfigurationError("no restore point is meant by that: 'azstack points' lists all")
     show([outcome._asdict() for outcome in outcomes], args.output, _COLUMNS)

@@ -23,6 +23,7 @@ from airflow_provider_azstack.repo.forget import forget
 from airflow_provider_azstack.repo.prune import prune
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sync import Outcome, Selection, repair, sync
+from airflow_provider_azstack.speed import Told
 from airflow_provider_azstack.store.base import Buffer
 from airflow_provider_azstack.store.guard import AppendOnlyStore, StoreWrapper
 
@@ -62,6 +63,20 @@ def test_a_copy_restores_to_the_same_bytes_under_another_key(site: Site) -> None
     name = f"points/{vm_key(1)}/{site.points[0].id}"
     with pytest.raises(Tampered):
         site.repository.keys.open(name, copy.store.get(name))
+
+
+def test_what_is_copied_is_told_with_its_numbers_to_the_end(site: Site) -> None:
+    """Each disk by its image; the last line of each is that of all of it."""
+    told: list[str] = []
+    outcomes = sync(site.repository, other_repository(), progress=told.append)
+    lines = [line for line in told if isinstance(line, Told)]
+    assert len(lines) == len(told)
+    last = {line.key: line.facts for line in lines}
+    images = {part.image for point in site.points for part in point.images}
+    assert last.keys() <= images
+    assert {facts["percent"] for facts in last.values()} == {100.0}
+    read = sum(facts["read_bytes"] for facts in last.values())
+    assert read == sum(outcome.read_bytes for outcome in outcomes)
 
 
 def test_a_second_sync_moves_nothing_and_a_new_point_only_its_changes(site: Site) -> None:
