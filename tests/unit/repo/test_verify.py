@@ -20,6 +20,7 @@ from airflow_provider_azstack.repo import ledger, survey
 from airflow_provider_azstack.repo.findings import LostRange, joined
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.verify import verify
+from airflow_provider_azstack.speed import Told
 from airflow_provider_azstack.store.base import ObjectInfo
 from airflow_provider_azstack.store.guard import AppendOnlyStore, StoreWrapper
 
@@ -235,6 +236,16 @@ def test_verification_needs_no_right_to_delete(site: Site) -> None:
     for _ in range(2):
         assert verify(careful, "full").is_sound
     assert careful.sessions() == {}
+
+
+def test_how_far_it_is_is_told_with_its_numbers(site: Site) -> None:
+    told: list[str] = []
+    report = verify(site.repository, "full", progress=told.append)
+    last = told[-1]
+    assert isinstance(last, Told)
+    assert last.key == f"verifications/{report.verification}"
+    assert (last.facts["percent"], last.facts["eta_seconds"]) == (100.0, 0)
+    assert last.facts["read_bytes"] == report.read_bytes
 
 
 def test_damage_is_not_reported_when_our_session_was_fenced(site: Site) -> None:
