@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airflow_provider_azstack.engine.summary import SHOWN, backup_table
+from airflow_provider_azstack.engine.summary import SHOWN, backup_table, prune_table, sync_table
 from airflow_provider_azstack.model import Job, JobRecord, JobVm, VmStatus
+from airflow_provider_azstack.repo.prune_report import Report, Row
+from airflow_provider_azstack.repo.sync import Outcome
 
 pytestmark = pytest.mark.tier1
 
@@ -82,3 +84,37 @@ def test_a_table_without_rows_is_one_all_the_same() -> None:
     table = backup_table(record())
     assert "VMs done: 0" in table.text()
     assert "| VM |" in table.markdown()
+
+
+def test_a_copys_failures_come_first() -> None:
+    outcomes = [
+        Outcome("web", KEY, "p1", "r", "copied", 4 * MB, MB),
+        Outcome("db", KEY, "p2", "r", "failed", reason="a block is lost"),
+        Outcome("app", KEY, "p3", "r", "there"),
+    ]
+    table = sync_table(outcomes, 12.0)
+    assert [row["vm"] for row in table.rows] == ["db", "web", "app"]
+    assert table.plain()["totals"] | {"seconds": 0} == {
+        "copied": 1,
+        "failed": 1,
+        "there": 1,
+        "read_bytes": 4 * MB,
+        "stored_bytes": MB,
+        "ratio": 4.0,
+        "seconds": 0,
+    }
+
+
+def test_a_collection_is_told_by_what_was_done_how_often() -> None:
+    rows = (
+        Row("delete", "packs/a", 30 * MB, "nothing needs it"),
+        Row("delete", "packs/b", 20 * MB, "nothing needs it"),
+        Row("wait", "condemned/c", 0, "a session lives"),
+    )
+    report = Report(dry_run=False, points=7, packs=9, pack_bytes=500 * MB, rows=rows)
+    table = prune_table(report, 3.0)
+    assert [(row["action"], row["count"], row["size_bytes"]) for row in table.rows] == [
+        ("delete", 2, 50 * MB),
+        ("wait", 1, 0),
+    ]
+    assert "freed: 50.0 MB" in table.text()
