@@ -86,7 +86,8 @@ def test_a_stack_that_lies_about_changes_is_found_out(
 ) -> None:
     """F-W10: samples of what it says is unchanged are compared; then everything is written."""
     vm, was = changed_since(site, emulator, "unmanaged")
-    vm.disks[0].write(64 * MIB, b"x" * (128 * MIB))
+    for disk in vm.disks:
+        disk.write(64 * MIB, b"x" * (128 * MIB))
     monkeypatch.setattr(BlobDisk, "changed", lambda *_: [])
     made = restore(site, **asked(site, "unmanaged"), verify=True)
     assert digests(emulator, made) == {("web01", key): digest for key, digest in was.items()}

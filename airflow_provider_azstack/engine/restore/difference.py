@@ -183,13 +183,16 @@ class _Overwriting:
         self._blob.discard()
 
     def _until_copied(self) -> None:
-        stack = self._restore.stack
+        stack, label = self._restore.stack, f"{self._there.vm.name} {self._disk.key}"
+        self._restore.tell(f"{label}: the stack copies what was there to {self._url}")
         deadline = stack.clock() + COPY_SECONDS
         while not self._blob.is_copied():
             if self._blob.found() is None:
                 raise UnsupportedStack("the copy is gone")
             if stack.clock() > deadline:
                 raise Unreachable(f"the copy did not end within {COPY_SECONDS:.0f} s")
+            if self._restore.cancel is not None and self._restore.cancel.is_set():
+                raise Cancelled("the restore was told to stop")
             self._restore.session.check()
             stack.patience.sleep(_POLL_SECONDS)
 
@@ -245,13 +248,19 @@ class _Overwriting:
 
     def _write_extent(self, before: BlobDisk, writer: DiskWriter, extent: Extent) -> int:
         now = bytearray(extent.length)
+        self._wait_for(extent.length)
         before.read_into(extent.offset, memoryview(now))
         wanted = memoryview(self._source.read(extent.offset, extent.length))
         sent = 0
         for start, end in _unequal(memoryview(now), wanted):
+            self._wait_for(end - start)
             writer.write(extent.offset + start, wanted[start:end])
             sent += end - start
         return sent
+
+    def _wait_for(self, count: int) -> None:
+        if self._restore.pace:
+            self._restore.pace.take(count, self._restore.cancel)
 
     # Access
 
