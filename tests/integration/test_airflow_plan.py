@@ -113,12 +113,14 @@ def test_after_a_run_the_estimate_is_set_beside_what_came(site: Site, call: Call
     state, rows, _ = simulated(call, more="0,2")
     assert state == 0
     assert [row["hosts"] for row in rows] == [2, 4], "those of the configuration, and two more"
+    state, rows, _ = simulated(call, more="0", hosts="3", streams="1", stream_rate="10")
+    assert [(row["hosts"], row["streams"]) for row in rows] == [(3, 3)]
 
 
 def test_a_run_whose_window_ended_is_red_and_its_streams_are_not(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F-L4: what a window leaves out is no error of a stream: the run says it, and the next makes up."""
+    """F-L4: what a window leaves out is no error of a stream; the run says it."""
     over = datetime.now(UTC) - timedelta(seconds=1)
     monkeypatch.setattr(
         "airflow_provider_azstack.operators.backup.window", lambda *_: Window(over, None)
