@@ -4,9 +4,9 @@ Measure this project against other backup programs, on the same files, in turn.
 Each round, every program in turn makes a repository and backs up, restores and verifies the disks
 of ``make_dataset.py``; each step is a process of its own, start-up, passphrase and all. The table
 has the medians of the rounds. ``install.sh`` gets the programs; those that are missing are left
-out. Let data and ``--directory`` be in memory, or it is the disk that is measured.
+out, and disks are made if there are none. Let data and ``--directory`` be in memory, or it is the
+disk that is measured.
 
-    python benchmarks/make_dataset.py /dev/shm/data
     python benchmarks/peers /dev/shm/data --peers /opt/peers
 """
 
@@ -14,6 +14,7 @@ import argparse
 import filecmp
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -58,7 +59,12 @@ def measure(tool: Tool, data: Path, *, compare: bool) -> dict[str, Cost]:
 def in_turn(tools: list[type[Tool]], options: argparse.Namespace) -> Results:
     """Measure the programs, round by round, each round beginning with another one."""
     results: Results = defaultdict(lambda: defaultdict(list))
+    started = time.perf_counter()
     for number in range(options.rounds):
+        spent = time.perf_counter() - started
+        if number and spent / number * (number + 1) > 60 * options.minutes:
+            print(f"stopped after {number} rounds: another would take too long", flush=True)
+            break
         for tool in tools[number:] + tools[:number]:
             if tool.rounds is not None and number >= tool.rounds:
                 continue
@@ -81,6 +87,7 @@ def main() -> int:
     parser.add_argument("--peers", type=Path, default=Path("/opt/peers"), help="install.sh's")
     parser.add_argument("--directory", type=Path, default=Path("/dev/shm"))  # noqa: S108 - memory
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=14, help="begin no round that ends later")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the programs, beside ours")
     options = parser.parse_args()
     found: list[type[Tool]] = []
@@ -91,6 +98,9 @@ def main() -> int:
         (found if tool.find(options.peers) else missing).append(tool)
     for tool in missing:
         print(f"{tool.name} is not installed: left out; see {Path(__file__).parent}/install.sh")
+    if not (options.data / "base.img").exists():
+        script = Path(__file__).resolve().parent.parent / "make_dataset.py"
+        subprocess.run([sys.executable, script, options.data], check=True)
     loads = ", ".join(f"{load:.1f}" for load in os.getloadavg())
     results = in_turn(found, options)
     size = (options.data / "base.img").stat().st_blocks * 512
