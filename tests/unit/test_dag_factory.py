@@ -14,7 +14,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import TimeRestriction
 
 from airflow_provider_azstack.config import Config, Host
-from airflow_provider_azstack.dag_factory import backup_dag, janitor_dag
+from airflow_provider_azstack.dag_factory import backup_dag, janitor_dag, restore_dag
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.policy import TriggerConf, trigger_params
 
@@ -277,3 +277,20 @@ def test_a_dag_survives_serialisation(dag: DAG) -> None:
 def test_the_janitor_reports_only_when_asked() -> None:
     dag = janitor_dag("j", config=CONFIG, dry_run=True)
     assert dag.get_task("janitor").only_report
+
+
+def test_hosts_write_between_prepare_and_the_end_of_shared_disks() -> None:
+    """Each in its pool and queue; disks are made before any host begins, and ended after all."""
+    dag = restore_dag("restore", config=CONFIG)
+    writers = [task for task in dag.tasks if task.task_id.endswith(".write_disk")]
+    assert {(host_of(t), t.pool, t.queue) for t in writers} == {
+        ("alpha", "azstack_alpha", "alpha"),
+        ("beta.example", "azstack_beta.example", "b-queue"),
+        ("gamma_1", "azstack_gamma_1", "gamma_1"),
+    }
+    for task in writers:
+        assert {"approve", "prepare"} <= task.get_flat_relative_ids(upstream=True)
+        assert "finish_disks" in task.downstream_task_ids
+    finish = dag.get_task("finish_disks")
+    assert (finish.pool, finish.trigger_rule) == ("azstack_alpha", "all_done")
+    assert finish.downstream_task_ids == {"complete"}
