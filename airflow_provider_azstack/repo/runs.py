@@ -53,19 +53,19 @@ class Run(NamedTuple):
 def join(runs: Iterable[Run]) -> list[Run]:
     """Return the same content in as few runs as possible."""
     joined: list[Run] = []
+    last = None
     for run in runs:
-        last = joined[-1] if joined else None
-        if last and _continues(last, run):
-            joined[-1] = Run(last.offset, last.length + run.length, last.block_id, last.start)
+        if (
+            last is not None
+            and last.block_id == run.block_id
+            and last.offset + last.length == run.offset
+            and (run.block_id is None or last.start + last.length == run.start)
+        ):
+            last = joined[-1] = last._replace(length=last.length + run.length)
         else:
+            last = run
             joined.append(run)
     return joined
-
-
-def _continues(last: Run, run: Run) -> bool:
-    if last.end != run.offset or last.block_id != run.block_id:
-        return False
-    return run.block_id is None or last.start + last.length == run.start
 
 
 def encode_runs(runs: Sequence[Run]) -> bytes:
