@@ -15,7 +15,7 @@ from airflow_provider_azstack.repo.packs import BLOCK_SIZE
 
 READ_BYTES = 4 * 1024**2  # the stack computes an MD5 of a range up to this size
 # Bytes between two extents are read along when that costs less than another GET. A GET costs this
-# side about 0.4 ms of CPU, as much as 0.9 MiB more in a GET under way; the stack's standard disks
+# side about 0.25 ms of CPU, as much as 0.5 MiB more in a GET under way; the stack's standard disks
 # give 60 MB/s or 500 operations a second, so there a GET is worth 0.12 MiB. Between the two:
 READ_GAP_BYTES = 256 * 1024
 # Single pages of one neighbourhood share blocks: those who restore it later find them together.
