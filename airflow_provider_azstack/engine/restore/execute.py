@@ -38,7 +38,7 @@ from airflow_provider_azstack.engine.restore.records import (
 )
 from airflow_provider_azstack.engine.restore.standing import is_complete
 from airflow_provider_azstack.engine.restore.writing import Restore, Tell
-from airflow_provider_azstack.errors import AzStackError, Refused, SessionLost
+from airflow_provider_azstack.errors import AzStackError, Refused, SessionLost, SourceError
 from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
@@ -98,10 +98,21 @@ def discard(stack: Stack, session: Session, plan: RestorePlan) -> list[str]:
     A VM that was stopped for its disks to be replaced, and still has the old ones, runs again.
     """
     with opened(stack, session, plan, log.info) as restore:
-        for vm in plan.vms:
-            if vm.occupant:
-                replace.give_up(restore, vm)
-        return discard_unfinished(restore, each_disk(plan))
+        stuck = [line for vm in plan.vms if vm.occupant and (line := _stuck(restore, vm))]
+        gone = discard_unfinished(restore, each_disk(plan))
+    if stuck:
+        raise SourceError("; ".join(stuck))
+    return gone
+
+
+def _stuck(restore: Restore, vm: PlannedVm) -> str:
+    """Let a VM that was stopped for nothing run again; return why that failed, or nothing."""
+    try:
+        replace.give_up(restore, vm)
+    except AzStackError as error:
+        log.error("%s: %s", vm.name, error)  # noqa: TRY400 - the message says it all
+        return str(error)
+    return ""
 
 
 @contextmanager
