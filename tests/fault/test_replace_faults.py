@@ -14,6 +14,7 @@ from airflow_provider_azstack.engine.restore import bodies
 from airflow_provider_azstack.engine.restore.execute import carry_out, discard
 from airflow_provider_azstack.engine.restore.records import RestorePlan
 from airflow_provider_azstack.engine.restore.safety import TAG as SAFETY
+from airflow_provider_azstack.errors import SourceError
 
 pytestmark = pytest.mark.tier2
 
@@ -258,3 +259,20 @@ def test_a_vm_that_is_being_backed_up_is_not_touched(site: Rig, emulator: Emulat
     assert power(site, vm) == "running"
     run.session.close()
     assert [o.status for o in execute(site, made)] == ["done"]
+
+
+def test_giving_up_tries_every_vm(
+    site: Rig, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-R7: one that does not start is named, and does not keep the other stopped."""
+    vms = [a_vm(emulator, name) for name in ("web01", "web02")]
+    site.backup()
+    made = plan(site, vms=["web01", "web02"], **ASKED)
+    life(site, monkeypatch, made, 24, after=True)
+    assert [power(site, vm) for vm in vms] == ["deallocated"] * 2
+    emulator.faults.answer("POST", "virtualMachines/web01/start", 409, times=1)
+    with pytest.raises(SourceError, match="web01 could not be put back"):
+        given_up(site, made)
+    assert [power(site, vm) for vm in vms] == ["deallocated", "running"]
+    given_up(site, made)
+    assert [power(site, vm) for vm in vms] == ["running"] * 2
