@@ -2,9 +2,9 @@
 """
 Measure backups over HTTP and HTTPS: several streams at once, and a network with latency.
 
-Two servers: nginx, which costs next to nothing itself, and the emulated stack, which is the whole
-protocol but no fast server. Streams are processes as on a backup host, each with a repository of
-its own; they begin at the same moment, and the slowest counts. Servers share the machine and are
+Two servers: nginx, which costs next to nothing itself, and the emulated stack, which answers as a
+stack does but is no fast server. Streams are processes as on a backup host, each with a repository
+of its own; they begin at the same moment, and the slowest counts. Servers share the machine and are
 not counted. The median of the rounds is printed. nginx needs two modules
 (``apt-get install nginx-light libnginx-mod-http-headers-more-filter libnginx-mod-http-echo``);
 without nginx its lines are left out. The file is not called after the protocol, because Python has
@@ -31,6 +31,7 @@ from records import VM, image_name, snapshot_of
 from sources import FileDisk
 
 from airflow_provider_azstack.arm.client import Credentials, Stack
+from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.model import Extent
 from airflow_provider_azstack.secret import Secret
@@ -221,8 +222,8 @@ class Emulated:
         )
         with Stack(running.arm_url, credentials, ca_bundle=str(running.ca_file)) as stack:
             snapshot = f"{disk.source.rpartition('/disks/')[0]}/snapshots/benchmark"
-            stack.compute.create_snapshot(snapshot, disk.source, location=running.location)
-            url = stack.compute.grant_read(snapshot, 86_400).url.reveal()
+            Compute(stack).create_snapshot(snapshot, disk.source, running.location, {})
+            url = Compute(stack).grant_read(snapshot, 86_400).url.reveal()
         self._running[tls] = running, url
         return running, url
 
