@@ -1,6 +1,5 @@
 """What happens to a restore when the stack, the network, or the process fails."""
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from support.compound import Rig, connect, rig
+from support.mortal import DeathError, Mortal
 from support.restores import body, digests, disk_at, error_of, execute, plan, restore
 
-from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator, versions
 from airflow_provider_azstack.engine.restore import parts as restore_parts
@@ -18,7 +17,6 @@ from airflow_provider_azstack.engine.restore.bodies import TAG
 from airflow_provider_azstack.engine.restore.execute import carry_out, discard
 from airflow_provider_azstack.errors import Refused
 from airflow_provider_azstack.model import RestorePoint
-from airflow_provider_azstack.store.local import LocalStore
 
 pytestmark = pytest.mark.tier2
 
@@ -276,46 +274,6 @@ def discarded(site: Rig, made: Any) -> list[str]:
 
 
 # Dying
-
-
-class DeathError(BaseException):
-    """The process is gone."""
-
-
-class Mortal:
-    """Dies at the n-th call that changes something: of Resource Manager, pages or repository."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, at: int | None, *, after: bool) -> None:
-        self.calls = 0
-        self.at, self.after = at, after
-        self.is_dead = False
-        self.lock = threading.Lock()
-        request, write, put = Stack.request, DiskWriter.write, LocalStore.put
-        patch.setattr(Stack, "request", self._dying(request, lambda args: args[1] != "GET"))
-        patch.setattr(DiskWriter, "write", self._dying(write, lambda _: True))
-        patch.setattr(LocalStore, "put", self._dying(put, lambda _: True))
-
-    def _dying(self, real: Callable[..., Any], counts: Callable[[Any], bool]) -> Any:
-        def call(*args: Any, **more: Any) -> Any:
-            if self.is_dead:
-                raise DeathError
-            strikes = counts(args) and self._strikes()
-            if strikes and not self.after:
-                raise DeathError
-            result = real(*args, **more)
-            if strikes or self.is_dead:
-                raise DeathError
-            return result
-
-        return call
-
-    def _strikes(self) -> bool:
-        with self.lock:
-            self.calls += 1
-            if self.at is not None and self.calls == self.at:
-                self.is_dead = True
-                return True
-            return False
 
 
 def life(
