@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from airflow_provider_azstack.errors import ObjectNotFound, StoreError, Tampered
 from airflow_provider_azstack.repo.crypto import Keys
+from airflow_provider_azstack.repo.heap import keep_freed_memory
 from airflow_provider_azstack.repo.packs import (
     HEADER_BYTES,
     TRAILER_BYTES,
@@ -49,6 +50,7 @@ class PackChecker:
         self, packs: Iterable[ObjectInfo], threads: int, cancel: threading.Event | None = None
     ) -> Iterator[Checked]:
         """Yield what became of each pack, in their order; at most ``threads`` are in memory."""
+        keep_freed_memory()  # of blocks; of whole packs less is kept than without
         ahead: deque[Future[Checked]] = deque()
         pool = ThreadPoolExecutor(threads, "verify")
         try:
