@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.tier2, pytest.mark.timeout(600)]
 MIB = 1 << 20
 REGION = 8 * MIB  # of the images here, that a small disk has many
 REGIONS, HELD = 8, 4 * MIB  # bytes of data in each
-LIMIT = 4  # MB/s of each host: what one needs 8 s for
+LIMIT = 2  # MB/s of each host: what one needs 17 s for
 HOST = {"NO_OF_BACKUP_STREAMS_PER_NODE": 1, "limit_mb_per_second": LIMIT}
 DAG = """\
 from datetime import timedelta
