@@ -34,6 +34,8 @@ MAX_WORKLOADS = 1000  # Airflow's core.max_map_length is 1,024
 DISK_COST_BYTES = 64 << 20
 # Enough workloads for each stream that the last ones to end are short.
 WORKLOADS_PER_STREAM = 4
+# A few seconds of streaming: what the two tasks of a workload cost before they do anything.
+WORTH_A_WORKLOAD_BYTES = 256 << 20
 DEFAULT_BATCH_BYTES = 64 << 30
 
 NO_TURN = sys.maxsize  # of those who have not waited
@@ -206,9 +208,13 @@ def _by_connected_accounts(vms: Sequence[VirtualMachine]) -> dict[str, list[str]
 
 
 def _batch_target(lumps: Sequence[_Lump], batch_bytes: int, streams: int) -> int:
-    """Return how much a batch may weigh: less than asked where streams would have too few."""
-    whole = sum(lump.weight for lump in lumps)
-    return min(batch_bytes, whole // (streams * WORKLOADS_PER_STREAM))
+    """
+    Return how much a batch may weigh: less than asked where streams would have too few.
+
+    Each stream gets one whatever it weighs, and more only of those that are worth their tasks.
+    """
+    fair = sum(lump.weight for lump in lumps) // streams
+    return min(batch_bytes, max(fair // WORKLOADS_PER_STREAM, min(fair, WORTH_A_WORKLOAD_BYTES)))
 
 
 def _batched(lumps: Iterable[_Lump], target: int) -> list[_Lump]:

@@ -153,6 +153,14 @@ def test_a_few_vms_are_not_batched_while_streams_would_be_idle() -> None:
     assert [len(m.workloads) for m in manifests] == [2, 2]
 
 
+def test_tiny_vms_share_workloads_once_each_stream_has_one() -> None:
+    """Sixty-four idle VMs are no hundred and twenty-eight tasks."""
+    vms = [machine(n, [GIB]) for n in range(64)]
+    idle = {vm.key: 1 << 20 for vm in vms}
+    manifests = distribute(JOB, vms, [host("a"), host("b")], history=idle)
+    assert {m.host: len(m.workloads) for m in manifests} == {"a": 11, "b": 11}
+
+
 def test_what_earlier_jobs_moved_counts_instead_of_sizes() -> None:
     """An idle terabyte weighs less than a busy gigabyte."""
     vms = [machine(0, [1000 * GIB]), machine(1, [2 * GIB]), machine(2, [2 * GIB])]
