@@ -19,7 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_azstack.arm.client import Credentials, Stack
+from emulated import connect, opened, reach
+
+from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedDisk, Emulator
 from airflow_provider_azstack.engine.backup.complete import complete
@@ -31,13 +33,9 @@ from airflow_provider_azstack.engine.restore.plan import plan_restore
 from airflow_provider_azstack.engine.restore.request import read_request
 from airflow_provider_azstack.model import Job
 from airflow_provider_azstack.policy import Policy
-from airflow_provider_azstack.repo.crypto import Cost
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.secret import Secret
-from airflow_provider_azstack.store.local import LocalStore
 
 MIB = 1 << 20
-PASSPHRASE = Secret("benchmark")
 REQUEST = {"vms": ["vm"], "mode": "alternate", "resource_group": "target"}
 
 
@@ -62,18 +60,8 @@ def measure(directory: Path, mib: int, size_gib: int) -> None:
         disk = emulator.add_vm("vm", "source", [DiskSpec(size_bytes=size_gib << 30)]).disks[0]
         fill(disk, mib)
         emulator.add_group("target")
-        (directory / "repository").mkdir()
-        store = LocalStore(directory / "repository")
-        repository, _ = Repository.create(store, PASSPHRASE, kdf=Cost(2))
-        facts = {
-            "url": emulator.arm_url,
-            "tenant": emulator.tenant_id,
-            "client": emulator.client_id,
-            "secret": emulator.client_secret,
-            "ca": str(emulator.ca_file),
-            "store": str(directory / "repository"),
-            "mib": mib,
-        }
+        repository, facts = reach(emulator, directory)
+        facts["mib"] = mib
         with connect(facts) as stack:
             back_up(stack, repository)
         subprocess.run([sys.executable, __file__, "--child", json.dumps(facts)], check=True)
@@ -84,12 +72,6 @@ def fill(disk: EmulatedDisk, mib: int) -> None:
     step = disk.size_bytes // mib // MIB * MIB
     for number in range(mib):
         disk.write(number * step, os.urandom(400 << 10) + b"text" * (156 << 10))
-
-
-def connect(facts: dict[str, Any]) -> Stack:
-    """Sign in to the emulator."""
-    credentials = Credentials(facts["tenant"], facts["client"], Secret(facts["secret"]))
-    return Stack(facts["url"], credentials, ca_bundle=facts["ca"])
 
 
 def back_up(stack: Stack, repository: Repository) -> None:
@@ -107,7 +89,7 @@ def back_up(stack: Stack, repository: Repository) -> None:
 
 def restore(facts: dict[str, Any]) -> None:
     """Restore, and say what it took."""
-    repository = Repository.open(LocalStore(Path(facts["store"])), PASSPHRASE)
+    repository = opened(facts)
     with connect(facts) as stack:
         began = time.monotonic()
         plan = plan_restore(stack, repository, read_request(REQUEST))

@@ -19,7 +19,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from restore import MIB, PASSPHRASE, back_up, connect, fill
+from emulated import connect, opened, reach
+from restore import MIB, back_up, fill
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.engine.pace import Limit, Pace
@@ -28,10 +29,7 @@ from airflow_provider_azstack.engine.restore.plan import plan_restore
 from airflow_provider_azstack.engine.restore.prepare import Splitting
 from airflow_provider_azstack.engine.restore.records import RestorePlan
 from airflow_provider_azstack.engine.restore.request import read_request
-from airflow_provider_azstack.repo.crypto import Cost
-from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
-from airflow_provider_azstack.store.local import LocalStore
 
 SIZE_GIB = 4  # 16 regions
 
@@ -60,19 +58,9 @@ def measure(directory: Path, args: argparse.Namespace) -> None:
         disk = emulator.add_vm("vm", "source", [DiskSpec(size_bytes=SIZE_GIB << 30)]).disks[0]
         fill(disk, args.mib)
         emulator.add_storage_account("staging", "source")
-        (directory / "repository").mkdir()
-        store = LocalStore(directory / "repository")
-        repository, _ = Repository.create(store, PASSPHRASE, kdf=Cost(2))
-        facts = {
-            "url": emulator.arm_url,
-            "tenant": emulator.tenant_id,
-            "client": emulator.client_id,
-            "secret": emulator.client_secret,
-            "ca": str(emulator.ca_file),
-            "store": str(directory / "repository"),
-            "pace": str(directory / "pace"),
-            "bytes_per_second": args.mb_per_second * 1e6,
-        }
+        repository, facts = reach(emulator, directory)
+        facts["pace"] = str(directory / "pace")
+        facts["bytes_per_second"] = args.mb_per_second * 1e6
         with connect(facts) as stack:
             back_up(stack, repository)
         for number in range(args.rounds):
@@ -85,7 +73,7 @@ def measure(directory: Path, args: argparse.Namespace) -> None:
 
 def restored(facts: dict[str, Any], group: str, count: int) -> tuple[float, float]:
     """Restore with so many hosts; return the seconds of writing, and of ending the disk."""
-    repository = Repository.open(LocalStore(Path(facts["store"])), PASSPHRASE)
+    repository = opened(facts)
     request = {
         "vms": ["vm"],
         "mode": "alternate",
@@ -136,7 +124,7 @@ def run_hosts(
 
 def work(facts: dict[str, Any]) -> None:
     """Be a host: get ready, wait for the word, write what it was told to."""
-    repository = Repository.open(LocalStore(Path(facts["store"])), PASSPHRASE)
+    repository = opened(facts)
     session = repository.join_session(facts["session"])
     plan = share.kept(repository, facts["plan"])
     limit = Limit(facts["host"], facts["bytes_per_second"])

@@ -23,7 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_azstack.arm.client import Credentials, Stack
+from emulated import connect, opened, reach
+
+from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.engine.backup import fleets, outlook, scenarios
@@ -37,17 +39,17 @@ from airflow_provider_azstack.engine.backup.stream import stream_workload
 from airflow_provider_azstack.engine.pace import Pace, host_limits
 from airflow_provider_azstack.model import Job, JobRecord, Manifest, from_json, to_json
 from airflow_provider_azstack.policy import Policy
-from airflow_provider_azstack.repo.crypto import Cost
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.secret import Secret
-from airflow_provider_azstack.store.local import LocalStore
 
 MB = 1_000_000
-PASSPHRASE = Secret("benchmark")
 POLICY = Policy(name="all")
 # No scheduler is in between, the emulator's snapshots are there at once, and hosts' processes are
 # up before a job begins.
 COSTS = Costs(vm=0.1, workload=0.0, run=0.0)
+
+
+def no_sleep(_: float) -> None:
+    """Sleep no time: the emulator's operations end when they are looked at."""
 
 
 def main() -> None:
@@ -73,18 +75,9 @@ def measure(directory: Path, args: argparse.Namespace) -> None:
     """Make a fleet, back it up again and again, and compare."""
     with Emulator(directory / "stack", tls=False) as emulator:
         fill(emulator, args)
-        (directory / "repository").mkdir()
-        store = LocalStore(directory / "repository")
-        repository, _ = Repository.create(store, PASSPHRASE, kdf=Cost(2))
-        facts = {
-            "url": emulator.arm_url,
-            "tenant": emulator.tenant_id,
-            "client": emulator.client_id,
-            "secret": emulator.client_secret,
-            "ca": str(emulator.ca_file),
-            "directory": str(directory),
-        }
-        with connect(facts) as stack:
+        repository, facts = reach(emulator, directory)
+        facts["directory"] = str(directory)
+        with connect(facts, sleep=no_sleep) as stack:
             report(list(jobs(stack, repository, facts, args)), args)
 
 
@@ -153,12 +146,6 @@ def fill(emulator: Emulator, args: argparse.Namespace) -> None:
         emulator.add_vm(f"vm-{number}", "source", [disk]).disks[0].write(0, os.urandom(size))
 
 
-def connect(facts: dict[str, Any]) -> Stack:
-    """Sign in to the emulator, whose operations end when they are looked at."""
-    credentials = Credentials(facts["tenant"], facts["client"], Secret(facts["secret"]))
-    return Stack(facts["url"], credentials, ca_bundle=facts["ca"], sleep=lambda _: None)
-
-
 def job(
     stack: Stack,
     repository: Repository,
@@ -199,9 +186,9 @@ def host(facts: dict[str, Any]) -> None:
     """Be a host: its streams take its workloads in order."""
     directory = Path(facts["directory"])
     limits = host_limits(facts["host"], facts["limit"])
-    with connect(facts) as stack:
+    with connect(facts, sleep=no_sleep) as stack:
         next(iter(stack.subscriptions()), None)
-        repository = Repository.open(LocalStore(directory / "repository"), PASSPHRASE)
+        repository = opened(facts)
         print("ready", flush=True)
         manifest = from_json(Manifest, sys.stdin.buffer.readline(), "manifest")
         queue = list(reversed(manifest.workloads))
