@@ -96,7 +96,7 @@ def test_everything_that_can_be_refused_is_refused_at_once(site: Rig, emulator: 
         assert reason in said, f"{reason}\n---\n{said}"
     assert all("\n" not in line for line in made.refusals)
     assert written(emulator) == []
-    with pytest.raises(Refused, match="refusals"):
+    with pytest.raises(Refused, match="the plan is refused"):
         execute(site, made)
     assert written(emulator) == []
 

@@ -180,8 +180,10 @@ class DiskPlan:
         if mark == self._case.plan:
             self._survey.remark(f"{what} {place} is there from an earlier try of this restore")
         elif self._case.is_in_place:
+            others = "use mode alternate, or 'replace: true' to give it other disks"
+            advice = others if what == "VM" else "or use mode alternate"
             self._survey.refuse(
-                f"{what} {place} exists: nothing is written over; delete it, or use mode alternate"
+                f"{what} {place} exists: nothing is written over; delete it, {advice}"
             )
         else:
             self._survey.refuse(f"{what} {place} exists: choose another name or group")

@@ -35,6 +35,7 @@ _DISK_ACTIONS = ("disks/read", "disks/write", "disks/beginGetAccess/action",
 
 # A VM that ran is started again if it comes to nothing.
 _REPLACING = ("read", "write", "deallocate/action", "start/action")
+_TOLD = 20  # refusals in one error
 
 
 def plan_restore(stack: Stack, repository: Repository, request: RestoreRequest) -> RestorePlan:
@@ -44,6 +45,7 @@ def plan_restore(stack: Stack, repository: Repository, request: RestoreRequest) 
     :raises Tampered: a restore point cannot be read.
     """
     chosen, unknown = choose_points(repository, request)
+    next(iter(stack.subscriptions()), None)  # a wrong secret is one error, not one a resource
     plan_id = _plan_id(repository, stack, request, [point for _, point in chosen])
     subscriptions = {point.vm.subscription_id for _, point in chosen}
     subscriptions |= {request.subscription_id} if request.subscription_id else set()
@@ -88,9 +90,9 @@ def require_agreed(plan: RestorePlan, stack: Stack, repository: Repository) -> N
     :raises Refused: it has refusals, or was made for another stack or repository.
     """
     if plan.refusals:
-        raise Refused(
-            f"the plan has {len(plan.refusals)} refusals: {'; '.join(plan.refusals[:20])}"
-        )
+        more = len(plan.refusals) - _TOLD
+        told = [*plan.refusals[:_TOLD], *([f"and {more} more"] if more > 0 else [])]
+        raise Refused(f"the plan is refused: {'; '.join(told)}")
     if plan.stack != stack.name:
         raise Refused(f"the plan is for stack {plan.stack}, this is {stack.name}: plan again")
     if plan.repository != repository.id:

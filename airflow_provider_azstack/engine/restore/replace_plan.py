@@ -235,11 +235,11 @@ def _say(case: Case, there: Occupant, planned: PlannedVm) -> None:
         return
     if planned.may_recreate:
         survey.remark(
-            f"{name}: if the stack lets its OS disk not be changed, the VM is deleted, keeping "
+            f"{name}: if the stack does not let its OS disk be changed, the VM is deleted, keeping "
             "disks and interfaces, and created again: then with a new vmId, without extensions"
         )
     else:
         survey.remark(
-            f"{name}: if the stack lets its OS disk not be changed, this fails and the VM is put "
-            f"back: creating it again would need the permission {DELETE_VM}"
+            f"{name}: if the stack does not let its OS disk be changed, this fails and the VM is "
+            f"put back: creating it again would need the permission {DELETE_VM}"
         )

@@ -239,7 +239,8 @@ def read_request(value: object, what: str = "the restore request") -> RestoreReq
     try:
         request = msgspec.convert(given, type=RestoreRequest)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{what}: {one_line(error)}") from None
+        said = one_line(error)
+        raise ConfigurationError(f"{what}: {said}; docs/restore.md lists the keys") from None
     except RecursionError:
         raise ConfigurationError(f"{what}: nested too deeply") from None
     if wrong := "; ".join(_contradictions(request)):

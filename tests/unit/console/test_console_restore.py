@@ -81,8 +81,21 @@ def test_refusals_are_lines_and_a_state(site: Rig, capsys: pytest.CaptureFixture
     assert main(["plan", "request.yaml"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if line.startswith("refused:")]) == 4
+    [vm] = [line for line in lines if line.startswith("refused: VM ")]
+    assert "'replace: true'" in vm
     assert main(["restore", "request.yaml", "--execute"]) == 2
-    assert "refusals" in capsys.readouterr().err
+    assert "the plan is refused" in capsys.readouterr().err
+
+
+def test_a_wrong_secret_is_one_error(site: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not a refusal for each resource that cannot be looked at."""
+    fields = json.loads(Path("stack.json").read_text())
+    Path("stack.json").write_text(json.dumps({**fields, "password": "wrong"}))
+    assert main(["plan", "request.yaml"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: sign-in at ")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
 
 
 def test_one_of_two_is_partly(
