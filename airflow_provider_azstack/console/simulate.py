@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # A simulation begins at one moment, so that it is the same tomorrow.
 _NOW = datetime(2000, 1, 1, tzinfo=UTC)
 _DEFAULT_SPLIT_GIB = 8.0
+_MOST_HOSTS = 200
 
 
 def add(parser: ArgumentParser) -> None:
@@ -67,9 +68,11 @@ def show_simulation(
     from airflow_provider_azstack.engine.backup.prepare import Terms  # noqa: PLC0415
 
     job = _job(args)
+    if args.fleet and args.run:
+        raise ConfigurationError("give a fleet's file, or --run, not both")
     fleet = fleets.load_fleet(Path(args.fleet)) if args.fleet else None
     scene = fleets.made_up(fleet, job.mode) if fleet else _recorded(repository(), args.run)
-    limit, split = _number(args, "policy-limit"), _number(args, "split-gib")
+    limit, split = _number(args, "policy-limit", 1), _number(args, "split-gib")
     policy = Policy(name=job.policy, limit_mb_per_second=None if limit is None else int(limit))
     split_gib = _DEFAULT_SPLIT_GIB if split is None else split
     rows = scenarios.compare(
@@ -108,7 +111,8 @@ def _job(args: Namespace) -> Job:
 def _hosts(
     args: Namespace, fleet: "Fleet | None", configured: tuple[BackupHost, ...]
 ) -> tuple[BackupHost, ...]:
-    count, streams, limit = (_number(args, name) for name in ("hosts", "streams", "host-limit"))
+    count, streams = _number(args, "hosts", 1, _MOST_HOSTS), _number(args, "streams", 1, 64)
+    limit = _number(args, "host-limit", 1)
     given = configured or tuple(
         BackupHost(
             name=f"host-{n + 1}",
@@ -138,12 +142,12 @@ def _hosts(
 def _with_rates(scene: "Scene", args: Namespace) -> "Scene":
     from airflow_provider_azstack.engine.backup.past import Rates, Tempo  # noqa: PLC0415
 
-    if stream := _number(args, "stream-rate"):
+    if stream := _number(args, "stream-rate", 1):
         usual = scene.rates.usual or Tempo()
         scene = scene._replace(
             rates=Rates(usual=usual._replace(bytes_per_second=stream * MEGABYTE))
         )
-    if stack := _number(args, "stack-rate"):
+    if stack := _number(args, "stack-rate", 1):
         scene = scene._replace(stack_rate=stack * MEGABYTE)
     return scene
 
@@ -153,12 +157,12 @@ def _more(text: str) -> tuple[int, ...]:
         counts = tuple(int(part) for part in (text or "0,1,2,4").split(","))
     except ValueError:
         counts = (-1,)
-    if not all(0 <= count <= 200 for count in counts):
+    if not all(0 <= count <= _MOST_HOSTS for count in counts):
         raise ConfigurationError(f"--more: {text!r} is no list of numbers such as 0,1,2")
     return counts
 
 
-def _number(args: Namespace, name: str) -> float | None:
+def _number(args: Namespace, name: str, least: int = 0, most: int = 1_000_000) -> float | None:
     text = getattr(args, name.replace("-", "_"))
     if not text:
         return None
@@ -166,6 +170,6 @@ def _number(args: Namespace, name: str) -> float | None:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 1e6:
-        raise ConfigurationError(f"--{name}: {text!r} is no number from 0 to a million")
+    if not least <= value <= most:
+        raise ConfigurationError(f"--{name}: {text!r} is no number from {least} to {most:,}")
     return value

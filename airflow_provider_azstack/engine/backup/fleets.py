@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import yaml
 from msgspec import Meta
@@ -40,7 +40,7 @@ class Group(Record, frozen=True, kw_only=True):
 
     vms: Annotated[int, Meta(ge=1, le=_MOST_VMS)]
     disks_gib: Annotated[tuple[Annotated[float, Meta(gt=0, le=1023)], ...], Meta(min_length=1)]
-    sku: Annotated[str, Meta(max_length=50)] = ""
+    sku: Literal["", "Premium_LRS", "Standard_LRS"] = ""
     data: Share = 0.5  # of a disk: what a first backup reads
     change: Share = 0.05  # of the data: what an incremental reads
     # How unlike they are: at 1, one VM in three moves less than 0.4 or more than 2.7 times as much.
@@ -84,8 +84,10 @@ def load_fleet(file: Path) -> Fleet:
     text = read_text(file, "give the path of a fleet's file")
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
-        raise ConfigurationError(f"{file}: not YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigurationError(f"{file}: neither YAML nor JSON{place}") from None
     fleet = from_plain(Fleet, value, str(file))
     if sum(group.vms for group in fleet.groups.values()) > _MOST_VMS:
         raise ConfigurationError(f"{file}: more than {_MOST_VMS} VMs")
