@@ -261,9 +261,15 @@ def read_json(file: Path, advice: str) -> dict[str, Any]:
     return value
 
 
-def one_line(error: Exception) -> str:
-    """Return a validation error's text fit for one line: it may quote what it was given."""
+def one_line(error: Exception, words: Mapping[str, str] | None = None) -> str:
+    """
+    Return a validation error's text fit for one line: it may quote what it was given.
+
+    :param words: what to say in place of patterns that only programmers read.
+    """
     text = str(error)
+    for pattern, said in (words or {}).items():
+        text = text.replace(f"`str` matching regex {pattern!r}", said)
     text = text if len(text) <= 320 else f"{text[:200]}...{text[-100:]}"
     return "".join(char if char.isprintable() else "?" for char in text)
 

@@ -22,7 +22,8 @@ DiskKey = Annotated[str, Meta(pattern=r"\A(os|data-[0-9]{1,3})\Z")]
 Moment = Annotated[datetime, Meta(tz=True)]
 
 # `$(?!\n)`: see `config`.
-Within = Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,3}[hdwmy])+$(?!\n)", max_length=40)]
+WITHIN_PATTERN = r"^([1-9][0-9]{0,3}[hdwmy])+$(?!\n)"
+Within = Annotated[str, Meta(pattern=WITHIN_PATTERN, max_length=40)]
 Keep = Annotated[int, Meta(ge=0, le=10_000)]
 
 DiskKind = Literal["managed", "unmanaged"]

@@ -28,7 +28,7 @@ from airflow_provider_azstack.config import (
     read_text,
 )
 from airflow_provider_azstack.errors import ConfigurationError
-from airflow_provider_azstack.model import Consistency, Mode, Record, Retention
+from airflow_provider_azstack.model import WITHIN_PATTERN, Consistency, Mode, Record, Retention
 
 R = TypeVar("R", bound=Record)
 
@@ -40,24 +40,23 @@ SubscriptionId = Annotated[
 ]
 GroupName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_(][A-Za-z0-9_().-]{0,89}$(?!\n)")]
 VmPattern = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_*?][A-Za-z0-9_.*?-]{0,79}$(?!\n)")]
-DiskPattern = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9_*?][A-Za-z0-9_.*?-]{0,79}/[A-Za-z0-9_*?][A-Za-z0-9_.*?-]{0,79}$(?!\n)"
-    ),
-]
+_DISK = r"^[A-Za-z0-9_*?][A-Za-z0-9_.*?-]{0,79}/[A-Za-z0-9_*?][A-Za-z0-9_.*?-]{0,79}$(?!\n)"
+DiskPattern = Annotated[str, Meta(pattern=_DISK)]
 TagName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9 _.:@+=()-]{0,127}$(?!\n)")]
 TagPattern = Annotated[
     str, Meta(pattern=r"^([A-Za-z0-9_*?@+(][A-Za-z0-9 _.:@+=()*?,-]{0,255})?$(?!\n)")
 ]
 MAX_NAMES = 1000
 # A clock's time or a span. YAML takes 22:00 without quotes for a number.
-WindowEnd = Annotated[
-    str,
-    Meta(
-        pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|[1-9][0-9]{0,2}h([1-5]?[0-9]m)?|[1-9][0-9]{0,3}m)$(?!\n)"
-    ),
-]
+_WINDOW_END = (
+    r"^(([01][0-9]|2[0-3]):[0-5][0-9]|[1-9][0-9]{0,2}h([1-5]?[0-9]m)?|[1-9][0-9]{0,3}m)$(?!\n)"
+)
+WindowEnd = Annotated[str, Meta(pattern=_WINDOW_END)]
+_IN_WORDS = {
+    _WINDOW_END: 'a time in quotes such as "06:00", or a span such as 8h, 7h30m or 90m',
+    _DISK: "vm/disk, each a name or a pattern",
+    WITHIN_PATTERN: "a time such as 14d or 1y6m",
+}
 
 
 class Selection(Record, frozen=True, kw_only=True):
@@ -299,7 +298,11 @@ def _convert(value: object, kind: type[R], what: str) -> R:
     try:
         return msgspec.convert(value, type=kind)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{what}: {one_line(error)}") from None
+        said = one_line(error, _IN_WORDS)
+        quotes = ": put it in quotes" if "got `int`" in said and "$.stop_" in said else ""
+        raise ConfigurationError(
+            f"{what}: {said}{quotes}; docs/configuration.md lists the keys"
+        ) from None
     except RecursionError:
         raise ConfigurationError(f"{what}: nested too deeply") from None
 

@@ -42,11 +42,13 @@ def test_the_example_policy_is_valid() -> None:
         ({"name": "a", "selection": {"vm": []}}, "vm"),
         ({"name": "a", "selection": {"vms": "web"}}, r"\$\.selection\.vms"),
         ({"name": "a", "consistency": "application"}, "application"),
-        ({"name": "a", "exclude": {"disks": ["data-1"]}}, "disks"),
+        ({"name": "a", "exclude": {"disks": ["data-1"]}}, "Expected vm/disk, .*disks"),
+        ({"name": "a", "stop_starting_after": "25:00"}, '"06:00", or a span .*stop_starting_after'),
+        ({"name": "a", "stop_running_after": 1320}, "stop_running_after`: put it in quotes"),
         ({"name": "a", "timezone": "Mars/Base"}, "timezone: 'Mars/Base'"),
         ({"name": "a", "timezone": "../etc/passwd"}, "timezone"),
         ({"name": "a", "retention": {"keep_last": -1}}, "keep_last"),
-        ({"name": "a", "retention": {"keep_within": "14 days"}}, "keep_within"),
+        ({"name": "a", "retention": {"keep_within": "14 days"}}, "such as 14d .*keep_within"),
     ],
 )
 def test_a_wrong_policy_names_the_key(value: dict[str, Any], said: str) -> None:
