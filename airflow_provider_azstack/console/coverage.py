@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.present import DONE, PARTLY, say, show
+from airflow_provider_azstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.reports import Coverage
@@ -50,6 +51,8 @@ def show_coverage(repository: "Repository", max_age_hours: float, output: str) -
     """Print how each VM is protected; the state is 1 when one is not, or not lately enough."""
     from airflow_provider_azstack.repo.reports import coverage  # noqa: PLC0415 - cryptography
 
+    if not max_age_hours >= 0:  # nan as well
+        raise ConfigurationError("--max-age is a number of hours, 0 or more")
     rows = coverage(repository)
     show([_facts(row) for row in rows], output, _COLUMNS)
     if not max_age_hours:

@@ -101,8 +101,9 @@ def _volume(args: Namespace, disk: "CellCache") -> "Volume":
     meant = [place for place in places(disk.read, disk.size_bytes) if _is_meant(place, args)]
     readable = [place for place in meant if place.is_readable]
     if not meant or len(readable) > 1:
+        found = f"{len(readable)} file systems fit" if readable else "no partition or volume fits"
         raise ConfigurationError(
-            f"{len(readable)} file systems are meant: say which with --partition or --volume; "
+            f"{found}: say which with --partition or --volume; "
             "'azstack files ls' without a path lists them"
         )
     place = [*readable, *meant][0]

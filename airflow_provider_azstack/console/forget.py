@@ -91,9 +91,10 @@ def _forget_chosen(repository: "Repository", args: Namespace) -> int:
     key = _vm_key(repository, args.vm)
     chosen = [(key, point) for point in args.point]
     if not args.execute:
+        gone = forget.forget(repository, chosen, confirm=repository.id, dry_run=True)
         rows = [{"action": "forget", "vm": args.vm, "point": point} for point in args.point]
         show([{**row, "because": "chosen"} for row in rows], args.output, _COLUMNS)
-        return _told(forget.Forgotten((), {}), execute=False, count=len(chosen))
+        return _told(gone, execute=False, count=len(chosen))
     gone = forget.forget(repository, chosen, confirm=args.confirm)
     return _told(gone, execute=True, count=len(chosen))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.present import show
+from airflow_provider_azstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
@@ -41,9 +42,11 @@ def run(args: Namespace) -> int:
 
 def list_jobs(repository: "Repository", last: int, output: str) -> int:
     """Print how jobs went, oldest first; the newest ``last`` of them, or all."""
+    if last < 0:
+        raise ConfigurationError("--last is 1 or more")
     from airflow_provider_azstack.repo.reports import job_rows  # noqa: PLC0415 - cryptography
 
-    rows = [row._asdict() for row in job_rows(repository, last=max(last, 0))]
+    rows = [row._asdict() for row in job_rows(repository, last=last)]
     for row in rows:
         row["started_at"] = row["started_at"].isoformat(timespec="seconds")
     show(rows, output, _COLUMNS)

@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
-from airflow_provider_azstack.console.present import show
+from airflow_provider_azstack.console.present import say, show
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import RestorePoint
 
@@ -36,7 +36,10 @@ def run(args: Namespace) -> int:
 
 def list_points(repository: "Repository", vm: str, output: str) -> int:
     """Print the restore points of all VMs, or of those called ``vm``."""
-    show([point_facts(point) for point in points_of(repository, vm)], output, _COLUMNS)
+    points = points_of(repository, vm)
+    show([point_facts(point) for point in points], output, _COLUMNS)
+    if not points:
+        say(f"no restore point of a VM {vm!r}" if vm else "no restore point yet")
     return 0
 
 

@@ -62,7 +62,7 @@ def run(args: Namespace) -> int:
         if args.list:
             found = sorted(rehearsals(repository.records), key=lambda one: one.started_at)
         else:
-            _require_place(args)
+            _require_sense(args)
             points = [find_point(repository, args.vm)] if args.vm else due(repository)[: args.vms]
             found = _tried(args, repository, points)
     show([_facts(one) for one in found], args.output, _COLUMNS)
@@ -71,11 +71,13 @@ def run(args: Namespace) -> int:
     return DONE if args.list or all(one.is_good for one in found) else PARTLY
 
 
-def _require_place(args: Namespace) -> None:
-    if not args.scratch_group and not (args.scratch and Path(args.scratch).is_dir()):
-        raise ConfigurationError(
-            "where to? Give --scratch a directory that is there, or --scratch-group"
-        )
+def _require_sense(args: Namespace) -> None:
+    if not args.scratch_group and not args.scratch:
+        raise ConfigurationError("where to? Give --scratch a directory, or --scratch-group")
+    if args.scratch and not Path(args.scratch).is_dir():
+        raise ConfigurationError(f"--scratch: {args.scratch} is no directory: make it")
+    if args.vms < 1:  # that none came back bad would be no success
+        raise ConfigurationError("--vms is 1 or more")
     if (args.subnet or args.storage_account) and not args.scratch_group:
         raise ConfigurationError("--subnet and --storage-account go with --scratch-group")
 
@@ -97,13 +99,14 @@ def _tried(
 
 
 def _tell(rehearsal: "Rehearsal") -> None:
+    vm = escape(rehearsal.vm)
     for disk in rehearsal.disks:
         for text in disk.file_systems:
-            say(f"{disk.disk_key} {escape(text)}")
+            say(f"{vm} {disk.disk_key} {escape(text)}")
         for text in disk.problems:
-            say(f"[red]problem:[/] {disk.disk_key} {escape(text)}")
+            say(f"[red]problem:[/] {vm} {disk.disk_key} {escape(text)}")
     for text in rehearsal.problems:
-        say(f"[red]problem:[/] {escape(text)}")
+        say(f"[red]problem:[/] {vm} {escape(text)}")
 
 
 def _facts(rehearsal: "Rehearsal") -> dict[str, Any]:

@@ -40,11 +40,18 @@ class Forgotten(NamedTuple):
     held: dict[PointKey, str]  # those that the store did not let go yet, and why
 
 
-def forget(repository: "Repository", points: Iterable[PointKey], *, confirm: str = "") -> Forgotten:
+def forget(
+    repository: "Repository",
+    points: Iterable[PointKey],
+    *,
+    confirm: str = "",
+    dry_run: bool = False,
+) -> Forgotten:
     """
     Take restore points away. One that is gone already is forgotten all the same.
 
     :param confirm: the repository's id, when a VM shall be left without any point.
+    :param dry_run: only check that it may be done.
     :raises Refused: a point is on legal hold, or that confirmation is missing; none was forgotten.
     :raises ConfigurationError: there is no such point, and never was.
     """
@@ -52,6 +59,8 @@ def forget(repository: "Repository", points: Iterable[PointKey], *, confirm: str
     if not chosen:
         return Forgotten((), {})
     _check(repository, chosen, confirm)  # G1
+    if dry_run:
+        return Forgotten((), {})
     census.put_forgotten(repository, (f"{vm}/{point}" for vm, point in chosen))  # G2
     held: dict[PointKey, str] = {}
     for vm, point in chosen:  # G3

@@ -50,9 +50,10 @@ class NbdServer(ThreadingMixIn, TCPServer):
             self.address_family = socket.AF_UNIX
         try:
             super().__init__(cast("Any", str(path) if path else (LOOPBACK, port)), _Connection)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter: no port has that number
             where = path or f"port {port}"
-            raise ConfigurationError(f"{where} cannot be had: {error.strerror}") from None
+            why = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"{where} cannot be had: {why}") from None
 
     @property
     def uri(self) -> str:

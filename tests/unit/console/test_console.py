@@ -61,7 +61,9 @@ def test_points_are_listed_oldest_first(place: Path, capsys: pytest.CaptureFixtu
     rows = json.loads(capsys.readouterr().out)
     assert [(row["vm"], row["point"]) for row in rows] == [("web", "p-run-1"), ("web", "p-run-2")]
     assert main(["points", "--vm", "db", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == []
+    assert printed.err == "no restore point of a VM 'db'\n"
 
 
 @pytest.mark.tier1

@@ -69,7 +69,7 @@ def test_partitions_and_folders_are_listed(
     ("arguments", "advice"),
     [
         ([*FILES, "os", "/nowhere"], "in the backup has no 'nowhere'"),
-        ([*FILES, "os", "/", "--partition", "7"], "0 file systems are meant"),
+        ([*FILES, "os", "/", "--partition", "7"], "no partition or volume fits"),
     ],
 )
 def test_what_is_not_there_is_one_line(

@@ -74,6 +74,7 @@ def test_chosen_points(repository: Repository, capsys: pytest.CaptureFixture[str
         ["--keep-within", "soon"],
         ["nobody", "--keep-last", "1"],
         ["nobody", "p-run-1"],
+        ["web", "p-run-9"],
         ["--keep-last", "0", "--execute"],
         ["web", "p-run-1", "p-run-2", "p-run-3", "--execute"],
     ],

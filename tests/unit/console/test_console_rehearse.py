@@ -43,7 +43,9 @@ def test_a_rehearsal_restores_compares_looks_and_leaves_evidence(
 ) -> None:
     """F-R5: digests, file systems, what, when, how long, verdict; nothing stays in scratch."""
     assert main(["rehearse", "--scratch", str(tmp_path / "scratch"), "--json"]) == 0
-    [row] = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert "vm-1 os 1: ext, " in printed.err
+    [row] = json.loads(printed.out)
     assert (row["vm"], row["disks"], row["verdict"]) == ("vm-1", 2, "good")
     [text] = row["file_systems"]["os"]
     assert text.startswith("1: ext, ")
@@ -134,3 +136,11 @@ def test_what_a_killed_rehearsal_left_goes_and_a_living_ones_stays(
 def test_where_to_is_asked(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rehearse"]) == 2
     assert "Give --scratch" in capsys.readouterr().err
+    assert main(["rehearse", "--scratch", "nowhere"]) == 2
+    assert "nowhere is no directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["0", "-1"])
+def test_trying_nothing_is_no_success(repository: Repository, tmp_path: Path, count: str) -> None:
+    assert main(["rehearse", "--scratch", str(tmp_path / "scratch"), "--vms", count]) == 2
+    assert not list(rehearsals(repository.records))

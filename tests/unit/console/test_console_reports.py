@@ -54,6 +54,14 @@ def test_a_point_that_is_too_old_is_an_alarm(capsys: pytest.CaptureFixture[str])
     assert main(["coverage", "--max-age", "1e9"]) == 0
 
 
+@pytest.mark.parametrize("arguments", [["coverage", "--max-age", "-1"], ["jobs", "--last", "-1"]])
+def test_a_number_below_nothing_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert arguments[1] in capsys.readouterr().err
+
+
 def test_usage_by_policy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["usage", "--by", "policy", "-o", "json"]) == 0
     [row] = json.loads(capsys.readouterr().out)

@@ -253,6 +253,8 @@ def test_a_port_or_path_that_is_taken_is_said(served: Served, tmp_path: Path) ->
     _, _, server = served
     with pytest.raises(ConfigurationError, match=r"port \d+ cannot be had"):
         NbdServer(server.disk, port=server.server_address[1])
+    with pytest.raises(ConfigurationError, match="port 99999 cannot be had"):
+        NbdServer(server.disk, port=99999)
     (tmp_path / "taken").write_text("")
     with pytest.raises(ConfigurationError, match="taken cannot be had"):
         NbdServer(server.disk, path=tmp_path / "taken")
