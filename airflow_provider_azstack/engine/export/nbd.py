@@ -44,6 +44,7 @@ class NbdServer(ThreadingMixIn, TCPServer):
         """
         self.disk = disk
         self.path = path
+        self._bound: Path | None = None  # what is ours to remove; never what stood there before
         self.clients: set[socket.socket] = set()
         self.changing = threading.Lock()  # of that set
         if path:
@@ -68,6 +69,7 @@ class NbdServer(ThreadingMixIn, TCPServer):
             return
         # Bound before it listens, and narrowed in between: nobody else can connect at any time.
         self.socket.bind(str(self.path))
+        self._bound = self.path
         self.path.chmod(0o600)
 
     def server_close(self) -> None:
@@ -77,8 +79,8 @@ class NbdServer(ThreadingMixIn, TCPServer):
                 with suppress(OSError):
                     client.shutdown(socket.SHUT_RDWR)
         super().server_close()
-        if self.path:
-            self.path.unlink(missing_ok=True)
+        if self._bound:
+            self._bound.unlink(missing_ok=True)
 
     @contextmanager
     def admitted(self, client: socket.socket) -> Iterator[bool]:

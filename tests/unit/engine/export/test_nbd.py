@@ -255,9 +255,15 @@ def test_a_port_or_path_that_is_taken_is_said(served: Served, tmp_path: Path) ->
         NbdServer(server.disk, port=server.server_address[1])
     with pytest.raises(ConfigurationError, match="port 99999 cannot be had"):
         NbdServer(server.disk, port=99999)
-    (tmp_path / "taken").write_text("")
+    (tmp_path / "taken").write_text("precious")
     with pytest.raises(ConfigurationError, match="taken cannot be had"):
         NbdServer(server.disk, path=tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "precious", "what stood there is not ours to remove"
+    with NbdServer(server.disk, path=tmp_path / "socket"):
+        with pytest.raises(ConfigurationError, match="socket cannot be had"):
+            NbdServer(server.disk, path=tmp_path / "socket")
+        assert (tmp_path / "socket").exists(), "another server's clients still find it"
+    assert not (tmp_path / "socket").exists()
 
 
 @pytest.mark.tier1
