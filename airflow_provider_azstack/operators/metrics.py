@@ -104,7 +104,8 @@ def _points(names: Iterable[str]) -> Iterable[tuple[str, datetime]]:
     for name in names:
         try:
             _, vm_key, point = name.split("/")
-            yield vm_key, datetime.fromisoformat(point.partition("-")[0].upper())
+            stamp = point.partition("-")[0].upper()  # %z takes the Z that ends it, and nothing less
+            yield vm_key, datetime.strptime(stamp, "%Y%m%dT%H%M%S.%f%z")
         except ValueError:
             continue  # nothing that we name so
 
