@@ -24,7 +24,7 @@ COMMANDS = {
     "export": "write a disk of a restore point to a file or a pipe",
     "nbd": "serve a disk of a restore point as a read-only block device",
     "files": "list and extract files of a restore point, without mounting it",
-    "rehearse": "restore points on trial into a scratch directory, and keep the evidence",
+    "rehearse": "restore on trial, into a scratch directory or group, and keep the evidence",
     "init": "create a repository and print its recovery key",
     "keys": "list, add, change and remove what opens the repository",
     "forget": "take restore points away: chosen ones, or those that a rule does not keep",

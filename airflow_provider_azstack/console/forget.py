@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("action", "vm", "point", "taken_at", "because")
 _RULES = tuple(Retention.__struct_fields__)
+_HELP = {
+    "keep_last": "the newest N",
+    "keep_daily": "the newest of each of the last N days that have one",
+    "keep_weekly": "of each of the last N weeks",
+    "keep_monthly": "of each of the last N months",
+    "keep_yearly": "of each of the last N years",
+    "keep_minimum": "always the newest N of a VM, whatever the rest says; default: 1",
+}
 
 
 def add(parser: ArgumentParser) -> None:
@@ -35,7 +43,7 @@ def add(parser: ArgumentParser) -> None:
         if rule == "keep_within":
             parser.add_argument(option, metavar="TIME", help="such as 14d, 36h or 1y6m")
         else:
-            parser.add_argument(option, metavar="N", type=int)
+            parser.add_argument(option, metavar="N", type=int, help=_HELP[rule])
     parser.add_argument("--execute", action="store_true", help="do it; default: only show")
     parser.add_argument("--confirm", default="", metavar="ID", help="the repository's id, if asked")
     add_output(parser)

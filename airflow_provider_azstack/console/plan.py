@@ -84,9 +84,10 @@ def show_plan(plan: "RestorePlan", output: str) -> None:
         "changes_existing": ", ".join(plan.touched) or "nothing",
     }
     show_one(facts, output)
-    show(list(_rows(plan)), output, _ROWS)
-    show([{"permission": p.action, "on": p.scope} for p in plan.permissions], output,
-         ("permission", "on"))  # fmt: skip
+    if rows := list(_rows(plan)):  # none where nothing that was asked for is known
+        show(rows, output, _ROWS)
+        show([{"permission": p.action, "on": p.scope} for p in plan.permissions], output,
+             ("permission", "on"))  # fmt: skip
     for remark in plan.remarks:
         say(f"[yellow]note:[/] {escape(remark)}")
     for refusal in plan.refusals:

@@ -55,7 +55,8 @@ def show(rows: Sequence[dict[str, Any]], output: str, columns: Sequence[str]) ->
             column.replace("_", " "), justify="right" if numeric else "left", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(escape(str(row.get(column, ""))) for column in columns))
+        cells = (row.get(column) for column in columns)
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
     _print_table(table)
 
 

@@ -30,7 +30,9 @@ def add(parser: ArgumentParser) -> None:
     meant = parser.add_mutually_exclusive_group()
     meant.add_argument("--execute", action="store_true", help="do it; without this only say it")
     meant.add_argument(
-        "--discard", action="store_true", help="delete the half-written disks of an earlier try"
+        "--discard",
+        action="store_true",
+        help="give an earlier try up: delete what it half wrote, start a VM with its old disks",
     )
     parser.add_argument(
         "--confirm", default="", metavar="PLAN", help="the plan's id, where it changes what exists"

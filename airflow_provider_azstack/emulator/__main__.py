@@ -82,7 +82,8 @@ def write_connection(emulator: Emulator, path: Path) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="airflow azstack emulator", description="Emulate an Azure Stack Hub on 127.0.0.1."
+        prog="python -m airflow_provider_azstack.emulator",
+        description="Emulate an Azure Stack Hub on 127.0.0.1.",
     )
     parser.add_argument("--root", type=Path, required=True, help="directory for disks and keys")
     parser.add_argument("--port", type=int, default=0, help="of Resource Manager; blobs: the next")
