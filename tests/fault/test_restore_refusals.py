@@ -95,3 +95,13 @@ def test_a_point_or_account_that_is_not_there_is_refused(
     site.backup()
     made = plan(site, vms=["web01"], mode="alternate", resource_group="dr", **asked)
     assert [one for one in made.refusals if line in one], made.refusals
+
+
+def test_a_vm_that_shall_get_disks_and_is_not_there_is_one_refusal(
+    site: Rig, emulator: Emulator
+) -> None:
+    emulator.add_vm("web01", "rg", [DiskSpec(size_bytes=MIB)])
+    site.backup()
+    made = plan(site, vms=["web01"], mode="disks", changes={"web01": {"attach_to": "gone"}})
+    [line] = made.refusals
+    assert "virtualMachines/gone does not exist" in line

@@ -89,13 +89,15 @@ class _VmPlan:
             self._change.attach_to, bodies.COMPUTE, "virtualMachines"
         )
         body = self._survey.require(target, "VM")
-        properties = (body or {}).get("properties") or {}
+        if body is None:
+            return planned
+        properties = body.get("properties") or {}
         profile = properties.get("storageProfile") or {}
         there = profile.get("dataDisks") or []
         used = {int(entry["lun"]) for entry in there}
         names = {str(entry.get("name", "")).lower() for entry in there}
         ours = [disk for disk in planned.disks if disk.name.lower() not in names]
-        if body and bool((profile.get("osDisk") or {}).get("managedDisk")) != all(
+        if bool((profile.get("osDisk") or {}).get("managedDisk")) != all(
             disk.kind == "managed" for disk in planned.disks
         ):
             self._survey.refuse(f"{target} and its new disks must be of one kind: set disk_kind")
