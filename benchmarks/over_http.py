@@ -102,7 +102,7 @@ class Clipped(FileDisk):
 def stream(asked: dict[str, Any]) -> None:
     """Be one stream: wait for the word, back up, and say what it cost."""
     from airflow_provider_azstack.arm.blobs import BlobDisk, Grant  # noqa: PLC0415
-    from airflow_provider_azstack.engine.backup.disk import back_up_disk  # noqa: PLC0415
+    from airflow_provider_azstack.engine.backup.disk import IN_FLIGHT, back_up_disk  # noqa: PLC0415
     from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
     from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415
 
@@ -111,7 +111,7 @@ def stream(asked: dict[str, Any]) -> None:
         lambda: Grant(Secret(asked["url"]), time.monotonic(), 1e6),
         size_bytes=path.stat().st_size,
         ca_bundle=asked["ca"],
-        **({"connections": asked["readers"]} if asked["readers"] else {}),
+        connections=asked["readers"] or IN_FLIGHT,
     )
     repository = Repository.open(LocalStore(Path(asked["repository"])), Secret(PASSPHRASE))
     session = repository.open_session("benchmark")

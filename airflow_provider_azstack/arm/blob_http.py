@@ -135,12 +135,12 @@ class Gate:
             self._changed.notify()
 
     def throttled(self, ticket: int) -> None:
-        """Halve, once for all requests that were refused together."""
+        """Halve what runs, once for all requests that were refused together."""
         with self._changed:
             if ticket == self._halvings:
                 self._halvings += 1
                 self._good = 0
-                self.limit = max(1, self.limit // 2)
+                self.limit = max(1, min(self.limit, self._running) // 2)
 
     def succeeded(self) -> None:
         """Count a good answer; enough of them raise the limit by one."""

@@ -122,7 +122,7 @@ class _Gate:
         self._rate = limit.bytes_per_second
         self._clock = clock
         self._sleep = sleep
-        self._turn = threading.Lock()  # one piece of each process is in the queue, not eight
+        self._turn = threading.Lock()  # one piece of each process is in the queue, not all
         self._reserve(0)  # say now what cannot be written later
 
     def take(self, count: int, cancel: threading.Event | None) -> None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from random import Random
 
 from airflow_provider_azstack.engine.backup.changes import DiskSource
-from airflow_provider_azstack.engine.backup.pipeline import Pipeline
+from airflow_provider_azstack.engine.backup.pipeline import HELPERS, Pipeline
 from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Progress, Tally
 from airflow_provider_azstack.model import ChangesKnown, DiskPart, DiskSnapshot, Image
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 3.0
 SESSION_CHECK_SECONDS = 30.0
+READERS = 8
+IN_FLIGHT = READERS * (1 + HELPERS)  # requests of a stream that the stack has before it, at most
 
 
 def _utc_now() -> datetime:
@@ -43,7 +45,7 @@ def back_up_disk(
     part: DiskPart | None = None,
     previous: Image | None,
     trust: ChangesKnown = "difference",
-    readers: int = 8,
+    readers: int = READERS,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
     pace: Pace | None = None,
@@ -59,7 +61,8 @@ def back_up_disk(
     :param previous: the image that the source's ``changed`` refers to; None stores everything.
     :param trust: the best change source to believe. After ``ChangesLied`` the caller must say
         "everything" for this disk until an image of it succeeded.
-    :param readers: ranges in flight; each costs 4.25 MiB of memory.
+    :param readers: each costs 4.25 MiB of memory, and has one range in flight that fills it, or
+        ``1 + HELPERS`` smaller ones.
     :param pace: holds back what is read; None: as fast as it goes.
     :raises ChangesLied: a range said to be unchanged since ``previous`` had changed.
     :raises Cancelled: ``cancel`` was set.

@@ -25,7 +25,7 @@ from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.engine.backup import window
 from airflow_provider_azstack.engine.backup.access import GRANT_SECONDS, SharedAccess
-from airflow_provider_azstack.engine.backup.disk import back_up_disk
+from airflow_provider_azstack.engine.backup.disk import IN_FLIGHT, back_up_disk
 from airflow_provider_azstack.engine.backup.join import is_doubtful, lied_topic
 from airflow_provider_azstack.engine.backup.snapshots import Work
 from airflow_provider_azstack.engine.pace import Pace
@@ -219,6 +219,7 @@ class DiskReader:
                 previous_grant=grants(before) if before and is_managed else None,
                 blob_version=self._work.stack.profile.blob,
                 ca_bundle=self._work.stack.ca_bundle,
+                connections=IN_FLIGHT,
                 clock=self._work.stack.clock,
             )
             undo.enter_context(disk)

@@ -16,6 +16,7 @@ from random import Random
 
 from airflow_provider_azstack.engine.backup import audit
 from airflow_provider_azstack.engine.backup.changes import SOURCES, DiskSource, Window, ask, windows
+from airflow_provider_azstack.engine.backup.fetch import Fetcher
 from airflow_provider_azstack.engine.backup.reads import CellsPart, Read, cell_parts, page_parts
 from airflow_provider_azstack.engine.backup.regions import Region, Scratch, read_cells, read_pages
 from airflow_provider_azstack.engine.crew import Crew
@@ -30,6 +31,10 @@ from airflow_provider_azstack.repo.packs import BLOCK_SIZE
 from airflow_provider_azstack.repo.runs import REGION_BYTES, Run, load_runs, store_runs
 
 log = logging.getLogger(__name__)
+
+# Threads for each reader that wait for small ranges: those cost their latency and little else, so
+# several share the reader's buffer. With eight readers, 30 ms of latency cost a third of the time.
+HELPERS = 3
 
 Task = Callable[[Scratch], None]
 
@@ -63,6 +68,7 @@ class Pipeline:
         self._pace = pace
         self._cancel: threading.Event | None = None
         self._crew: Crew[Task] = Crew(self._plan())
+        self._fetcher = Fetcher(self._read_into)
         self.known: ChangesKnown = "allocated" if trust == "difference" and not previous else trust
         self.based_on = ""
         self.changed_bytes = 0
@@ -72,7 +78,8 @@ class Pipeline:
     def run(self, readers: int, cancel: threading.Event | None, glance: Callable[[], None]) -> None:
         """Work through all of it; afterwards ``regions`` and the counts are those of it."""
         self._cancel = cancel
-        self._crew.run(self._work, readers, cancel=cancel, glance=glance)
+        with self._fetcher.helped(HELPERS * readers):
+            self._crew.run(self._work, readers, cancel=cancel, glance=glance)
 
     def _work(self, tasks: Iterator[Task]) -> None:
         scratch = Scratch()
@@ -181,10 +188,10 @@ class Pipeline:
             self._close(region)
 
     def _read_cells(self, part: CellsPart, region: Region, scratch: Scratch) -> None:
-        self._took(region, read_cells(part, self._read_into, self._add, scratch))
+        self._took(region, read_cells(part, self._fetcher.fetch, self._add, scratch))
 
     def _read_pages(self, reads: tuple[Read, ...], region: Region, scratch: Scratch) -> None:
-        self._took(region, read_pages(reads, self._read_into, self._add, scratch))
+        self._took(region, read_pages(reads, self._fetcher.fetch, self._add, scratch))
 
     def _took(self, region: Region, runs: list[Run]) -> None:
         last = region.take(runs)

@@ -2,7 +2,8 @@
 Which bytes one GET fetches, and what of them is kept.
 
 Owns the reading plan of a region, a pure function; reads nothing itself.
-Invariant: every extent asked for is inside exactly one read, and no read is longer than a buffer.
+Invariant: every extent asked for is inside exactly one read, and neither a read nor a batch of them
+is longer than a buffer.
 """
 
 from collections.abc import Iterable, Iterator
@@ -61,6 +62,20 @@ def coarse_reads(extents: Iterable[Extent]) -> Iterator[Read]:
 def _read(wanted: list[Extent]) -> Read:
     offset = wanted[0].offset
     return Read(offset, wanted[-1].offset + wanted[-1].length - offset, tuple(wanted))
+
+
+def batches(reads: Iterable[Read]) -> Iterator[list[Read]]:
+    """Yield the reads in groups that fill one buffer together."""
+    batch: list[Read] = []
+    filled = 0
+    for read in reads:
+        if filled + read.length > READ_BYTES:
+            yield batch
+            batch, filled = [], 0
+        batch.append(read)
+        filled += read.length
+    if batch:
+        yield batch
 
 
 def cell_parts(extents: Iterable[Extent], disk_bytes: int) -> Iterator[CellsPart]:

@@ -9,8 +9,10 @@ stored only after its last part.
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 
-from airflow_provider_azstack.engine.backup.reads import READ_BYTES, CellsPart, Read
+from airflow_provider_azstack.engine.backup.fetch import Piece
+from airflow_provider_azstack.engine.backup.reads import READ_BYTES, CellsPart, Read, batches
 from airflow_provider_azstack.repo.overlay import PAGE_BYTES, overlay
 from airflow_provider_azstack.repo.packs import BLOCK_SIZE, lazy_buffer
 from airflow_provider_azstack.repo.runs import Run
@@ -24,7 +26,7 @@ _ZERO_CELL = bytearray(BLOCK_SIZE)  # a bytearray compares with a memoryview by 
 _ZERO_PAGE = bytearray(PAGE_BYTES)
 
 AddBlock = Callable[[memoryview], bytes]
-ReadInto = Callable[[int, memoryview], None]
+Fetch = Callable[[Iterable[Piece]], None]
 
 
 class Scratch:
@@ -78,15 +80,17 @@ def is_zero(data: memoryview) -> bool:
     return zeros == data
 
 
-def read_cells(part: CellsPart, read_into: ReadInto, add: AddBlock, scratch: Scratch) -> list[Run]:
+def read_cells(part: CellsPart, fetch: Fetch, add: AddBlock, scratch: Scratch) -> list[Run]:
     """Read a part and store each of its cells as a block of its own, or as zero."""
     buffer, filled = scratch.read, 0
+    pieces = []
     for read in part.reads:
         start = read.offset - part.offset
         buffer[filled:start] = _ZEROS[: start - filled]
         filled = start + read.length
-        read_into(read.offset, buffer[start:filled])
+        pieces.append(Piece(read.offset, buffer[start:filled]))
     buffer[filled : part.length] = _ZEROS[: part.length - filled]
+    fetch(pieces)
     runs = []
     for offset in part.cells:
         start = offset - part.offset
@@ -95,18 +99,25 @@ def read_cells(part: CellsPart, read_into: ReadInto, add: AddBlock, scratch: Scr
     return runs
 
 
-def read_pages(
-    reads: Iterable[Read], read_into: ReadInto, add: AddBlock, scratch: Scratch
-) -> list[Run]:
+def read_pages(reads: Iterable[Read], fetch: Fetch, add: AddBlock, scratch: Scratch) -> list[Run]:
     """Read coarse and store fine: only the pages that are wanted, gathered into blocks."""
     gathered = _Gathered(add, scratch.gather)
-    for read in reads:
-        buffer = scratch.read[: read.length]
-        read_into(read.offset, buffer)
-        for extent in read.wanted:
-            start = extent.offset - read.offset
-            gathered.take(extent.offset, buffer[start : start + extent.length])
+    for batch in batches(reads):
+        pieces = _side_by_side(batch, scratch.read)
+        fetch(pieces)
+        for read, piece in zip(batch, pieces, strict=True):
+            for extent in read.wanted:
+                start = extent.offset - read.offset
+                gathered.take(extent.offset, piece.buffer[start : start + extent.length])
     return gathered.finish()
+
+
+def _side_by_side(reads: Sequence[Read], buffer: memoryview) -> list[Piece]:
+    ends = accumulate(read.length for read in reads)
+    return [
+        Piece(read.offset, buffer[end - read.length : end])
+        for read, end in zip(reads, ends, strict=True)
+    ]
 
 
 class _Gathered:

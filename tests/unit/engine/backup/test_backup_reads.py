@@ -13,6 +13,8 @@ from airflow_provider_azstack.engine.backup.reads import (
     NEIGHBOURHOOD_BYTES,
     READ_BYTES,
     READ_GAP_BYTES,
+    Read,
+    batches,
     cell_parts,
     coarse_reads,
     page_parts,
@@ -79,6 +81,18 @@ def test_pages_are_gathered_by_neighbourhood() -> None:
     pages = [Extent(n * NEIGHBOURHOOD_BYTES // 2, PAGE) for n in range(6)]
     assert [len(reads) for reads in page_parts(pages)] == [2, 2, 2]
     assert [read.wanted for reads in page_parts(pages) for read in reads] == [(p,) for p in pages]
+
+
+@given(st.lists(st.integers(PAGE, READ_BYTES), max_size=20))
+def test_reads_that_share_a_buffer_fit_into_it(lengths: list[int]) -> None:
+    """All reads, in their order, in as few buffers as that allows."""
+    reads = [Read(n * READ_BYTES, length, ()) for n, length in enumerate(lengths)]
+    found = list(batches(reads))
+    assert [read for batch in found for read in batch] == reads
+    filled = [sum(read.length for read in batch) for batch in found]
+    assert all(total <= READ_BYTES for total in filled)
+    for total, following in zip(filled, found[1:], strict=False):
+        assert total + following[0].length > READ_BYTES
 
 
 def asked(disk: SparseDisk, answer: Callable[[int, int], list[Extent]]) -> list[tuple[int, int]]:
