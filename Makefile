@@ -21,7 +21,7 @@ help: ## show this
 
 .PHONY: test
 test: lint types ## everything that CI runs, from nothing installed
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit system
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target unit integration system
 
 .PHONY: lint
 lint: $(VENV)/installed
@@ -32,14 +32,20 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
+PYTEST_RUN = $(BIN)/python -m pytest -m "tier1 or tier2" $(PYTEST)
+
 .PHONY: unit
-unit: $(VENV)/installed tools ## all tests but those of a real Airflow
-	$(BIN)/python -m pytest -m "tier1 or tier2" --ignore=tests/system $(PYTEST)
+unit: $(VENV)/installed tools ## tests of single parts
+	$(PYTEST_RUN) tests/unit tests/contract
+
+.PHONY: integration
+integration: $(VENV)/installed tools ## tests of parts together, and of faults
+	$(PYTEST_RUN) tests/integration tests/fault
 
 # Beside the others, because a scheduler waits more than it works.
 .PHONY: system
 system: $(VENV)/installed tools ## tests of a real Airflow
-	$(BIN)/python -m pytest -m "tier1 or tier2" $(PYTEST) tests/system
+	$(PYTEST_RUN) tests/system
 
 .PHONY: coverage
 coverage: $(VENV)/installed tools ## which branches the tests take; slow, so not a part of `make test`
