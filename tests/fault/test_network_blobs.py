@@ -296,7 +296,8 @@ def test_an_expired_grant_is_renewed_once_for_all_readers(
         assert read(disk, RANGE, RANGE) == setup.content[RANGE : 2 * RANGE]
     signatures = [g.url.reveal().split("sig=")[1] for g in grants]
     assert "urllib3.connectionpool" in {r.name for r in caplog.records}
-    assert [s for s in signatures if s in caplog.text or s.split("%")[0] in caplog.text] == []
+    # A signature may begin with an encoded character: a piece is looked for, not what is before it.
+    assert [s for s in signatures if s in caplog.text or s[:12] in caplog.text] == []
 
 
 @pytest.mark.tier2
