@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 from support.compound import Rig, keyed, rig
-from support.mortal import DeathError, Mortal
-from support.restores import body, digests, disk_at, execute, plan
+from support.restores import body, digests, disk_at, execute, life, plan
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.engine.restore import bodies
-from airflow_provider_azstack.engine.restore.execute import carry_out, discard
+from airflow_provider_azstack.engine.restore.execute import discard
 from airflow_provider_azstack.engine.restore.records import RestorePlan
 from airflow_provider_azstack.engine.restore.safety import TAG as SAFETY
 from airflow_provider_azstack.errors import SourceError
@@ -56,21 +55,6 @@ def attached(site: Rig, vm: EmulatedVm) -> dict[str, str]:
 
 def power(site: Rig, vm: EmulatedVm) -> str:
     return str(site.emulator.world.get(vm.id).settings["power"])
-
-
-def life(
-    site: Rig, monkeypatch: pytest.MonkeyPatch, made: RestorePlan, at: int | None, *, after: bool
-) -> int:
-    """Carry a plan out until death; return how many calls there were."""
-    session = site.repository.open_session("restore")
-    with monkeypatch.context() as patch:
-        mortal = Mortal(patch, at, after=after)
-        try:
-            carry_out(site.stack, session, made, lambda _: None)
-        except DeathError:
-            assert at is not None
-    site.repository.fence(session.id)
-    return mortal.calls
 
 
 def given_up(site: Rig, made: RestorePlan) -> None:

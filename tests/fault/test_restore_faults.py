@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from support.compound import Rig, connect, rig
-from support.mortal import DeathError, Mortal
-from support.restores import body, digests, disk_at, error_of, execute, plan, restore
+from support.restores import body, digests, disk_at, error_of, execute, life, plan, restore
 
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator, versions
 from airflow_provider_azstack.engine.restore import parts as restore_parts
 from airflow_provider_azstack.engine.restore.bodies import TAG
-from airflow_provider_azstack.engine.restore.execute import carry_out, discard
+from airflow_provider_azstack.engine.restore.execute import discard
 from airflow_provider_azstack.errors import Refused
 from airflow_provider_azstack.model import RestorePoint
 
@@ -274,21 +273,6 @@ def discarded(site: Rig, made: Any) -> list[str]:
 
 
 # Dying
-
-
-def life(
-    site: Rig, monkeypatch: pytest.MonkeyPatch, made: Any, at: int | None, *, after: bool
-) -> int:
-    """Carry a plan out until death; return how many calls there were."""
-    session = site.repository.open_session("restore")
-    with monkeypatch.context() as patch:
-        mortal = Mortal(patch, at, after=after)
-        try:
-            carry_out(site.stack, session, made, lambda _: None)
-        except DeathError:
-            assert at is not None
-    site.repository.fence(session.id)
-    return mortal.calls
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+from support.mortal import DeathError, Mortal
+
 from airflow_provider_azstack.emulator import EmulatedDisk, Emulator
 from airflow_provider_azstack.engine.restore.execute import Outcome, carry_out
 from airflow_provider_azstack.engine.restore.plan import plan_restore
@@ -64,3 +67,18 @@ def error_of(rig: Rig, made: RestorePlan) -> AzStackError | None:
     except AzStackError as error:
         return error
     return None
+
+
+def life(
+    site: Rig, monkeypatch: pytest.MonkeyPatch, made: RestorePlan, at: int | None, *, after: bool
+) -> int:
+    """Carry a plan out until death; return how many calls there were."""
+    session = site.repository.open_session("restore")
+    with monkeypatch.context() as patch:
+        mortal = Mortal(patch, at, after=after)
+        try:
+            carry_out(site.stack, session, made, lambda _: None)
+        except DeathError:
+            assert at is not None
+    site.repository.fence(session.id)
+    return mortal.calls
