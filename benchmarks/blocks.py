@@ -27,10 +27,8 @@ from records import VM, image_name, publish, snapshot_of
 
 from airflow_provider_azstack.engine.backup.disk import back_up_disk
 from airflow_provider_azstack.model import Extent, Image
-from airflow_provider_azstack.repo import segments
-from airflow_provider_azstack.repo.blocks import BlockWriter
-from airflow_provider_azstack.repo.crypto import ID_BYTES
-from airflow_provider_azstack.repo.packs import (
+from airflow_provider_azstack.repo.blocks import segments
+from airflow_provider_azstack.repo.blocks.packs import (
     BLOCK_SIZE,
     HEADER_BYTES,
     OWNER_BYTES,
@@ -41,11 +39,13 @@ from airflow_provider_azstack.repo.packs import (
     pack_name,
     size_of_pack,
 )
-from airflow_provider_azstack.repo.prune import prune
+from airflow_provider_azstack.repo.blocks.writer import BlockWriter
+from airflow_provider_azstack.repo.images.runs import BLOCK_ID_BYTES, REGION_BYTES, Run, store_runs
+from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.runs import BLOCK_ID_BYTES, REGION_BYTES, Run, store_runs
+from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
 from airflow_provider_azstack.repo.sessions import Session
-from airflow_provider_azstack.repo.verify import verify
+from airflow_provider_azstack.repo.verify.verification import verify
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.local import LocalStore
 

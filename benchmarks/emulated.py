@@ -9,8 +9,8 @@ from typing import Any
 
 from airflow_provider_azstack.arm.client import Credentials, Stack
 from airflow_provider_azstack.emulator import Emulator
-from airflow_provider_azstack.repo.crypto import Cost
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing.crypto import Cost
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.local import LocalStore
 

@@ -60,7 +60,7 @@ def back_up(options: argparse.Namespace) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Export one disk in this process, and return what it cost."""
     from airflow_provider_azstack.engine.export.disk import DiskExport  # noqa: PLC0415
-    from airflow_provider_azstack.repo.images import ImageReader  # noqa: PLC0415
+    from airflow_provider_azstack.repo.images.reader import ImageReader  # noqa: PLC0415
     from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
     from airflow_provider_azstack.secret import Secret  # noqa: PLC0415
     from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415

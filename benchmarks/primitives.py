@@ -59,8 +59,8 @@ class Primitives:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
         from zstandard import ZstdCompressor, ZstdDecompressor  # noqa: PLC0415
 
-        from airflow_provider_azstack.repo.heap import keep_freed_memory  # noqa: PLC0415
-        from airflow_provider_azstack.repo.packs import COMPRESSION, lazy_buffer  # noqa: PLC0415
+        from airflow_provider_azstack.repo.blocks.heap import keep_freed_memory  # noqa: PLC0415
+        from airflow_provider_azstack.repo.blocks.packs import COMPRESSION, lazy_buffer  # noqa: PLC0415
 
         keep_freed_memory()
         self._disk = FileDisk(path)
@@ -140,7 +140,7 @@ def primitives(path: Path, directory: Path) -> dict[str, float]:
 def pipeline(path: Path, directory: Path) -> dict[str, float]:
     """Return the CPU-seconds per GiB of a first backup, and of reading all of it."""
     from airflow_provider_azstack.engine.backup.disk import back_up_disk  # noqa: PLC0415
-    from airflow_provider_azstack.repo.images import ImageReader  # noqa: PLC0415
+    from airflow_provider_azstack.repo.images.reader import ImageReader  # noqa: PLC0415
     from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
     from airflow_provider_azstack.secret import Secret  # noqa: PLC0415
     from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415

@@ -51,10 +51,10 @@ from airflow_provider_azstack.model import (
     to_json,
 )
 from airflow_provider_azstack.policy import Policy
-from airflow_provider_azstack.repo.blocks import BlockWriter
+from airflow_provider_azstack.repo.blocks.writer import BlockWriter
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES, Run, store_runs
 from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.runs import REGION_BYTES, Run, store_runs
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.local import LocalStore

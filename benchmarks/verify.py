@@ -25,7 +25,7 @@ FULL_MIB_PER_SECOND = 600
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Verify one repository in this process, and return what it cost."""
     from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
-    from airflow_provider_azstack.repo.verify import verify  # noqa: PLC0415
+    from airflow_provider_azstack.repo.verify.verification import verify  # noqa: PLC0415
     from airflow_provider_azstack.secret import Secret  # noqa: PLC0415
     from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415
 

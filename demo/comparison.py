@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from airflow_provider_azstack.model import RestorePoint
-from airflow_provider_azstack.repo.images import ImageReader, Piece
+from airflow_provider_azstack.repo.images.reader import ImageReader, Piece
 from airflow_provider_azstack.repo.repository import Repository
 
 _STEP = 1 << 20

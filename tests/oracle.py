@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from support.points import restored_digest
 
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.verify import verify
+from airflow_provider_azstack.repo.verify.verification import verify
 
 # (VM key, point id) -> disk key -> SHA-256
 Expected = Mapping[tuple[str, str], Mapping[str, str]]

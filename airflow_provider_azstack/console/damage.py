@@ -15,8 +15,8 @@ from airflow_provider_azstack.console.present import printable, say, show
 from airflow_provider_azstack.errors import AzStackError
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.repo.findings import Affected
     from airflow_provider_azstack.repo.repository import Repository
+    from airflow_provider_azstack.repo.verify.findings import Affected
 
 DISKS = 16
 _FILES = ("vm", "point", "disk", "partition", "file")

@@ -21,7 +21,7 @@ from airflow_provider_azstack.errors import AccessDenied, ConfigurationError
 from airflow_provider_azstack.model import Image, RestorePoint
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.repo.images import ImageReader
+    from airflow_provider_azstack.repo.images.reader import ImageReader
     from airflow_provider_azstack.repo.repository import Repository
 
 
@@ -36,7 +36,7 @@ def add_disk(parser: ArgumentParser) -> None:
 @contextmanager
 def opened_disk(args: Namespace) -> "Iterator[tuple[Image, ImageReader]]":
     """Lend the disk that the arguments name; nothing of it is collected meanwhile."""
-    from airflow_provider_azstack.repo.images import ImageReader  # noqa: PLC0415 - loads zstandard
+    from airflow_provider_azstack.repo.images.reader import ImageReader  # noqa: PLC0415 - loads zstandard
 
     with closing(open_repository(args)) as repository, kept(repository, str(args.command)):
         point = find_point(repository, args.vm, args.point)

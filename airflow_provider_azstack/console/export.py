@@ -21,7 +21,7 @@ from airflow_provider_azstack.model import Image
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.engine.export.disk import Advance, Exported
-    from airflow_provider_azstack.repo.images import ImageReader
+    from airflow_provider_azstack.repo.images.reader import ImageReader
 
 _STDOUT = "-"
 _CONVERTED = ("qcow2", "vhdx")

@@ -26,7 +26,7 @@ def add(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """List flagged points, or say that one is as it should be."""
-    from airflow_provider_azstack.repo import flags  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.points import flags  # noqa: PLC0415 - loads cryptography
 
     repository = open_repository(args)
     if args.action == "remove":

@@ -17,9 +17,9 @@ from airflow_provider_azstack.model import Retention
 from airflow_provider_azstack.policy import load_policy, read_retention
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.repo.forget import Forgotten
+    from airflow_provider_azstack.repo.points.forget import Forgotten
+    from airflow_provider_azstack.repo.points.retention import Decision
     from airflow_provider_azstack.repo.repository import Repository
-    from airflow_provider_azstack.repo.retention import Decision
 
 _COLUMNS = ("action", "vm", "point", "taken_at", "because")
 _RULES = tuple(Retention.__struct_fields__)
@@ -78,7 +78,7 @@ def forget_by_rule(
     output: str,
 ) -> int:
     """Print what a rule keeps and what not, and why; forget the latter when told to."""
-    from airflow_provider_azstack.repo import forget  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.points import forget  # noqa: PLC0415 - loads cryptography
 
     keys = {point.vm.key for point in points_of(repository, vm)} if vm else None
     if vm and not keys:
@@ -92,7 +92,7 @@ def forget_by_rule(
 
 
 def _forget_chosen(repository: "Repository", args: Namespace) -> int:
-    from airflow_provider_azstack.repo import forget  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.points import forget  # noqa: PLC0415 - loads cryptography
 
     if args.policy or any(getattr(args, rule) is not None for rule in _RULES):
         raise ConfigurationError("give points, or a rule, not both")

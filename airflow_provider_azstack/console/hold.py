@@ -32,7 +32,7 @@ def add(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Do what ``args.action`` says."""
-    from airflow_provider_azstack.repo import holds  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.points import holds  # noqa: PLC0415 - loads cryptography
 
     repository = open_repository(args)
     if args.action == "list":

@@ -50,7 +50,7 @@ def run(args: Namespace) -> int:
 
 def _list(args: Namespace) -> int:
     """Print the keys; the state is 1 if one of them cannot be trusted."""
-    from airflow_provider_azstack.repo import keyring  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.sealing import keyring  # noqa: PLC0415 - loads cryptography
 
     found = keyring.list_keys(open_repository(args))
     rows = [
@@ -67,7 +67,7 @@ def _list(args: Namespace) -> int:
 
 
 def _add(args: Namespace) -> int:
-    from airflow_provider_azstack.repo import keyring  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.sealing import keyring  # noqa: PLC0415 - loads cryptography
 
     repository = open_repository(args)
     key_id = keyring.add_key(repository, read_new_passphrase(args, "new-"), label=args.label)
@@ -76,7 +76,7 @@ def _add(args: Namespace) -> int:
 
 
 def _change_passphrase(args: Namespace) -> int:
-    from airflow_provider_azstack.repo import keyring  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.sealing import keyring  # noqa: PLC0415 - loads cryptography
 
     old = read_passphrase(args)
     repository = open_repository(args, passphrase=old)
@@ -86,7 +86,7 @@ def _change_passphrase(args: Namespace) -> int:
 
 
 def _new_recovery_key(args: Namespace) -> int:
-    from airflow_provider_azstack.repo import keyring  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.sealing import keyring  # noqa: PLC0415 - loads cryptography
 
     repository = open_repository(args)
     old = [key.id for key in keyring.list_keys(repository) if key.label == keyring.RECOVERY]
@@ -99,7 +99,7 @@ def _new_recovery_key(args: Namespace) -> int:
 
 
 def _remove(args: Namespace) -> int:
-    from airflow_provider_azstack.repo import keyring  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.sealing import keyring  # noqa: PLC0415 - loads cryptography
 
     passphrase = read_passphrase(args)
     repository = open_repository(args, passphrase=passphrase)

@@ -13,7 +13,7 @@ from airflow_provider_azstack.console.arguments import add_output, add_repositor
 from airflow_provider_azstack.console.present import DONE, PARTLY, say, show, show_one
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.repo.prune_report import Report
+    from airflow_provider_azstack.repo.prune.report import Report
     from airflow_provider_azstack.repo.repository import Repository
 
 _COLUMNS = ("action", "name", "size_bytes", "because")
@@ -44,7 +44,7 @@ def collect(
     repository: "Repository", fence: Sequence[str], confirm: str, output: str, *, execute: bool
 ) -> int:
     """Collect, print what was done or would be, and return the exit state."""
-    from airflow_provider_azstack.repo.prune import prune  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.prune.collector import prune  # noqa: PLC0415 - loads cryptography
 
     report = prune(repository, dry_run=not execute, dead_sessions=fence, confirm=confirm)
     rows = [row._asdict() for row in report.rows]

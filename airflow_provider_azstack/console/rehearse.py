@@ -20,8 +20,8 @@ from airflow_provider_azstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.model import RestorePoint
-    from airflow_provider_azstack.repo.rehearsals import Rehearsal
     from airflow_provider_azstack.repo.repository import Repository
+    from airflow_provider_azstack.repo.verify.rehearsals import Rehearsal
 
 _COLUMNS = ("vm", "point", "started_at", "seconds", "disks", "data_bytes", "verdict")
 
@@ -56,7 +56,7 @@ def add(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Try restore points; the state is 1 when one of them did not come back whole."""
     from airflow_provider_azstack.engine.rehearse import due  # noqa: PLC0415 - zstandard
-    from airflow_provider_azstack.repo.rehearsals import rehearsals  # noqa: PLC0415
+    from airflow_provider_azstack.repo.verify.rehearsals import rehearsals  # noqa: PLC0415
 
     with closing(open_repository(args)) as repository:
         if args.list:

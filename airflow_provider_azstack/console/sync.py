@@ -15,7 +15,7 @@ from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, say, 
 from airflow_provider_azstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.repo.sync import Outcome
+    from airflow_provider_azstack.repo.copies.sync import Outcome
 
 _TO = "to-"
 _COLUMNS = ("vm", "point", "status", "read_bytes", "stored_bytes", "reason")
@@ -37,7 +37,7 @@ def add(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Repair if asked to, copy, and print what became of each restore point."""
-    from airflow_provider_azstack.repo.sync import (  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.copies.sync import (  # noqa: PLC0415 - loads cryptography
         Selection,
         repair,
         sync,

@@ -15,8 +15,8 @@ from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, say, 
 from airflow_provider_azstack.model import to_plain
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.repo.findings import Affected, Report
     from airflow_provider_azstack.repo.repository import Repository
+    from airflow_provider_azstack.repo.verify.findings import Affected, Report
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d{1,9})\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
@@ -65,7 +65,7 @@ def run(args: Namespace) -> int:
 
 def verify_repository(repository: "Repository", args: Namespace) -> int:
     """Verify a repository and print what was found."""
-    from airflow_provider_azstack.repo.verify import verify  # noqa: PLC0415 - loads cryptography
+    from airflow_provider_azstack.repo.verify.verification import verify  # noqa: PLC0415 - loads cryptography
 
     report = verify(
         repository,

@@ -15,8 +15,8 @@ from typing import Self
 
 from airflow_provider_azstack.errors import IntegrityError
 from airflow_provider_azstack.model import Extent
-from airflow_provider_azstack.repo.images import ImageReader, OnDamage
-from airflow_provider_azstack.repo.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.images.reader import ImageReader, OnDamage
 
 CELLS = 64
 _AHEAD = 4

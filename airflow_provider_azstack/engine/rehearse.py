@@ -21,9 +21,14 @@ from airflow_provider_azstack.engine.export.disk import DiskExport
 from airflow_provider_azstack.engine.rehearse_check import checked, failed
 from airflow_provider_azstack.errors import IntegrityError, ObjectNotFound
 from airflow_provider_azstack.model import RestorePoint
-from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.rehearsals import Rehearsal, RehearsedDisk, put, rehearsals
+from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.verify.rehearsals import (
+    Rehearsal,
+    RehearsedDisk,
+    put,
+    rehearsals,
+)
 
 _PREFIX = "azstack-rehearsal-"
 

@@ -17,8 +17,8 @@ from airflow_provider_azstack.engine.guest.places import Place, places
 from airflow_provider_azstack.engine.restore.stretches import joined
 from airflow_provider_azstack.errors import AzStackError, ConfigurationError
 from airflow_provider_azstack.model import Extent
-from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.rehearsals import RehearsedDisk
+from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.verify.rehearsals import RehearsedDisk
 
 _FILES_LOOKED_AT = 10_000
 _AT_ONCE = 8  # stretches that are read at once; each holds up to 4 MiB

@@ -42,10 +42,10 @@ from airflow_provider_azstack.engine.restore.targets import reader_of
 from airflow_provider_azstack.engine.restore.writing import Restore, Tell
 from airflow_provider_azstack.errors import IntegrityError, ObjectNotFound, Refused
 from airflow_provider_azstack.model import RestorePoint
-from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.rehearsals import Rehearsal, RehearsedDisk, put
+from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
+from airflow_provider_azstack.repo.verify.rehearsals import Rehearsal, RehearsedDisk, put
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ class Forget(AzStackOperator):
     @stops_retries
     def execute(self, context: Context) -> dict[str, int]:
         """Return how many points of each policy were, or would be, forgotten."""
-        from airflow_provider_azstack.repo import forget  # noqa: PLC0415 - loads cryptography
+        from airflow_provider_azstack.repo.points import forget  # noqa: PLC0415 - loads cryptography
 
         params = context["params"]
         repository = self.open_repository()
@@ -66,7 +66,7 @@ class Prune(AzStackOperator):
     @stops_retries
     def execute(self, context: Context) -> dict[str, int]:
         """Return how many things were done of each kind, and how many bytes were freed."""
-        from airflow_provider_azstack.repo.prune import prune  # noqa: PLC0415 - loads cryptography
+        from airflow_provider_azstack.repo.prune.collector import prune  # noqa: PLC0415 - loads cryptography
 
         params, run = context["params"], context["dag_run"]
         repository = self.open_repository()

@@ -17,8 +17,8 @@ from airflow_provider_azstack.operators.watch import Watch
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.model import RestorePoint
-    from airflow_provider_azstack.repo.rehearsals import Rehearsal
     from airflow_provider_azstack.repo.repository import Repository
+    from airflow_provider_azstack.repo.verify.rehearsals import Rehearsal
 
 VM, VMS = "vm", "vms"  # of the run's params, if it has such
 

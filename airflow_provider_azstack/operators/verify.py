@@ -16,7 +16,7 @@ from airflow_provider_azstack.operators.base import AzStackOperator, stops_retri
 from airflow_provider_azstack.operators.watch import Watch, summarise
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.repo.findings import Report
+    from airflow_provider_azstack.repo.verify.findings import Report
 
 VERIFICATIONS = "azstack_verifications"
 MODE = "mode"  # of the run's params, if it has such a one
@@ -45,7 +45,7 @@ class Verify(AzStackOperator):
     @stops_retries
     def execute(self, context: Context) -> dict[str, Any]:
         """Return how the repository is; what is found damaged fails the next task, not this."""
-        from airflow_provider_azstack.repo.verify import verify  # noqa: PLC0415 - cryptography
+        from airflow_provider_azstack.repo.verify.verification import verify  # noqa: PLC0415 - cryptography
 
         repository = self.open_repository()
         tags = {"repository": repository.id}

@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from airflow_provider_azstack.errors import ConfigurationError, MissingBlock
-from airflow_provider_azstack.repo import keyring
-from airflow_provider_azstack.repo.blocks import BlockReader
-from airflow_provider_azstack.repo.condemned import read as read_condemned
-from airflow_provider_azstack.repo.index import Index
-from airflow_provider_azstack.repo.liveness import Liveness
-from airflow_provider_azstack.repo.marking import Marker
+from airflow_provider_azstack.repo.blocks.index import Index
+from airflow_provider_azstack.repo.blocks.reader import BlockReader
+from airflow_provider_azstack.repo.prune.condemned import read as read_condemned
+from airflow_provider_azstack.repo.prune.liveness import Liveness
+from airflow_provider_azstack.repo.prune.marking import Marker
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing import keyring
 from airflow_provider_azstack.repo.sessions import bad_blocks
 from airflow_provider_azstack.store.object_lock import ObjectLock
 

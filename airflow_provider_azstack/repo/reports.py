@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from airflow_provider_azstack.model import JobRecord, JobVm, RestorePoint
-from airflow_provider_azstack.repo import flags, ledger
-from airflow_provider_azstack.repo.record_check import read_points
+from airflow_provider_azstack.repo.points import flags
 from airflow_provider_azstack.repo.usage import Usage, usage
+from airflow_provider_azstack.repo.verify import ledger
+from airflow_provider_azstack.repo.verify.record_check import read_points
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository

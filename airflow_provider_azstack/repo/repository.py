@@ -35,11 +35,13 @@ from airflow_provider_azstack.model import (
     RestorePoint,
     SnapshotSet,
 )
-from airflow_provider_azstack.repo import crypto, keyring, segments, sessions
-from airflow_provider_azstack.repo.blocks import BlockReader
-from airflow_provider_azstack.repo.crypto import STRONG, Cost, Keys, Random
-from airflow_provider_azstack.repo.index import Index
-from airflow_provider_azstack.repo.records import Records
+from airflow_provider_azstack.repo import sessions
+from airflow_provider_azstack.repo.blocks import segments
+from airflow_provider_azstack.repo.blocks.index import Index
+from airflow_provider_azstack.repo.blocks.reader import BlockReader
+from airflow_provider_azstack.repo.sealing import crypto, keyring
+from airflow_provider_azstack.repo.sealing.crypto import STRONG, Cost, Keys, Random
+from airflow_provider_azstack.repo.sealing.records import Records
 from airflow_provider_azstack.repo.sessions import Session, SessionInfo
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.base import Store

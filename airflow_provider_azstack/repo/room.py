@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_azstack.errors import AzStackError, ObjectNotFound, StoreFull
 from airflow_provider_azstack.model import Record
-from airflow_provider_azstack.repo.crypto import ID_BYTES
+from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository

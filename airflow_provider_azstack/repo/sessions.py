@@ -33,12 +33,13 @@ from airflow_provider_azstack.model import (
     RestorePoint,
     SnapshotSet,
 )
-from airflow_provider_azstack.repo import census
-from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
-from airflow_provider_azstack.repo.index import Index
-from airflow_provider_azstack.repo.packs import owner_of
+from airflow_provider_azstack.repo.blocks.index import Index
+from airflow_provider_azstack.repo.blocks.packs import owner_of
+from airflow_provider_azstack.repo.blocks.reader import BlockReader
+from airflow_provider_azstack.repo.blocks.writer import BlockWriter
 from airflow_provider_azstack.repo.parallel import in_parallel
-from airflow_provider_azstack.repo.records import (
+from airflow_provider_azstack.repo.points import census
+from airflow_provider_azstack.repo.sealing.records import (
     AliveSessions,
     BadBlock,
     BadBlocks,

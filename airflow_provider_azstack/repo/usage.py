@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_azstack.model import RestorePoint
-from airflow_provider_azstack.repo.blocks import BlockReader
-from airflow_provider_azstack.repo.index import Index
-from airflow_provider_azstack.repo.packs import RECORD_BYTES
+from airflow_provider_azstack.repo.blocks.index import Index
+from airflow_provider_azstack.repo.blocks.packs import RECORD_BYTES
+from airflow_provider_azstack.repo.blocks.reader import BlockReader
+from airflow_provider_azstack.repo.images.runs import block_ids, load_group
 from airflow_provider_azstack.repo.parallel import in_parallel
-from airflow_provider_azstack.repo.runs import block_ids, load_group
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository

@@ -8,11 +8,11 @@ from support.compound import keyed, new_repository, rig
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.errors import AccessDenied
-from airflow_provider_azstack.repo.forget import forget
-from airflow_provider_azstack.repo.prune import prune
+from airflow_provider_azstack.repo.copies.sync import sync
+from airflow_provider_azstack.repo.points.forget import forget
+from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.sync import sync
-from airflow_provider_azstack.repo.verify import verify
+from airflow_provider_azstack.repo.verify.verification import verify
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.guard import AppendOnlyStore
 from airflow_provider_azstack.store.local import LocalStore

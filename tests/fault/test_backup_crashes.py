@@ -10,7 +10,7 @@ from support.repositories import a_point
 from support.stores import Crash, CrashingStore, MemoryStore
 
 from airflow_provider_azstack.model import Image
-from airflow_provider_azstack.repo import segments
+from airflow_provider_azstack.repo.blocks import segments
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.store.base import Store
 
@@ -70,11 +70,11 @@ def check_published(store: Store, days: tuple[SparseDisk, ...]) -> list[str]:
 @pytest.fixture(autouse=True)
 def _small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     """More packs and segments, so that more moments are walked."""
-    from airflow_provider_azstack.repo import blocks
+    from airflow_provider_azstack.repo.blocks.writer import BlockWriter
 
-    writer_init = blocks.BlockWriter.__init__
+    writer_init = BlockWriter.__init__
     monkeypatch.setattr(
-        blocks.BlockWriter,
+        BlockWriter,
         "__init__",
         lambda *args, **more: writer_init(*args, **more, pack_bytes=2 * MIB),
     )

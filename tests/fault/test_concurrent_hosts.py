@@ -11,8 +11,8 @@ from support.points import vm_key
 from support.repositories import new_repository, reopen
 from support.stream_host import PURPOSE, Host, Result, Task, publish
 
-from airflow_provider_azstack.repo.forget import forget
-from airflow_provider_azstack.repo.prune import prune
+from airflow_provider_azstack.repo.points.forget import forget
+from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.store.local import LocalStore
 

@@ -10,7 +10,7 @@ from support.pruning import CELLS, Used, forget_all, used_repository
 from support.repositories import PASSPHRASE, reopen
 from support.stores import Crash, CrashingStore
 
-from airflow_provider_azstack.repo.prune import prune
+from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.store.local import LocalStore
 

@@ -14,8 +14,8 @@ from support.pruning import CELLS
 from support.repositories import CHEAP, PASSPHRASE
 
 from airflow_provider_azstack.errors import StoreFull
-from airflow_provider_azstack.repo.forget import forget
-from airflow_provider_azstack.repo.prune import prune
+from airflow_provider_azstack.repo.points.forget import forget
+from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.store.local import LocalStore
 

@@ -25,12 +25,12 @@ from support.stores import MemoryStore
 
 from airflow_provider_azstack.errors import AzStackError, MissingBlock, ObjectNotFound, SessionLost
 from airflow_provider_azstack.model import Image, RestorePoint
-from airflow_provider_azstack.repo.forget import forget
-from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.packs import BLOCK_SIZE
-from airflow_provider_azstack.repo.prune import prune
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.images.runs import Run, store_runs
+from airflow_provider_azstack.repo.points.forget import forget
+from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.runs import Run, store_runs
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.store.base import Store
 

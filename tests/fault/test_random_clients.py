@@ -7,8 +7,8 @@ from itertools import count
 import pytest
 from support import points, random_clients
 
-from airflow_provider_azstack.repo.index import Index
-from airflow_provider_azstack.repo.prune import _Collector
+from airflow_provider_azstack.repo.blocks.index import Index
+from airflow_provider_azstack.repo.prune.collector import _Collector
 
 SEEDS = range(5)
 STEPS = 500

@@ -22,8 +22,8 @@ from airflow_provider_azstack.errors import (
     Tampered,
     WrongKey,
 )
-from airflow_provider_azstack.repo.records import CondemnedPacks
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing.records import CondemnedPacks
 
 pytestmark = pytest.mark.tier1
 

@@ -12,9 +12,9 @@ from support.stores import MemoryStore
 
 from airflow_provider_azstack.errors import AzStackError
 from airflow_provider_azstack.model import Image, RestorePoint
-from airflow_provider_azstack.repo import crypto, segments, sessions
-from airflow_provider_azstack.repo.crypto import Keys
-from airflow_provider_azstack.repo.packs import (
+from airflow_provider_azstack.repo import sessions
+from airflow_provider_azstack.repo.blocks import segments
+from airflow_provider_azstack.repo.blocks.packs import (
     HEADER_BYTES,
     TRAILER_BYTES,
     BlockCipher,
@@ -22,8 +22,10 @@ from airflow_provider_azstack.repo.packs import (
     parse_trailer,
     salvage,
 )
-from airflow_provider_azstack.repo.records import CondemnedPacks, Records
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing import crypto
+from airflow_provider_azstack.repo.sealing.crypto import Keys
+from airflow_provider_azstack.repo.sealing.records import CondemnedPacks, Records
 from airflow_provider_azstack.store.base import ObjectInfo
 
 pytestmark = pytest.mark.tier1

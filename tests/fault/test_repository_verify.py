@@ -13,12 +13,12 @@ from support.stores import Crash, CrashingStore, MemoryStore
 
 from airflow_provider_azstack.errors import DamageFound, IntegrityError
 from airflow_provider_azstack.model import RestorePoint
-from airflow_provider_azstack.repo.findings import Report
-from airflow_provider_azstack.repo.records import BadBlocks, CondemnedPacks
+from airflow_provider_azstack.repo.blocks.segments import read_directory
+from airflow_provider_azstack.repo.images.runs import Run, load_group, store_runs
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.runs import Run, load_group, store_runs
-from airflow_provider_azstack.repo.segments import read_directory
-from airflow_provider_azstack.repo.verify import Mode, require_sound, verify
+from airflow_provider_azstack.repo.sealing.records import BadBlocks, CondemnedPacks
+from airflow_provider_azstack.repo.verify.findings import Report
+from airflow_provider_azstack.repo.verify.verification import Mode, require_sound, verify
 from airflow_provider_azstack.store.base import Store
 
 pytestmark = pytest.mark.tier1
@@ -252,7 +252,7 @@ def test_a_point_that_was_taken_back_is_missed(site: Site) -> None:
 
 
 def test_a_forgotten_point_is_not_missed(site: Site) -> None:
-    from airflow_provider_azstack.repo.forget import forget
+    from airflow_provider_azstack.repo.points.forget import forget
 
     repository = reopen(site.repository)
     forget(repository, [(site.first.vm.key, site.first.id)])

@@ -34,7 +34,7 @@ from airflow_provider_azstack.engine.backup.stream import stream_workload
 from airflow_provider_azstack.engine.janitor import janitor
 from airflow_provider_azstack.errors import IncompleteJob
 from airflow_provider_azstack.model import DiskPart, Image, JobVm, Workload
-from airflow_provider_azstack.repo.runs import REGION_BYTES
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 
 pytestmark = pytest.mark.tier2
 

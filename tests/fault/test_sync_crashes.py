@@ -9,8 +9,8 @@ from support.copies import OTHER, Site, damage, other_repository
 from support.repositories import PASSPHRASE, reopen
 from support.stores import Crash, CrashingStore, MemoryStore
 
+from airflow_provider_azstack.repo.copies.sync import repair, sync
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.sync import repair, sync
 
 pytestmark = pytest.mark.tier2
 

@@ -31,7 +31,7 @@ def published(site: Site) -> list[str]:
 
 def content(site: Site, vm: EmulatedVm) -> list[bytes]:
     """Read the disks of a VM's newest restore point back."""
-    from airflow_provider_azstack.repo.images import ImageReader
+    from airflow_provider_azstack.repo.images.reader import ImageReader
 
     repository = site.reopen()
     point = repository.latest_point(vm.vm_id)

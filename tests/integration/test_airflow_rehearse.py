@@ -9,7 +9,7 @@ from support.points import back_up_vm
 from support.repositories import noise
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
-from airflow_provider_azstack.repo.rehearsals import rehearsals
+from airflow_provider_azstack.repo.verify.rehearsals import rehearsals
 
 pytestmark = pytest.mark.tier2
 

@@ -12,9 +12,9 @@ from support.points import back_up_vm, digest_of
 
 from airflow_provider_azstack.emulator import Emulator
 from airflow_provider_azstack.model import RestorePoint
-from airflow_provider_azstack.repo.crypto import Cost
-from airflow_provider_azstack.repo.forget import forget
+from airflow_provider_azstack.repo.points.forget import forget
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing.crypto import Cost
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store import open_store
 

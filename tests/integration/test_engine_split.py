@@ -18,7 +18,7 @@ from airflow_provider_azstack.engine.backup.manifests import workload_vms
 from airflow_provider_azstack.engine.backup.stream import snapshot_workload, stream_workload
 from airflow_provider_azstack.errors import SourceBusy
 from airflow_provider_azstack.model import Consistency, DiskKind, Image, JobVm, Workload
-from airflow_provider_azstack.repo.runs import REGION_BYTES
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 
 pytestmark = pytest.mark.tier2
 

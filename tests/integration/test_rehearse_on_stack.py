@@ -14,7 +14,7 @@ from airflow_provider_azstack.engine.janitor import janitor
 from airflow_provider_azstack.engine.rehearse_stack import Scratch, rehearse_on_stack
 from airflow_provider_azstack.errors import AzStackError, Refused
 from airflow_provider_azstack.model import RestorePoint
-from airflow_provider_azstack.repo.rehearsals import Rehearsal, rehearsals
+from airflow_provider_azstack.repo.verify.rehearsals import Rehearsal, rehearsals
 
 pytestmark = pytest.mark.tier2
 

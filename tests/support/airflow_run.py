@@ -13,8 +13,8 @@ from airflow.dag_processing.dagbag import BundleDagBag
 from airflow_provider_azstack.commands.pools import _apply, plan
 from airflow_provider_azstack.config import load_config
 from airflow_provider_azstack.emulator import Emulator
-from airflow_provider_azstack.repo.crypto import Cost
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing.crypto import Cost
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store import open_store
 

@@ -27,9 +27,9 @@ from airflow_provider_azstack.model import (
     Workload,
 )
 from airflow_provider_azstack.policy import Policy, TriggerConf
-from airflow_provider_azstack.repo.crypto import Cost
-from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing.crypto import Cost
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.base import Store

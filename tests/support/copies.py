@@ -8,8 +8,8 @@ from support.repositories import CHEAP, new_repository
 from support.stores import MemoryStore
 
 from airflow_provider_azstack.model import RestorePoint
-from airflow_provider_azstack.repo.records import BadBlock, BadBlocks
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing.records import BadBlock, BadBlocks
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.base import Store
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from airflow_provider_azstack.errors import ChangesUnknown
 from airflow_provider_azstack.model import DiskSnapshot, Extent, Image
-from airflow_provider_azstack.repo.crypto import Cost
-from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing.crypto import Cost
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.base import Store

@@ -19,7 +19,7 @@ from airflow_provider_azstack.model import (
     RestorePoint,
     VirtualMachine,
 )
-from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 

@@ -8,9 +8,9 @@ from support.points import back_up_vm, digest_of, vm_key
 from support.repositories import PASSPHRASE, new_repository
 from support.stores import MemoryStore
 
-from airflow_provider_azstack.repo.forget import forget
+from airflow_provider_azstack.repo.points.forget import forget
+from airflow_provider_azstack.repo.points.retention import PointKey
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.retention import PointKey
 from airflow_provider_azstack.store.base import Store
 
 CELL = 2**20

@@ -26,14 +26,14 @@ from support.stores import Crash, CrashingStore, MemoryStore
 from airflow_provider_azstack.engine.backup.disk import back_up_disk
 from airflow_provider_azstack.errors import AzStackError, Refused, SessionLost, SourceBusy
 from airflow_provider_azstack.model import DiskSnapshot, Extent, Image
-from airflow_provider_azstack.repo.copying import image_blocks
-from airflow_provider_azstack.repo.forget import forget
-from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.prune import prune
+from airflow_provider_azstack.repo.copies.image import image_blocks
+from airflow_provider_azstack.repo.copies.sync import Selection, sync
+from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.points.forget import forget
+from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
-from airflow_provider_azstack.repo.sync import Selection, sync
-from airflow_provider_azstack.repo.verify import verify
+from airflow_provider_azstack.repo.verify.verification import verify
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.base import Buffer, ObjectInfo, Store
 from airflow_provider_azstack.store.guard import StoreWrapper

@@ -14,10 +14,10 @@ from airflow_provider_azstack.model import (
     SnapshotSet,
     VirtualMachine,
 )
-from airflow_provider_azstack.repo.blocks import BlockWriter
-from airflow_provider_azstack.repo.crypto import Cost
-from airflow_provider_azstack.repo.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.blocks.writer import BlockWriter
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing.crypto import Cost
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.base import Store

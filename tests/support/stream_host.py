@@ -21,8 +21,8 @@ from support.repositories import PASSPHRASE
 
 from airflow_provider_azstack.errors import ChangesUnknown
 from airflow_provider_azstack.model import Extent, Image, RestorePoint
-from airflow_provider_azstack.repo import segments
-from airflow_provider_azstack.repo.copying import image_blocks
+from airflow_provider_azstack.repo.blocks import segments
+from airflow_provider_azstack.repo.copies.image import image_blocks
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.store.base import Buffer, Store

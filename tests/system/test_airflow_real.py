@@ -19,8 +19,8 @@ from support.statsd_server import StatsdServer
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.emulator.faults import Fault, shorter
 from airflow_provider_azstack.emulator.http import Answer, Call
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.runs import REGION_BYTES
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store import open_store
 

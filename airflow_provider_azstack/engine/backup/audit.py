@@ -12,7 +12,7 @@ from random import Random
 
 from airflow_provider_azstack.errors import ChangesLied
 from airflow_provider_azstack.model import Extent, Image
-from airflow_provider_azstack.repo.overlay import PAGE_BYTES
+from airflow_provider_azstack.repo.images.overlay import PAGE_BYTES
 
 # 64 ranges of 64 KiB: a source that hides 1% of scattered pages is caught in the same run with
 # more than 99.9%, for 4 MiB of reading.

@@ -31,7 +31,7 @@ from airflow_provider_azstack.model import (
     VmStatus,
     WorkloadVm,
 )
-from airflow_provider_azstack.repo.records import Records
+from airflow_provider_azstack.repo.sealing.records import Records
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.store.base import ObjectInfo
 

@@ -38,8 +38,8 @@ from airflow_provider_azstack.model import (
     RestorePoint,
     Unprotected,
 )
+from airflow_provider_azstack.repo.images.runs import block_ids, load_group
 from airflow_provider_azstack.repo.parallel import in_parallel
-from airflow_provider_azstack.repo.runs import block_ids, load_group
 from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)

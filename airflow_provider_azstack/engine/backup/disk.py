@@ -18,7 +18,7 @@ from airflow_provider_azstack.engine.backup.pipeline import HELPERS, Pipeline
 from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Progress, Tally
 from airflow_provider_azstack.model import ChangesKnown, DiskPart, DiskSnapshot, Image
-from airflow_provider_azstack.repo.runs import REGION_BYTES
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)

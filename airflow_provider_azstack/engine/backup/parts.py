@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from airflow_provider_azstack.model import DiskPart, WorkloadDisk, WorkloadVm
-from airflow_provider_azstack.repo.runs import REGION_BYTES
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 
 MAX_PARTS = 64  # of a disk: each costs a task, a record and a few requests
 

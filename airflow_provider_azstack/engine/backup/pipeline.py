@@ -24,11 +24,18 @@ from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Tally
 from airflow_provider_azstack.errors import IntegrityError
 from airflow_provider_azstack.model import ChangesKnown, DiskPart, Extent, Image
-from airflow_provider_azstack.repo.blocks import BlockReader, BlockWriter
-from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.overlay import arrange, cleared, overlay, split_at, whole_pages
-from airflow_provider_azstack.repo.packs import BLOCK_SIZE
-from airflow_provider_azstack.repo.runs import REGION_BYTES, Run, load_runs, store_runs
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.blocks.reader import BlockReader
+from airflow_provider_azstack.repo.blocks.writer import BlockWriter
+from airflow_provider_azstack.repo.images.overlay import (
+    arrange,
+    cleared,
+    overlay,
+    split_at,
+    whole_pages,
+)
+from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES, Run, load_runs, store_runs
 
 log = logging.getLogger(__name__)
 

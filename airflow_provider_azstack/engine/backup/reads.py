@@ -11,8 +11,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from airflow_provider_azstack.model import Extent
-from airflow_provider_azstack.repo.overlay import split_at
-from airflow_provider_azstack.repo.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.images.overlay import split_at
 
 READ_BYTES = 4 * 1024**2  # the stack computes an MD5 of a range up to this size
 # Bytes between two extents are read along when that costs less than another GET. A GET costs this

@@ -13,9 +13,9 @@ from itertools import accumulate
 
 from airflow_provider_azstack.engine.backup.fetch import Piece
 from airflow_provider_azstack.engine.backup.reads import READ_BYTES, CellsPart, Read, batches
-from airflow_provider_azstack.repo.overlay import PAGE_BYTES, overlay
-from airflow_provider_azstack.repo.packs import BLOCK_SIZE, lazy_buffer
-from airflow_provider_azstack.repo.runs import Run
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE, lazy_buffer
+from airflow_provider_azstack.repo.images.overlay import PAGE_BYTES, overlay
+from airflow_provider_azstack.repo.images.runs import Run
 
 # Single pages are gathered into blocks of this size. Larger ones compress no better, and live for
 # as long as any of their pages does; smaller ones do not release the GIL for long enough.

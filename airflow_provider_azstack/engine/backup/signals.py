@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from airflow_provider_azstack.errors import AzStackError
 from airflow_provider_azstack.model import PointImage, RestorePoint
-from airflow_provider_azstack.repo import flags
+from airflow_provider_azstack.repo.points import flags
 from airflow_provider_azstack.repo.repository import Repository
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from airflow_provider_azstack.engine.export.disk import Advance, Exported, Losse
 from airflow_provider_azstack.engine.export.nbd import NbdServer
 from airflow_provider_azstack.engine.export.new_file import explained, partial_name, replaced_file
 from airflow_provider_azstack.errors import AzStackError, ConfigurationError, StoreError, StoreFull
-from airflow_provider_azstack.repo.images import ImageReader, OnDamage
+from airflow_provider_azstack.repo.images.reader import ImageReader, OnDamage
 
 Converted = Literal["qcow2", "vhdx"]
 _FULL = "No space left on device"

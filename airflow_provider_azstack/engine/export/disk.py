@@ -16,7 +16,7 @@ from airflow_provider_azstack.arm.vhd import build_footer, parse_footer
 from airflow_provider_azstack.engine.export.new_file import explained, replaced_file
 from airflow_provider_azstack.errors import ConfigurationError, IntegrityError
 from airflow_provider_azstack.model import Extent, Image
-from airflow_provider_azstack.repo.images import ImageReader, OnDamage, Piece
+from airflow_provider_azstack.repo.images.reader import ImageReader, OnDamage, Piece
 
 Format = Literal["raw", "vhd"]
 Advance = Callable[[int], None]

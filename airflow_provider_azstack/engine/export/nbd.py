@@ -22,7 +22,7 @@ from typing import Any, cast
 from airflow_provider_azstack.engine.cells import CellCache
 from airflow_provider_azstack.engine.export import nbd_wire as wire
 from airflow_provider_azstack.errors import AzStackError, ConfigurationError
-from airflow_provider_azstack.repo.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from airflow_provider_azstack.engine.guest.file_systems import (
 from airflow_provider_azstack.engine.guest.places import Place, places
 from airflow_provider_azstack.errors import AzStackError, IntegrityError
 from airflow_provider_azstack.model import Extent
-from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
 
 SHOWN = 20

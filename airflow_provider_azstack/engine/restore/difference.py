@@ -46,10 +46,10 @@ from airflow_provider_azstack.errors import (
     UnsupportedStack,
 )
 from airflow_provider_azstack.model import Extent, Image
-from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.overlay import split_at
+from airflow_provider_azstack.repo.images.overlay import split_at
+from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.images.runs import Run, load_runs
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.runs import Run, load_runs
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from airflow_provider_azstack.engine.restore.records import PlannedDisk, Way
 from airflow_provider_azstack.engine.restore.replace_plan import Occupant
 from airflow_provider_azstack.errors import AzStackError, IntegrityError, ObjectNotFound
 from airflow_provider_azstack.model import Disk, Extent, PointImage
-from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.images.reader import ImageReader
 
 # Api-versions of disks.
 _UPLOADS_SINCE = "2018-09-30"

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
 from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES
-from airflow_provider_azstack.repo.images import Piece
+from airflow_provider_azstack.repo.images.reader import Piece
 
 _ZERO = bytes(PAGE_BYTES)
 

@@ -34,7 +34,7 @@ from airflow_provider_azstack.engine.restore.records import (
 from airflow_provider_azstack.engine.restore.stretches import Stretch, joined, nonzero
 from airflow_provider_azstack.errors import IntegrityError
 from airflow_provider_azstack.model import Extent, Image
-from airflow_provider_azstack.repo.images import ImageReader, OnDamage
+from airflow_provider_azstack.repo.images.reader import ImageReader, OnDamage
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.speed import Course, amount, ended
 

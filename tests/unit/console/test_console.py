@@ -21,8 +21,8 @@ from airflow_provider_azstack.console.arguments import read_new_passphrase, read
 from airflow_provider_azstack.console.points import find_point, points_of
 from airflow_provider_azstack.console.stacks import add_stack, open_stack, read_stack_settings
 from airflow_provider_azstack.errors import ConfigurationError
-from airflow_provider_azstack.repo.crypto import Keys
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing.crypto import Keys
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.local import LocalStore
 

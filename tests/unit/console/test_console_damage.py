@@ -13,8 +13,8 @@ from support.guest_points import disk_of, repository_with
 from airflow_provider_azstack.console import main
 from airflow_provider_azstack.console.damage import _newest
 from airflow_provider_azstack.emulator.guests import GuestDisk
-from airflow_provider_azstack.repo.findings import Affected, LostRange
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.verify.findings import Affected, LostRange
 
 pytestmark = pytest.mark.tier2
 MIB = 2**20

@@ -7,7 +7,7 @@ import pytest
 from support.repositories import CHEAP, VM_KEY, back_up, noise, reopen
 
 from airflow_provider_azstack.console import main
-from airflow_provider_azstack.repo.forget import forget
+from airflow_provider_azstack.repo.points.forget import forget
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.local import LocalStore

@@ -15,8 +15,8 @@ from support.points import back_up_vm, vm_key
 from airflow_provider_azstack.console import main
 from airflow_provider_azstack.emulator.guests import GuestDisk
 from airflow_provider_azstack.engine.rehearse import due, rehearse
-from airflow_provider_azstack.repo.rehearsals import rehearsals
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.verify.rehearsals import rehearsals
 
 pytestmark = pytest.mark.tier1
 

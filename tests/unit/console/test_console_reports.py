@@ -9,7 +9,7 @@ from support.points import back_up_vm
 from support.repositories import CHEAP, noise
 
 from airflow_provider_azstack.console import main
-from airflow_provider_azstack.repo import flags
+from airflow_provider_azstack.repo.points import flags
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.local import LocalStore

@@ -7,8 +7,8 @@ import pytest
 
 from airflow_provider_azstack.engine.summary import SHOWN, backup_table, prune_table, sync_table
 from airflow_provider_azstack.model import Job, JobRecord, JobVm, VmStatus
-from airflow_provider_azstack.repo.prune_report import Report, Row
-from airflow_provider_azstack.repo.sync import Outcome
+from airflow_provider_azstack.repo.copies.sync import Outcome
+from airflow_provider_azstack.repo.prune.report import Report, Row
 
 pytestmark = pytest.mark.tier1
 

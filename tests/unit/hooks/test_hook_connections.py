@@ -12,8 +12,8 @@ from airflow_provider_azstack.errors import AzStackError, ConfigurationError
 from airflow_provider_azstack.hooks.masking import forms, mask
 from airflow_provider_azstack.hooks.repository import RepositoryHook
 from airflow_provider_azstack.hooks.stack import AzureStackHook
-from airflow_provider_azstack.repo.crypto import Cost
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.sealing.crypto import Cost
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store import open_store
 

@@ -19,9 +19,9 @@ from support.stores import MemoryStore
 
 from airflow_provider_azstack.console import main
 from airflow_provider_azstack.errors import ConfigurationError, ObjectNotFound, Refused
-from airflow_provider_azstack.repo.forget import forget
 from airflow_provider_azstack.repo.immutability import Report, protect
-from airflow_provider_azstack.repo.prune import prune
+from airflow_provider_azstack.repo.points.forget import forget
+from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.store import open_store
 from airflow_provider_azstack.store.object_lock import S3ObjectLock, open_object_lock

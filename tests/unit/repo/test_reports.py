@@ -12,7 +12,7 @@ from support.stores import MemoryStore
 from airflow_provider_azstack.model import JobRecord, JobVm, Unprotected
 from airflow_provider_azstack.repo.reports import coverage, job_rows, usage_rows
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.verify import verify
+from airflow_provider_azstack.repo.verify.verification import verify
 
 pytestmark = pytest.mark.tier1
 MIB = 2**20

@@ -12,10 +12,10 @@ from support.stores import MemoryStore
 from airflow_provider_azstack.engine.progress import Progress
 from airflow_provider_azstack.errors import Cancelled, ChangesLied, SessionLost, Unreachable
 from airflow_provider_azstack.model import Extent
-from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.overlay import MAX_RUNS_PER_CELL
-from airflow_provider_azstack.repo.packs import BLOCK_SIZE
-from airflow_provider_azstack.repo.runs import REGION_BYTES, load_runs
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.images.overlay import MAX_RUNS_PER_CELL
+from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES, load_runs
 
 pytestmark = pytest.mark.tier1
 

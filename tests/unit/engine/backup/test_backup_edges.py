@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from support.disks import PAGE, SparseDisk, assert_same, back_up, open_session
 
-from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.runs import REGION_BYTES
+from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 
 pytestmark = pytest.mark.tier1
 

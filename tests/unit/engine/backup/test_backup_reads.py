@@ -20,8 +20,8 @@ from airflow_provider_azstack.engine.backup.reads import (
     page_parts,
 )
 from airflow_provider_azstack.model import Extent
-from airflow_provider_azstack.repo.overlay import whole_pages
-from airflow_provider_azstack.repo.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.images.overlay import whole_pages
 
 pytestmark = pytest.mark.tier1
 

@@ -31,9 +31,9 @@ from airflow_provider_azstack.model import (
     VirtualMachine,
     to_json,
 )
-from airflow_provider_azstack.repo.flags import flagged
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES
+from airflow_provider_azstack.repo.points.flags import flagged
 from airflow_provider_azstack.repo.repository import Repository
-from airflow_provider_azstack.repo.runs import REGION_BYTES
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.store.base import Store
 

@@ -18,7 +18,7 @@ from airflow_provider_azstack.model import (
     WorkloadDisk,
     WorkloadVm,
 )
-from airflow_provider_azstack.repo.runs import REGION_BYTES
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 
 pytestmark = pytest.mark.tier1
 

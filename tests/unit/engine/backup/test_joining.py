@@ -12,8 +12,8 @@ from airflow_provider_azstack.engine.backup.join import NotWholeError, joined, w
 from airflow_provider_azstack.engine.backup.parts import stretches
 from airflow_provider_azstack.errors import Tampered
 from airflow_provider_azstack.model import DiskPart, Image, from_json, to_json
-from airflow_provider_azstack.repo.images import ImageReader
-from airflow_provider_azstack.repo.runs import REGION_BYTES
+from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 
 pytestmark = pytest.mark.tier1
 

@@ -14,8 +14,8 @@ from support.stores import MemoryStore
 from airflow_provider_azstack.engine.backup import signals
 from airflow_provider_azstack.engine.backup.signals import check, suspicions
 from airflow_provider_azstack.model import ChangesKnown, RestorePoint, Retention
-from airflow_provider_azstack.repo import flags
-from airflow_provider_azstack.repo.forget import forget_by_rule
+from airflow_provider_azstack.repo.points import flags
+from airflow_provider_azstack.repo.points.forget import forget_by_rule
 from airflow_provider_azstack.repo.reports import coverage
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.store.guard import StoreWrapper

@@ -14,7 +14,7 @@ from support.stores import MemoryStore
 
 from airflow_provider_azstack.engine.export.conversion import convert
 from airflow_provider_azstack.errors import ConfigurationError, MissingBlock, Refused
-from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.images.reader import ImageReader
 
 MIB = 1024**2
 installed = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-img here")

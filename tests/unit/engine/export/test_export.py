@@ -27,7 +27,7 @@ from airflow_provider_azstack.errors import (
     StoreFull,
 )
 from airflow_provider_azstack.model import Image
-from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.sessions import Session
 
 pytestmark = pytest.mark.tier1

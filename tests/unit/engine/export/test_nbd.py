@@ -24,7 +24,7 @@ from airflow_provider_azstack.engine.export import nbd_wire as wire
 from airflow_provider_azstack.engine.export.nbd import MAX_CLIENTS, NbdServer
 from airflow_provider_azstack.errors import ConfigurationError, MissingBlock
 from airflow_provider_azstack.model import Extent
-from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.images.reader import ImageReader
 
 MIB = 1024**2
 

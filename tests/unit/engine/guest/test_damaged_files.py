@@ -13,7 +13,7 @@ from airflow_provider_azstack.emulator.guests import PARTITION_START, GuestDisk
 from airflow_provider_azstack.engine.guest.damaged_files import Damaged, damaged_files
 from airflow_provider_azstack.engine.guest.file_systems import LibraryMissing
 from airflow_provider_azstack.engine.guest.logical_volumes import _crc
-from airflow_provider_azstack.repo.images import ImageReader
+from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
 
 pytestmark = pytest.mark.tier2

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_azstack.engine.restore.difference import _different, _unequal
-from airflow_provider_azstack.repo.runs import Run
+from airflow_provider_azstack.repo.images.runs import Run
 
 pytestmark = pytest.mark.tier1
 

@@ -1,0 +1,263 @@
+"""
+The index: block id -> the packs that hold it, in a small database on this host.
+
+Owns the local map of the segments ``index/<id>``, kept between runs when there is a cache
+directory; knows no keys of packs and reads no block.
+Invariant: an entry counts only while its segment is in the store's own listing and, for a writer,
+its pack was listed after the condemned lists were read. So neither a stale cache nor an index that
+outlived its packs can make anyone trust a pack that is gone.
+"""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from airflow_provider_azstack.errors import MissingBlock, ObjectNotFound, StoreError, Tampered
+from airflow_provider_azstack.repo.blocks import segments
+from airflow_provider_azstack.repo.blocks.index_file import IndexFile, is_damage
+from airflow_provider_azstack.repo.blocks.index_load import Loader, drop, transaction
+from airflow_provider_azstack.repo.blocks.packs import Entry, PackContents, pack_id
+from airflow_provider_azstack.repo.sealing.records import BadBlock, Records
+from airflow_provider_azstack.store.base import ObjectInfo
+
+log = logging.getLogger(__name__)
+
+_BATCH = 8  # segments fetched at once and kept in memory until their rows are in a file
+# Rows that are sorted and put into the tree together, while other processes wait: 128 MiB.
+_ROWS = 2_000_000
+_TOLD = 100  # segments
+_ATTEMPTS = 5
+
+_LOCATIONS = """
+SELECT p.id, b.offset, b.sealed, b.raw,
+       EXISTS (SELECT 1 FROM bad WHERE bad.id = b.id AND bad.pack = b.pack) AS is_bad
+FROM blocks b JOIN seen s ON s.segment = b.segment JOIN packs p ON p.number = b.pack
+WHERE b.id = ? ORDER BY is_bad
+"""
+_USABLE = """
+SELECT 1
+FROM blocks b JOIN seen s ON s.segment = b.segment JOIN usable u ON u.pack = b.pack
+WHERE b.id = ? AND NOT EXISTS (SELECT 1 FROM bad WHERE bad.id = b.id AND bad.pack = b.pack)
+LIMIT 1
+"""
+_REQUIRED = 256  # blocks that are looked up by one statement: a region's, as a rule
+_ALL_USABLE = f"""
+SELECT b.id
+FROM blocks b JOIN seen s ON s.segment = b.segment JOIN usable u ON u.pack = b.pack
+WHERE b.id IN ({", ".join("?" * _REQUIRED)})
+  AND NOT EXISTS (SELECT 1 FROM bad WHERE bad.id = b.id AND bad.pack = b.pack)
+"""  # noqa: S608 - a constant
+_LOSSES = """
+SELECT 1 FROM packs
+WHERE number NOT IN (SELECT pack FROM usable)
+  AND number IN (SELECT h.pack FROM holdings h JOIN seen s ON s.segment = h.segment)
+UNION ALL SELECT 1 FROM bad
+LIMIT 1
+"""
+
+T = TypeVar("T")
+
+
+class Location(NamedTuple):
+    """One copy of a block."""
+
+    pack: bytes
+    entry: Entry
+
+
+class Index:
+    """The map of one repository, as one session or one reader sees it. Thread-safe."""
+
+    def __init__(self, records: Records, cache_directory: Path | None = None) -> None:
+        self.damaged: tuple[str, ...] = ()  # segments that could not be read
+        self._records = records
+        self._directory = cache_directory
+        self._lock = threading.RLock()
+        self._file = IndexFile(cache_directory)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        with self._lock:
+            self._file.close()
+
+    def refresh(self) -> None:
+        """
+        Take up what the store lists under ``index/`` now, and forget what it does not list.
+
+        A segment that is damaged is passed over and named in ``damaged``: its blocks are unknown,
+        so a writer stores them again, and nothing is lost by that.
+        """
+        with self._lock:
+            try:
+                self._refresh()
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise self._broken(error) from None
+                self._file.report_damage()
+                self._file.close()
+                self._file = IndexFile(self._directory)
+                self._refresh()
+
+    def admit(self, condemned: frozenset[str], bad: Iterable[BadBlock]) -> None:
+        """
+        List the packs that a writer may count on: there, whole, and not condemned.
+
+        :param condemned: object names; read before this is called, or the proof does not hold.
+        """
+        with self.database() as database, transaction(database, "DEFERRED"):
+            database.execute("DELETE FROM usable")
+            database.execute("DELETE FROM bad")
+            packs = (
+                (pack_id(info.name), info.size_bytes)
+                for info in self._records.store.list("packs/")
+                if info.name not in condemned
+            )
+            database.executemany(
+                "INSERT OR IGNORE INTO usable SELECT number FROM packs WHERE id = ? AND size = ?",
+                packs,
+            )
+            database.executemany(
+                "INSERT OR IGNORE INTO bad SELECT ?, number FROM packs WHERE id = ?",
+                ((block.block_id, bytes.fromhex(block.pack)) for block in bad),
+            )
+
+    def usable(self, block_id: bytes) -> bool:
+        """Tell whether a writer need not store this block."""
+        with self.database() as database:
+            return database.execute(_USABLE, (block_id,)).fetchone() is not None
+
+    def has_losses(self) -> bool:
+        """Tell whether some block that the index knows may not be usable."""
+        with self.database() as database:
+            return database.execute(_LOSSES).fetchone() is not None
+
+    def require(self, block_ids: Iterable[bytes]) -> None:
+        """
+        Check that all these blocks are usable.
+
+        :raises MissingBlock: one is not; names the first and where it should have been.
+        """
+        for batch in _batches(block_ids, _REQUIRED):
+            usable = self._usable_batch(batch)
+            for block_id in batch:
+                if block_id not in usable:
+                    packs = [location.pack.hex() for location in self.locations(block_id)]
+                    gone = f"pack {packs[0]} is gone, damaged or condemned" if packs else "no index"
+                    raise MissingBlock(f"block {block_id.hex()} cannot be counted on: {gone}")
+
+    def usable_of(self, block_ids: Iterable[bytes]) -> set[bytes]:
+        """Return those that a writer need not store; one by one costs ten times as much."""
+        batches = _batches(block_ids, _REQUIRED)
+        return {block_id for batch in batches for block_id in self._usable_batch(batch)}
+
+    def _usable_batch(self, batch: list[bytes]) -> set[bytes]:
+        # Always the same statement: the database keeps it prepared.
+        ids = [*batch, *batch[:1] * (_REQUIRED - len(batch))]
+        with self.database() as database:
+            return {block_id for (block_id,) in database.execute(_ALL_USABLE, ids)}
+
+    def locations(self, block_id: bytes) -> list[Location]:
+        """Return every known copy of a block, those not found damaged first."""
+        with self.database() as database:
+            rows = database.execute(_LOCATIONS, (block_id,)).fetchall()
+        return [
+            Location(pack, Entry(block_id, offset, sealed, raw))
+            for pack, offset, sealed, raw, _ in rows
+        ]
+
+    def add(self, name: str, packs: Sequence[PackContents]) -> None:
+        """Take up a segment of our own, which is durable, as are its packs."""
+        with self.database() as database:
+            loader = Loader(database)
+            loader.add(name, packs)
+            loader.commit()
+            database.execute(
+                "INSERT OR IGNORE INTO seen SELECT number FROM segments WHERE name = ?", (name,)
+            )
+            database.executemany(
+                "INSERT OR IGNORE INTO usable SELECT number FROM packs WHERE id = ?",
+                ((contents.pack,) for contents in packs),
+            )
+
+    @contextmanager
+    def database(self) -> Iterator[sqlite3.Connection]:
+        """
+        Lend the database, for questions about many blocks at once and for temporary tables.
+
+        :raises StoreError: it failed.
+        """
+        with self._lock:
+            try:
+                yield self._file.connection
+            except sqlite3.DatabaseError as error:
+                if is_damage(error):
+                    self._file.report_damage()
+                raise self._broken(error) from None
+
+    def _refresh(self) -> None:
+        database = self._file.connection
+        for _ in range(_ATTEMPTS):
+            known = {name for (name,) in database.execute("SELECT name FROM segments")}
+            listed = {info.name: info for info in self._records.store.list(segments.PREFIX)}
+            try:
+                self.damaged = tuple(self._load([i for n, i in listed.items() if n not in known]))
+            except ObjectNotFound:
+                continue  # replaced since it was listed; what replaced it is there already
+            # Only what was known before the listing: another process may have added newer ones.
+            drop(database, iter(known - listed.keys()))
+            with transaction(database, "DEFERRED"):
+                database.execute("DELETE FROM seen")
+                database.executemany(
+                    "INSERT OR IGNORE INTO seen SELECT number FROM segments WHERE name = ?",
+                    ((name,) for name in listed),
+                )
+            return
+        raise StoreError("the index changed each time it was listed; try again later")
+
+    def _load(self, infos: Sequence[ObjectInfo]) -> Iterator[str]:
+        """Put segments into the database; yield the names of damaged ones."""
+        loader = Loader(self._file.connection)
+        try:
+            for number, (info, contents) in enumerate(self._fetched(infos), 1):
+                if contents is None:
+                    yield info.name
+                else:
+                    loader.add(info.name, contents)
+                if number % _TOLD == 0:
+                    log.info("read %d of %d index segments", number, len(infos))
+                if loader.rows >= _ROWS:
+                    loader.commit()
+        except ObjectNotFound:
+            loader.commit()  # what was read is not read again
+            raise
+        loader.commit()
+
+    def _fetched(
+        self, infos: Sequence[ObjectInfo]
+    ) -> Iterator[tuple[ObjectInfo, list[PackContents] | None]]:
+        with ThreadPoolExecutor(_BATCH) as pool:
+            for batch in _batches(infos, _BATCH):
+                yield from zip(batch, pool.map(self._fetch, batch), strict=True)
+
+    def _fetch(self, info: ObjectInfo) -> list[PackContents] | None:
+        try:
+            return segments.get(self._records, info)
+        except Tampered as error:
+            log.warning("%s; rebuild the index to find its blocks again", error)
+            return None
+
+    def _broken(self, error: Exception) -> StoreError:
+        where = self._directory or "the temporary directory"
+        return StoreError(f"the index database in {where} failed: {error}; free space, try again")
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch

@@ -1,0 +1,114 @@
+"""
+Reading blocks.
+
+Owns the way from an id through the index to bytes, and the packs' keys on that way; knows no disks,
+no images and no points.
+Invariant: a block that is returned was authenticated. It is lost only when every pack that should
+have it was asked.
+"""
+
+import threading
+from collections.abc import Sequence
+
+from airflow_provider_azstack.errors import MissingBlock, ObjectNotFound, ShortRead, Tampered
+from airflow_provider_azstack.repo.blocks.index import Index, Location
+from airflow_provider_azstack.repo.blocks.packs import (
+    HEADER_BYTES,
+    RECORD_BYTES,
+    BlockCipher,
+    Codec,
+    pack_name,
+)
+from airflow_provider_azstack.repo.sealing.records import Records
+
+_CIPHERS_KEPT = 1024
+
+
+class BlockReader:
+    """Reads blocks. Thread-safe."""
+
+    def __init__(self, records: Records, index: Index) -> None:
+        self._records = records
+        self._index = index
+        self._codec = Codec()
+        self._lock = threading.Lock()
+        self._ciphers: dict[bytes, BlockCipher] = {}
+        self._is_fresh = False
+
+    def read(self, block_id: bytes) -> bytes:
+        """
+        Return the content of a block.
+
+        :raises MissingBlock: no pack has it.
+        :raises Tampered: every pack that should have it is damaged; names the first.
+        """
+        damage: Tampered | None = None
+        gone: list[str] = []
+        for location in self._locations(block_id):
+            try:
+                return self._read_at(location)
+            except ObjectNotFound:
+                gone.append(pack_name(location.pack))
+            except (Tampered, ShortRead) as error:
+                damage = damage or Tampered(str(error))
+        if damage is not None:
+            raise damage
+        raise self._missing(block_id, gone)
+
+    def locate(self, block_id: bytes) -> Location | None:
+        """Return where ``read`` would look first, or None when no segment names the block."""
+        found = self._locations(block_id)
+        return found[0] if found else None
+
+    def read_together(self, places: Sequence[Location]) -> list[bytes]:
+        """
+        Return the contents of blocks that lie close to each other in one pack, by one read.
+
+        :param places: in the order of their offsets.
+        :raises ObjectNotFound: the pack is gone; ``read`` may find another copy.
+        :raises Tampered: one is damaged; ``read`` tells for each.
+        """
+        pack, start = places[0].pack, places[0].entry.offset
+        cipher = self._cipher(pack)
+        data = memoryview(
+            self._records.store.get_range(pack_name(pack), start, places[-1].entry.end - start)
+        )
+        return [
+            bytes(cipher.open(e, data[e.offset - start : e.end - start], self._codec))
+            for _, e in places
+        ]
+
+    def _missing(self, block_id: bytes, gone: list[str]) -> MissingBlock:
+        reason = f"{', '.join(gone)} is gone" if gone else "no index segment names it"
+        if self._index.damaged:
+            reason += f"; rebuild the index, {self._index.damaged[0]} is damaged"
+        return MissingBlock(f"block {block_id.hex()} is missing: {reason}")
+
+    def _locations(self, block_id: bytes) -> list[Location]:
+        """Look it up; an index that was never loaded, or is older than the block, is refreshed."""
+        found = self._index.locations(block_id)
+        if not found:
+            with self._lock:
+                if not self._is_fresh:
+                    self._index.refresh()
+                    self._is_fresh = True
+            found = self._index.locations(block_id)
+        return found
+
+    def _read_at(self, location: Location) -> bytes:
+        pack, entry = location
+        record = self._records.store.get_range(
+            pack_name(pack), entry.offset, RECORD_BYTES + entry.sealed
+        )
+        return bytes(self._cipher(pack).open(entry, memoryview(record), self._codec))
+
+    def _cipher(self, pack: bytes) -> BlockCipher:
+        cipher = self._ciphers.get(pack)
+        if cipher is None:
+            header = self._records.store.get_range(pack_name(pack), 0, HEADER_BYTES)
+            cipher = BlockCipher.from_header(self._records.keys, pack, header)
+            with self._lock:
+                while len(self._ciphers) >= _CIPHERS_KEPT:
+                    self._ciphers.pop(next(iter(self._ciphers)))
+                self._ciphers[pack] = cipher
+        return cipher

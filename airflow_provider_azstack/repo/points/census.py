@@ -1,0 +1,94 @@
+"""
+The census: which restore points there were, and which of them were taken away on purpose.
+
+Owns the objects ``census/<id>`` and ``forgotten/<id>``; reads no point.
+Invariant: a point that a census names is in the listing, or its name was put under ``forgotten/``
+before it was deleted. So a listing that is short or empty is never mistaken for fewer points.
+"""
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from airflow_provider_azstack.errors import IntegrityError, ObjectNotFound, Refused
+from airflow_provider_azstack.repo import room
+from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
+from airflow_provider_azstack.repo.sealing.records import Census, ForgottenPoints
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.repo.repository import Repository
+
+CENSUS = "census/"
+FORGOTTEN = "forgotten/"
+POINTS = "points/"
+_FORGOTTEN_OBJECTS = 16  # so many are gathered into one
+_SHOWN = 3
+
+
+def put_forgotten(repository: "Repository", points: Iterable[str]) -> None:
+    """Note, before they are deleted, that these points (``<vm>/<point>``) go on purpose."""
+    record = ForgottenPoints(points=tuple(sorted(points)))
+    room.put(repository, _new_name(repository, FORGOTTEN), record)
+
+
+def forgotten(repository: "Repository") -> set[str]:
+    """Return the points that were taken away on purpose, ever."""
+    found = repository.records.all(FORGOTTEN, ForgottenPoints)
+    return {point for record in found for point in record.points}
+
+
+def recorded(repository: "Repository") -> set[str]:
+    """Return the points that collectors have seen."""
+    return {p for record in repository.records.all(CENSUS, Census) for p in record.points}
+
+
+def listed_points(repository: "Repository") -> set[str]:
+    """Return the points that are listed now, after checking that none is missing."""
+    seen = recorded(repository)
+    listed = {info.name.removeprefix(POINTS) for info in repository.store.list(POINTS)}
+    # Read last: who forgets puts the note before he deletes.
+    missing = seen - listed
+    if missing:
+        missing -= forgotten(repository)
+    if missing:
+        shown = ", ".join(sorted(missing)[:_SHOWN])
+        raise Refused(
+            f"{len(missing)} restore points that were there are not listed: {shown}. Either the "
+            "listing lies, then try again later; or they were deleted, then 'azstack forget' them"
+        )
+    return listed
+
+
+def put_census(repository: "Repository", listed: Iterable[str]) -> None:
+    """Record which points there are; earlier censuses are replaced, once this one is there."""
+    points = tuple(sorted(listed))
+    before = {info.name for info in repository.store.list(CENSUS)}
+    same = {name for name in before if _says(repository, name, points)}
+    if not same:
+        room.put(repository, _new_name(repository, CENSUS), Census(points=points))
+    _delete(repository, before - set(sorted(same)[:1]))
+
+
+def gather_forgotten(repository: "Repository") -> None:
+    """Keep the notes of what was forgotten in few objects."""
+    names = {info.name for info in repository.store.list(FORGOTTEN)}
+    if len(names) > _FORGOTTEN_OBJECTS:
+        put_forgotten(repository, forgotten(repository))
+        _delete(repository, names)
+
+
+def _says(repository: "Repository", name: str, points: tuple[str, ...]) -> bool:
+    try:
+        return repository.records.get(name, Census).points == points
+    except (IntegrityError, ObjectNotFound):
+        return False
+
+
+def _new_name(repository: "Repository", prefix: str) -> str:
+    return prefix + repository.keys.random(ID_BYTES).hex()
+
+
+def _delete(repository: "Repository", names: Iterable[str]) -> None:
+    for name in sorted(names):
+        with contextlib.suppress(ObjectNotFound):
+            repository.store.delete(name)

@@ -1,0 +1,169 @@
+"""
+Sealed records: every object of the repository that is not a pack, a key or the config.
+
+Owns their form (JSON, zstd, AES-256-GCM under the object's name) and the bounds of their sizes;
+knows not what the records mean.
+Invariant: a record that is returned was written by a key holder under that very name.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Annotated, NamedTuple, TypeVar
+
+import zstandard
+from msgspec import Meta
+
+from airflow_provider_azstack.errors import (
+    ConfigurationError,
+    IncompatibleRepository,
+    ObjectNotFound,
+    Tampered,
+)
+from airflow_provider_azstack.model import Moment, Record, from_json, to_json
+from airflow_provider_azstack.repo.parallel import in_parallel
+from airflow_provider_azstack.repo.sealing.crypto import Keys
+from airflow_provider_azstack.store.base import Buffer, ObjectInfo, Store
+
+# The image of a petabyte disk has a million regions of 1 GiB: 50 MiB of JSON at most.
+MAX_RECORD_BYTES = 64 * 2**20
+
+PackText = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+BlockId = Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class CondemnedPacks(Record, frozen=True, kw_only=True):
+    """``condemned/<id>/packs``: packs that may go, and images and notes of runs that are over."""
+
+    packs: tuple[PackText, ...]
+    objects: tuple[str, ...] = ()
+
+
+class AliveSessions(Record, frozen=True, kw_only=True):
+    """``condemned/<id>/alive``: the sessions that lived when that list was published."""
+
+    sessions: tuple[str, ...]
+
+
+class BadBlock(Record, frozen=True, kw_only=True):
+    """One copy of a block that was found damaged."""
+
+    block_id: BlockId
+    pack: PackText
+
+
+class BadBlocks(Record, frozen=True, kw_only=True):
+    """``bad/<id>``: copies found damaged by one verification."""
+
+    blocks: tuple[BadBlock, ...]
+
+
+class Hold(Record, frozen=True, kw_only=True):
+    """``holds/<vm>/<point>``: a legal hold. Its name is what holds; this is for people."""
+
+    reason: str = ""
+    since: Moment
+
+
+class ForgottenPoints(Record, frozen=True, kw_only=True):
+    """``forgotten/<id>``: points that were taken away on purpose, as ``<vm>/<point>``."""
+
+    points: tuple[str, ...]
+
+
+class Census(Record, frozen=True, kw_only=True):
+    """``census/<id>``: all points that a collector saw, as ``<vm>/<point>``."""
+
+    points: tuple[str, ...]
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Named(NamedTuple):
+    """A record's object name and its plain bytes."""
+
+    name: str
+    data: bytes
+
+
+class Records:
+    """Puts and gets sealed records."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self.store = store
+        self.keys = keys
+
+    def put(self, name: str, record: Record) -> None:
+        """
+        Create the record.
+
+        :raises ObjectExists: there is one of that name.
+        """
+        self.put_bytes(name, to_json(record))
+
+    def get(self, name: str, kind: type[R]) -> R:
+        """
+        Return the record of that name.
+
+        :raises ObjectNotFound: there is none.
+        :raises Tampered: it was altered, damaged or moved.
+        """
+        return self.parse(kind, self.get_bytes(self.store.info(name)), name)
+
+    def put_bytes(self, name: str, data: Buffer) -> None:
+        """Create an object from plain bytes, compressed and sealed."""
+        if not 0 < len(data) <= MAX_RECORD_BYTES:
+            raise ValueError(f"{name} would have {len(data)} bytes")
+        self.store.put(name, self.keys.seal(name, zstandard.compress(data)))
+
+    def get_bytes(self, info: ObjectInfo) -> bytes:
+        """Return the plain bytes of an object, whose size is checked before it is fetched."""
+        if info.size_bytes > MAX_RECORD_BYTES:
+            raise Tampered(f"{info.name} has {info.size_bytes} bytes, more than any record")
+        packed = self.keys.open(info.name, self.store.get(info.name))
+        try:
+            if not 0 < zstandard.frame_content_size(packed) <= MAX_RECORD_BYTES:
+                raise Tampered(f"{info.name} claims an impossible size")
+            return zstandard.decompress(packed)
+        except zstandard.ZstdError as error:
+            raise Tampered(f"{info.name} does not decompress: {error}") from None
+
+    def under(self, prefix: str, start: str = "", *, threads: int = 1) -> Iterator[Named]:
+        """
+        Yield the plain bytes of all objects under ``prefix``, in order of their names.
+
+        :param start: leaves out, unread, names that do not start like this.
+        :param threads: that read at once, where many objects are far away.
+        """
+        infos = sorted(i for i in self.store.list(prefix) if i.name.startswith(start))
+        yield from self.each(infos, threads)
+
+    def each(self, infos: Iterable[ObjectInfo], threads: int = 1) -> Iterator[Named]:
+        """Yield the plain bytes of those of the listed objects that are still there, in order."""
+
+        def read(info: ObjectInfo) -> Named | None:
+            try:
+                return Named(info.name, self.get_bytes(info))
+            except ObjectNotFound:
+                return None  # removed since it was listed: that is as if we had listed later
+
+        with contextlib.closing(in_parallel(read, infos, threads, ahead_of_each=2)) as found:
+            yield from filter(None, found)
+
+    def parse(self, kind: type[R], data: bytes, name: str) -> R:
+        """
+        Parse authenticated bytes.
+
+        :raises IncompatibleRepository: a key holder wrote something this version does not know.
+        """
+        try:
+            return from_json(kind, data, name)
+        except ConfigurationError as error:
+            raise IncompatibleRepository(
+                f"{error}; a newer version wrote it: update this package"
+            ) from None
+
+    def all(self, prefix: str, kind: type[R], *, start: str = "", threads: int = 1) -> Iterator[R]:
+        """Yield all records under ``prefix``, in order of their names; see ``under``."""
+        for name, data in self.under(prefix, start, threads=threads):
+            yield self.parse(kind, data, name)
