@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from random import Random
 
+from msgspec.structs import replace
+from support.fleets import machine
 from support.stores import MemoryStore
 
 from airflow_provider_azstack.model import (
@@ -57,18 +59,7 @@ def store_blocks(session: Session, blocks: Iterable[bytes]) -> list[bytes]:
 
 
 def a_vm(key: str = VM_KEY) -> VirtualMachine:
-    return VirtualMachine(
-        id="/subscriptions/s/vm",
-        key=key,
-        name="web",
-        subscription_id="s",
-        resource_group="g",
-        location="local",
-        size="Standard_A1",
-        os_type="Linux",
-        power_state="running",
-        disks=(),
-    )
+    return replace(machine(1), id="/subscriptions/s/vm", key=key, name="web")
 
 
 def a_snapshot() -> DiskSnapshot:

@@ -1,7 +1,6 @@
 """Completion decides from the repository: zero or one point for each VM, never part of one."""
 
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,9 +8,9 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 from support.disks import PASSPHRASE, SparseDisk, new_repository
+from support.fleets import host, machine
 from support.stores import Crash, CrashingStore, MemoryStore
 
-from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.engine import names
 from airflow_provider_azstack.engine.backup.complete import complete, require_done
 from airflow_provider_azstack.engine.backup.disk import back_up_disk
@@ -20,7 +19,6 @@ from airflow_provider_azstack.engine.backup.manifests import spill
 from airflow_provider_azstack.engine.backup.parts import stretches
 from airflow_provider_azstack.errors import ConfigurationError, IncompleteJob, SessionLost
 from airflow_provider_azstack.model import (
-    Disk,
     DiskPart,
     DiskSnapshot,
     Job,
@@ -41,32 +39,6 @@ pytestmark = pytest.mark.tier1
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SIZE = 1 << 20
-
-
-def machine(number: int, disks: int = 1, size_bytes: int = SIZE) -> VirtualMachine:
-    key = str(uuid.UUID(int=number))
-    return VirtualMachine(
-        id=f"/vms/{number}",
-        key=key,
-        name=f"vm{number}",
-        subscription_id="s",
-        resource_group="g",
-        location="l",
-        size="s",
-        os_type="Linux",
-        power_state="running",
-        disks=tuple(
-            Disk(
-                key="os" if n == 0 else f"data-{n}",
-                name=f"d{n}",
-                kind="managed",
-                source=f"/disks/{key}-{n}",
-                size_bytes=size_bytes,
-                unique_id=f"{key}-{n}",
-            )
-            for n in range(disks)
-        ),
-    )
 
 
 def noise(number: int) -> bytes:
@@ -155,8 +127,8 @@ def prepared(
     repository = new_repository(store)
     session = repository.open_session("backup", run="run-1")
     job = Job(run="run-1", session=session.id, policy="p", stack="stack.example")
-    vms = [machine(number, disks, size_bytes) for number in range(count)]
-    hosts = [BackupHost(name=n, streams=2, queue=n, executor=None) for n in ("a", "b")]
+    vms = [machine(number, [size_bytes] * disks) for number in range(count)]
+    hosts = [host("a", 2), host("b", 2)]
     shared = distribute(job, vms, hosts, split_bytes=split_bytes)
     manifests = tuple(spill(session, manifest, limit_bytes=1500) for manifest in shared)
     return Prepared(repository, session, job, vms, manifests)
@@ -191,7 +163,7 @@ def test_complete_vms_get_a_point_and_the_record_says_so() -> None:
     require_done(record)
     for vm in record.vms:
         point = run.repository.point(vm.key, vm.point)
-        assert [image.disk_key for image in point.images] == ["os", "data-1"]
+        assert [image.disk_key for image in point.images] == ["os", "data-0"]
         assert vm.stored_bytes == sum(image.stored_bytes for image in point.images) > 0
     assert run.repository.job("run-1") == record
 
@@ -287,7 +259,7 @@ def mix_sets(run: Prepared) -> None:
     """Each disk has an image, but of two sets: as when one stream was cleared by hand."""
     vm = run.vms[0]
     run.stream(vm, run.take_set(vm), keys=("os",))
-    run.stream(vm, run.take_set(vm), keys=("data-1",))
+    run.stream(vm, run.take_set(vm), keys=("data-0",))
 
 
 def use_another_session(run: Prepared) -> None:
@@ -298,8 +270,8 @@ def use_another_session(run: Prepared) -> None:
     ("fault", "reason"),
     [
         (lambda _: None, "no snapshot set"),
-        (lambda run: run.take_set(run.vms[0]), "no image of os, data-1"),
-        (lose_image, "no image of data-1"),
+        (lambda run: run.take_set(run.vms[0]), "no image of os, data-0"),
+        (lose_image, "no image of data-0"),
         (mix_sets, "different snapshot sets"),
         (use_another_session, "no snapshot set"),
     ],

@@ -1,17 +1,15 @@
 """Cutting disks for several streams: every byte once, whole regions, within the caps."""
 
-import uuid
 from collections import defaultdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fleets import host, key_of, machine
 
-from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.engine.backup.distribute import distribute
 from airflow_provider_azstack.engine.backup.parts import MAX_PARTS, cut, stretches
 from airflow_provider_azstack.model import (
-    Disk,
     DiskPart,
     Job,
     VirtualMachine,
@@ -27,38 +25,11 @@ JOB = Job(run="run-1", session="session-1", policy="nightly", stack="stack.examp
 sizes = st.one_of(st.integers(0, 3 * REGION_BYTES + 1), st.integers(0, 1023 * GIB))
 
 
-def machine(number: int, disk_sizes: list[int], account: str = "") -> VirtualMachine:
-    key = str(uuid.UUID(int=number))
-    return VirtualMachine(
-        id=f"/vms/{number}",
-        key=key,
-        name=f"vm{number}",
-        subscription_id="s",
-        resource_group="g",
-        location="l",
-        size="s",
-        os_type="Linux",
-        power_state="running",
-        disks=tuple(
-            Disk(
-                key="os" if n == 0 else f"data-{n}",
-                name=f"d{n}",
-                kind="unmanaged" if account else "managed",
-                source=f"/disks/{key}-{n}",
-                size_bytes=size,
-                unique_id=f"{key}-{n}",
-                storage_account=account,
-            )
-            for n, size in enumerate(disk_sizes)
-        ),
-    )
-
-
 def light(disks: list[tuple[int, int]]) -> WorkloadVm:
     """:param disks: size, and how much of it is expected to move."""
     return WorkloadVm(
         id="/vms/1",
-        key=str(uuid.UUID(int=1)),
+        key=key_of(1),
         name="vm",
         disks=tuple(
             WorkloadDisk(
@@ -154,7 +125,7 @@ def test_a_disk_of_few_regions_has_few_parts() -> None:
 def test_an_idle_terabyte_is_not_cut() -> None:
     """What counts is what will move: a disk that changes little is listed in seconds."""
     vm = machine(1, [1023 * GIB])
-    hosts = [BackupHost(name=n, streams=4, queue=n, executor=None) for n in "ab"]
+    hosts = [host("a"), host("b")]
     idle = distribute(JOB, [vm], hosts, history={vm.key: GIB}, split_bytes=8 * GIB)
     assert sum(len(m.workloads) for m in idle) == 1
     busy = distribute(JOB, [vm], hosts, split_bytes=8 * GIB)
@@ -165,11 +136,11 @@ def test_an_idle_terabyte_is_not_cut() -> None:
 
 def test_one_stream_shares_with_nobody_and_a_full_fleet_is_not_cut() -> None:
     """Parts cost tasks: only what would hold the run up is cut."""
-    one = [BackupHost(name="a", streams=1, queue="a", executor=None)]
+    one = [host("a", 1)]
     manifests = distribute(JOB, [machine(1, [500 * GIB])], one, split_bytes=GIB)
     assert [vm.pieces for m in manifests for w in m.workloads for vm in w.vms] == [1]
     fleet = [machine(n, [100 * GIB]) for n in range(500)]
-    two = [BackupHost(name=n, streams=4, queue=n, executor=None) for n in "ab"]
+    two = [host("a"), host("b")]
     manifests = distribute(JOB, fleet, two, split_bytes=GIB)
     assert {vm.pieces for m in manifests for w in m.workloads for vm in w.vms} == {1}
 
@@ -195,10 +166,7 @@ def test_the_caps_hold_with_parts_and_nothing_is_lost(
 ) -> None:
     """Parts are workloads like others: an account, the stack and a disk have no more at once."""
     vms = [machine(n, disks, account) for n, (disks, account) in enumerate(fleet)]
-    hosts = [
-        BackupHost(name=f"h{n}", streams=count, queue="q", executor=None)
-        for n, count in enumerate(streams)
-    ]
+    hosts = [host(f"h{n}", count) for n, count in enumerate(streams)]
     manifests = distribute(
         JOB,
         vms,

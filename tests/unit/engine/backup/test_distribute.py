@@ -2,12 +2,12 @@
 
 import random
 import time
-import uuid
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fleets import host, key_of, machine
 
 from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.engine.backup.distribute import (
@@ -17,7 +17,6 @@ from airflow_provider_azstack.engine.backup.distribute import (
 )
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import (
-    Disk,
     Job,
     Manifest,
     VirtualMachine,
@@ -28,40 +27,6 @@ pytestmark = pytest.mark.tier1
 
 GIB = 1 << 30
 JOB = Job(run="run-1", session="session-1", policy="nightly", stack="stack.example")
-
-
-def host(name: str, streams: int = 4) -> BackupHost:
-    return BackupHost(name=name, streams=streams, queue=name, executor=None)
-
-
-def machine(number: int, sizes: list[int], account: str = "") -> VirtualMachine:
-    """:param account: of its disks in turn, joined by ``+``; none means managed disks."""
-    key = str(uuid.UUID(int=number))
-    accounts = account.split("+")
-    disks = tuple(
-        Disk(
-            key="os" if i == 0 else f"data-{i}",
-            name=f"d{i}",
-            kind="unmanaged" if account else "managed",
-            source=f"https://x/{account}/c/{key}-{i}.vhd" if account else f"/disks/{key}-{i}",
-            size_bytes=size,
-            unique_id=f"{key}-{i}",
-            storage_account=accounts[i % len(accounts)],
-        )
-        for i, size in enumerate(sizes)
-    )
-    return VirtualMachine(
-        id=f"/vms/{number}",
-        key=key,
-        name=f"vm{number}",
-        subscription_id="s",
-        resource_group="g",
-        location="l",
-        size="s",
-        os_type="Linux",
-        power_state="running",
-        disks=disks,
-    )
 
 
 def keys(manifests: tuple[Manifest, ...]) -> Counter[str]:
@@ -176,7 +141,7 @@ def test_what_earlier_jobs_moved_counts_instead_of_sizes() -> None:
 
 def test_who_has_waited_goes_first_and_not_with_others() -> None:
     vms = [machine(n, [n * GIB]) for n in range(1, 21)]
-    waiting = {vms[16].key: 0, vms[2].key: 1, vms[3].key: 2, str(uuid.UUID(int=99)): 3}
+    waiting = {vms[16].key: 0, vms[2].key: 1, vms[3].key: 2, key_of(99): 3}
     manifests = distribute(
         JOB, vms, [host("a", 2), host("b", 1)], waiting=waiting, batch_bytes=8 * GIB
     )

@@ -1,10 +1,10 @@
 """What is expected of a job: from measured tempo, within the figures of disks and all limits."""
 
-import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
+from support.fleets import host, key_of, machine
 
 from airflow_provider_azstack.config import BackupHost, Caps
 from airflow_provider_azstack.engine.backup import outlook
@@ -18,7 +18,6 @@ from airflow_provider_azstack.engine.backup.forecast import (
 from airflow_provider_azstack.engine.backup.past import Past, Rates, Tempo
 from airflow_provider_azstack.engine.backup.prepare import Terms, prepare
 from airflow_provider_azstack.model import (
-    Disk,
     HostForecast,
     Job,
     JobRecord,
@@ -32,53 +31,17 @@ from airflow_provider_azstack.policy import Policy
 pytestmark = pytest.mark.tier1
 
 MB, GIB = 1_000_000, 1 << 30
+PREMIUM = "Premium_LRS"
 NOW = datetime(2026, 5, 4, 20, 0, tzinfo=UTC)
 JOB = Job(run="r", session="s", policy="nightly", stack="x")
 POLICY = Policy(name="nightly")
-
-
-def host(name: str, streams: int = 2, limit: int | None = None) -> BackupHost:
-    return BackupHost(
-        name=name, streams=streams, queue=name, executor=None, limit_mb_per_second=limit
-    )
-
-
-def key(number: int) -> str:
-    return str(uuid.UUID(int=number))
-
-
-def machine(number: int, *sizes: int, sku: str = "Premium_LRS") -> VirtualMachine:
-    disks = tuple(
-        Disk(
-            key="os" if n == 0 else f"data-{n}",
-            name=f"d{n}",
-            kind="managed",
-            source=f"/d/{number}-{n}",
-            size_bytes=size,
-            unique_id=f"{number}-{n}",
-            sku=sku,
-        )
-        for n, size in enumerate(sizes)
-    )
-    return VirtualMachine(
-        id=f"/vms/{number}",
-        key=key(number),
-        name=f"vm{number}",
-        subscription_id="s",
-        resource_group="g",
-        location="l",
-        size="s",
-        os_type="Linux",
-        power_state="running",
-        disks=disks,
-    )
 
 
 def measured(rate: float, vms: int = 10, where: str = "a") -> Past:
     """Ten VMs that moved a gigabyte each."""
     seen = tuple(
         JobVm(
-            key=key(n + 1),
+            key=key_of(n + 1),
             name=f"vm{n + 1}",
             host=where,
             status="done",
@@ -104,21 +67,21 @@ def expected(
     return tuple(m.forecast for m in manifests if m.forecast)
 
 
-FLEET = [machine(n + 1, 10 * GIB) for n in range(10)]
+FLEET = [machine(n + 1, [10 * GIB], sku=PREMIUM) for n in range(10)]
 
 
 def test_measured_rates_tell_the_end() -> None:
     """Ten gigabytes at 50 MB/s by two streams: a hundred seconds."""
-    [forecast] = expected(FLEET, [host("a")], measured(50 * MB))
+    [forecast] = expected(FLEET, [host("a", 2)], measured(50 * MB))
     assert forecast.end_seconds == pytest.approx(100, rel=0.01)
     assert forecast.busy_seconds == pytest.approx(200, rel=0.01)
     assert forecast.expected_bytes == pytest.approx(10_000 * MB, rel=0.01)
 
 
 def test_a_second_host_halves_it_and_a_slow_one_does_not() -> None:
-    two = expected(FLEET, [host("a"), host("b")], measured(50 * MB))
+    two = expected(FLEET, [host("a", 2), host("b", 2)], measured(50 * MB))
     assert outlook.run_seconds(two) == pytest.approx(60, rel=0.01), "5 of 20 s on 2 streams each"
-    slow = expected(FLEET, [host("a"), host("b", limit=10)], measured(50 * MB))
+    slow = expected(FLEET, [host("a", 2), host("b", 2, limit=10)], measured(50 * MB))
     assert 80 <= outlook.run_seconds(slow) <= 100, "it gets as little as it can do meanwhile"
     assert slow[1].expected_bytes < slow[0].expected_bytes / 4
 
@@ -126,8 +89,8 @@ def test_a_second_host_halves_it_and_a_slow_one_does_not() -> None:
 def test_a_host_that_was_seen_to_be_slower_gets_less() -> None:
     fast, slow = measured(100 * MB, 10, "a"), measured(25 * MB, 10, "b")
     rates = Rates({"a": fast.rates().tempo("a"), "b": slow.rates().tempo("b")}, Tempo())
-    many = [machine(n + 1, 10 * GIB) for n in range(50)]
-    a, b = expected(many, [host("a"), host("b")], Past([]), rates=rates)
+    many = [machine(n + 1, [10 * GIB], sku=PREMIUM) for n in range(50)]
+    a, b = expected(many, [host("a", 2), host("b", 2)], Past([]), rates=rates)
     assert a.expected_bytes == pytest.approx(4 * b.expected_bytes, rel=0.15)
     assert a.end_seconds == pytest.approx(b.end_seconds, rel=0.2)
 
@@ -146,10 +109,10 @@ def test_a_disk_gives_what_is_documented_unless_it_was_seen_to_give_more() -> No
     assert figure("Premium_LRS") == 145 * MB
     assert figure("Standard_LRS") == 60 * MB
     assert figure("") == 145 * MB
-    standard = [machine(1, 10 * GIB, sku="Standard_LRS")]
-    [slow] = expected(standard, [host("a")], measured(65 * MB, 1))
+    standard = [machine(1, [10 * GIB], sku="Standard_LRS")]
+    [slow] = expected(standard, [host("a", 2)], measured(65 * MB, 1))
     assert slow.end_seconds == pytest.approx(1000 / 60, rel=0.01)
-    [fast] = expected(standard, [host("a")], measured(400 * MB, 1))
+    [fast] = expected(standard, [host("a", 2)], measured(400 * MB, 1))
     assert fast.end_seconds == pytest.approx(2.5, rel=0.01)
 
 
@@ -177,7 +140,7 @@ def test_a_disk_gets_no_more_streams_than_it_can_feed(
 
 
 def test_a_policys_limit_goes_to_hosts_that_have_something_to_do() -> None:
-    vms = [machine(1, GIB), machine(2, GIB)]
+    vms = [machine(1, [GIB], sku=PREMIUM), machine(2, [GIB], sku=PREMIUM)]
     terms = Terms(Policy(name="p", limit_mb_per_second=90))
     manifests = prepare(JOB, vms, [host("a", 1), host("b", 2)], terms, Past([]), now=NOW)
     shares = {m.host: {w.limit_bytes for w in m.workloads} for m in manifests}
@@ -186,11 +149,11 @@ def test_a_policys_limit_goes_to_hosts_that_have_something_to_do() -> None:
     assert shares == {
         h: {90 * MB * count // whole} if count else set() for h, count in streams.items()
     }
-    assert with_limit(manifests, [host("a"), host("b")], None) == manifests
+    assert with_limit(manifests, [host("a", 2), host("b", 2)], None) == manifests
 
 
 def test_a_big_disk_on_two_hosts_is_held_up_by_its_figure() -> None:
-    vms, past = [machine(1, 500 * GIB)], Past([])
+    vms, past = [machine(1, [500 * GIB], sku=PREMIUM)], Past([])
     terms = Terms(POLICY, Caps(disk=8), split_bytes=8 * GIB)
     hosts = [host("a", 4), host("b", 4)]
     manifests = prepare(JOB, vms, hosts, terms, past, now=NOW, costs=NO_COSTS)
@@ -205,25 +168,25 @@ def windowed(hours: float) -> Job:
 
 def test_a_window_that_is_too_short_is_said_before() -> None:
     past = measured(50 * MB)
-    enough = expected(FLEET, [host("a")], past, job=windowed(1))
+    enough = expected(FLEET, [host("a", 2)], past, job=windowed(1))
     assert "inside the backup window" in outlook.verdict(windowed(1), enough)
-    short = expected(FLEET, [host("a")], past, job=windowed(30 / 3600))
+    short = expected(FLEET, [host("a", 2)], past, job=windowed(30 / 3600))
     assert short[0].left_out == 6, "two streams begin at 0 s and 20 s, not at 40 s"
     assert "6 VMs would be left out" in outlook.verdict(windowed(30 / 3600), short)
-    late = expected(FLEET, [host("a")], past, job=windowed(90 / 3600))
+    late = expected(FLEET, [host("a", 2)], past, job=windowed(90 / 3600))
     assert late[0].left_out == 0
     assert "goes on until then" in outlook.verdict(windowed(90 / 3600), late)
 
 
 def test_requests_and_tasks_take_their_time() -> None:
     costs = Costs(vm=3.0, workload=5.0, run=10.0)
-    [bare] = expected(FLEET[:2], [host("a")], measured(50 * MB))
-    [real] = expected(FLEET[:2], [host("a")], measured(50 * MB), costs=costs)
+    [bare] = expected(FLEET[:2], [host("a", 2)], measured(50 * MB))
+    [real] = expected(FLEET[:2], [host("a", 2)], measured(50 * MB), costs=costs)
     assert real.end_seconds == pytest.approx(bare.end_seconds + 3 + 5 + 10, abs=0.1)
 
 
 def test_seconds_of_vms_are_in_the_manifests_and_survive_json() -> None:
-    manifests = prepare(JOB, FLEET, [host("a")], Terms(POLICY), measured(50 * MB), now=NOW)
+    manifests = prepare(JOB, FLEET, [host("a", 2)], Terms(POLICY), measured(50 * MB), now=NOW)
     for manifest in manifests:
         for workload in manifest.workloads:
             assert all(vm.expected_seconds == pytest.approx(20, rel=0.05) for vm in workload.vms)
@@ -238,7 +201,7 @@ def test_an_estimate_is_set_beside_what_became_of_it() -> None:
 
     def done(number: int, seconds: float, after: float) -> JobVm:
         return JobVm(
-            key=key(number), name=f"vm{number}", host="a", status="done", seconds=seconds,
+            key=key_of(number), name=f"vm{number}", host="a", status="done", seconds=seconds,
             changed_bytes=1000 * MB, expected_bytes=1000 * MB, expected_seconds=20.0,
             ended_at=NOW + timedelta(seconds=after),
         )  # fmt: skip
@@ -268,5 +231,5 @@ def test_a_host_that_did_nothing_has_no_end_to_be_off() -> None:
 def test_what_was_measured_under_a_limit_is_not_taken_for_the_speed_of_a_stream() -> None:
     """Four streams shared 20 MB/s; the last of them alone has all of it."""
     limited = host("a", 4, limit=20)
-    [forecast] = expected([machine(1, 10 * GIB)], [limited], measured(5 * MB, 1))
+    [forecast] = expected([machine(1, [10 * GIB], sku=PREMIUM)], [limited], measured(5 * MB, 1))
     assert forecast.end_seconds == pytest.approx(1000 / 20, rel=0.05)
