@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.airflow_run import PASSPHRASE, Site, connections
+from support.mounts import tmpfs
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.hooks.repository import RepositoryHook
@@ -99,20 +100,8 @@ def test_a_missing_permission_is_named(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MiB; needs the right to mount one."""
-    place = tmp_path / "small"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(place)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command here")
-    if done.returncode:
-        pytest.skip(f"may not mount a small file system here: {done.stderr.strip()}")
-    try:
+    with tmpfs(tmp_path, 3) as place:
         yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_full_disk_fails_the_run_and_room_is_all_that_the_next_needs(

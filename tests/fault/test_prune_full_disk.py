@@ -2,13 +2,13 @@
 
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from oracle import assert_repository_sound
 from support.disks import SparseDisk
+from support.mounts import tmpfs
 from support.points import back_up_vm, digest_of
 from support.pruning import CELLS
 from support.repositories import CHEAP, PASSPHRASE
@@ -24,13 +24,8 @@ pytestmark = pytest.mark.tier2
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(disk)]
-    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("may not mount a small file system here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with tmpfs(tmp_path, 24) as place:
+        yield place
 
 
 def test_a_full_disk_can_be_forgotten_and_pruned_on(small_disk: Path) -> None:

@@ -2,14 +2,12 @@
 
 import os
 import struct
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
 import pytest
 from support.guest_trees import contents
+from support.mounts import MIB, mounted, new_image
 
 from airflow_provider_azstack.engine.guest.extract import Extracted, Extraction
 from airflow_provider_azstack.engine.guest.file_systems import Volume
@@ -17,42 +15,8 @@ from airflow_provider_azstack.engine.guest.partitions import Partition
 
 pytestmark = pytest.mark.tier2
 
-MIB = 1 << 20
 STAMP_NS = 10**18 + 123_456_700
 WOF = 0x80000017  # files of the system that Windows compresses by itself
-
-
-def run(*command: object) -> str:
-    """Run a command; return what is wrong with that."""
-    try:
-        done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, timeout=60, check=False
-        )
-    except FileNotFoundError as error:
-        return str(error)
-    return done.stderr or "failed" if done.returncode else ""
-
-
-@contextmanager
-def mounted(image: Path, place: Path, *command: object) -> Iterator[Path]:
-    place.mkdir()
-    trouble = run(*command, image, place)
-    if trouble:
-        pytest.skip(f"may not mount here: {trouble}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-
-
-def new_image(path: Path, size_mib: int, *make: object) -> Path:
-    with path.open("wb") as file:
-        file.truncate(size_mib * MIB)
-    trouble = run(*make, path)
-    if "No such file" in trouble:
-        pytest.skip(trouble)
-    assert not trouble or "mkntfs" in str(make[0]), trouble
-    return path
 
 
 def extract(image: Path, target: Path) -> Extracted:
@@ -111,7 +75,7 @@ def test_what_a_kernel_wrote_comes_out(tmp_path: Path, make: list[str]) -> None:
     """Bit-exact, all of it, with nanoseconds and owners."""
     is_xfs = make[0] == "mkfs.xfs"
     image = new_image(tmp_path / "image", 320 if is_xfs else 64, *make)
-    with mounted(image, tmp_path / "mounted", "mount", "-o", "loop") as place:
+    with mounted(tmp_path / "mounted", "mount", "-o", "loop", image) as place:
         fill(place)
         fill_unix(place)
         expected = contents(place)
@@ -128,7 +92,7 @@ def test_what_a_kernel_wrote_comes_out(tmp_path: Path, make: list[str]) -> None:
 def test_what_ntfs_3g_wrote_comes_out(tmp_path: Path) -> None:
     """Folders with an index, compressed files and their holes, fragments, hard links."""
     image = new_image(tmp_path / "image", 64, "mkntfs", "-F", "-Q", "-q")
-    with mounted(image, tmp_path / "mounted", "ntfs-3g", "-o", "compression") as place:
+    with mounted(tmp_path / "mounted", "ntfs-3g", "-o", "compression", image) as place:
         fill(place)
         (place / "packed").mkdir()
         os.setxattr(place / "packed", "system.ntfs_attrib_be", (0x810).to_bytes(4, "big"))
@@ -148,7 +112,7 @@ def test_what_ntfs_3g_wrote_comes_out(tmp_path: Path) -> None:
 def test_files_whose_bytes_are_not_their_content_are_left_out(tmp_path: Path) -> None:
     """What Windows keeps elsewhere would be zeros here: it is named, not made up."""
     image = new_image(tmp_path / "image", 16, "mkntfs", "-F", "-Q", "-q")
-    with mounted(image, tmp_path / "mounted", "ntfs-3g") as place:
+    with mounted(tmp_path / "mounted", "ntfs-3g", image) as place:
         (place / "plain").write_text("plain")
         (place / "system.dll").write_bytes(bytes(5000))
         reparse = struct.pack("<IHH", WOF, 16, 0) + struct.pack("<IIII", 1, 2, 1, 0)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.mounts import ext4, tmpfs
 from support.stores import FailingSystem, failing_disk, plant_temporary_file
 
 from airflow_provider_azstack.errors import (
@@ -46,27 +47,8 @@ def descriptors() -> int:
 
 @pytest.fixture(params=["tmpfs", "ext4"])
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A real file system of a few MiB; needs the right to mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if request.param == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)]
-    else:
-        image = tmp_path / "image"
-        image.write_bytes(b"")
-        os.truncate(image, 8 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-m0", str(image)], check=False, capture_output=True)
-        command = ["mount", "-o", "loop", str(image), str(disk)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command here")
-    if done.returncode:
-        pytest.skip(f"may not mount a small {request.param} here: {done.stderr.strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    with tmpfs(tmp_path, 2) if request.param == "tmpfs" else ext4(tmp_path, 8) as place:
+        yield place
 
 
 @tier2

@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import struct
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from uuid import UUID
 
 import pytest
 from support.disks import PAGE, SparseDisk, back_up, open_session
+from support.mounts import tmpfs
 from support.points import digest_of
 from support.stores import MemoryStore
 
@@ -186,29 +186,12 @@ def test_a_full_output_says_how_much_is_needed(session: Session) -> None:
         export.to_stream(full)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB; needs the right to mount one."""
-    place = tmp_path / "small"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command here")
-    if done.returncode:
-        pytest.skip(f"may not mount a small file system here: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-
-
-def test_a_full_disk_says_how_much_is_needed(session: Session, small_disk: Path) -> None:
+def test_a_full_disk_says_how_much_is_needed(session: Session, tmp_path: Path) -> None:
     """No room: the bytes that the disk takes without its holes are named; nothing is left."""
-    with pytest.raises(StoreFull, match=rf"out: no room for the {6 * MIB} bytes"):
-        export_of(session, some_disk(), "raw").to_file(small_disk / "out")
-    assert only(small_disk) == []
+    with tmpfs(tmp_path, 2) as place:
+        with pytest.raises(StoreFull, match=rf"out: no room for the {6 * MIB} bytes"):
+            export_of(session, some_disk(), "raw").to_file(place / "out")
+        assert only(place) == []
 
 
 def test_a_reader_that_goes_away_is_an_error(session: Session) -> None:
