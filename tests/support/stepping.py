@@ -1,5 +1,6 @@
 """Callers of one store that run in turns: so many calls the one, so many the other."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,10 +21,13 @@ class Stepped(StoreWrapper):
     there. Other objects never change, so that reading them is free.
     """
 
-    def __init__(self, inner: Store, turns: "Turns", who: int) -> None:
+    def __init__(
+        self, inner: Store, turns: "Turns", who: int, shared: tuple[str, ...] = SHARED
+    ) -> None:
         super().__init__(inner)
         self._turns = turns
         self._who = who
+        self._shared = shared
         self.calls: list[str] = []
 
     def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
@@ -42,7 +46,7 @@ class Stepped(StoreWrapper):
         return found
 
     def _take(self, verb: str, name: str, call: Callable[[], Any]) -> Any:
-        if not name.startswith(SHARED):
+        if not name.startswith(self._shared):
             return call()
         self.calls.append(f"{verb} {name.partition('/')[0]}")
         return self._turns.take(self._who, call)
@@ -77,15 +81,22 @@ class Turns:
 
 
 def in_turns(
-    store: Store, works: Sequence[Work], stretches: Sequence[tuple[int, int]]
+    store: Store,
+    works: Sequence[Work],
+    stretches: Sequence[tuple[int, int]],
+    shared: tuple[str, ...] = SHARED,
 ) -> list[object]:
-    """Run ``works`` at once, in stretches of (who, how many calls); return what each returned."""
+    """
+    Run ``works`` at once, in stretches of (who, how many calls).
+
+    :returns: what each returned or raised.
+    """
     turns = Turns(stretches)
     results: list[object] = [None] * len(works)
 
     def run(who: int) -> None:
         try:
-            results[who] = works[who](Stepped(store, turns, who))
+            results[who] = works[who](Stepped(store, turns, who, shared))
         except Exception as error:  # noqa: BLE001 - handed to the test
             results[who] = error
         finally:
@@ -105,6 +116,12 @@ def calls_of(store: Store, work: Work) -> list[str]:
     alone = Stepped(store, Turns(()), 0)
     work(alone)
     return alone.calls
+
+
+def every_order(first: int, second: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield every order of ``first`` calls of caller 0 and ``second`` calls of caller 1."""
+    for places in itertools.combinations(range(first + second), first):
+        yield [(0 if n in places else 1, 1) for n in range(first + second)]
 
 
 def two_switches(

@@ -7,7 +7,6 @@ from typing import Literal
 
 import msgspec
 import pytest
-from support.interleaving import orders, run_in_order
 from support.repositories import (
     CHEAP,
     MOMENT,
@@ -20,6 +19,7 @@ from support.repositories import (
     restore,
     store_blocks,
 )
+from support.stepping import every_order, in_turns
 from support.stores import Crash, CrashingStore, MemoryStore
 
 from airflow_provider_azstack.errors import (
@@ -274,7 +274,7 @@ def passphrase_change(keys: Keys, store: Store) -> None:
 def test_two_who_change_keys_at_once_leave_one(who: str) -> None:
     """In every order of their listings, puts and deletes a key of somebody's opens."""
     outcomes = set()
-    for order in orders(5, 3 if who == "one changes" else 5):
+    for order in every_order(5, 3 if who == "one changes" else 5):
         repository, recovery = created()
         ids = [id_of(repository, label) for label in (keyring.PASSPHRASE, keyring.RECOVERY)]
         one, other = partial(removal, ids[0], recovery), partial(removal, ids[1], PASSPHRASE)
@@ -284,7 +284,7 @@ def test_two_who_change_keys_at_once_leave_one(who: str) -> None:
             third = keyring.add_key(repository, Secret("of a third"), cost=CHEAP)
             one = partial(removal, third, PASSPHRASE)
         works = [partial(work, repository.keys) for work in (one, other)]
-        run_in_order(repository.store, works, order)
+        in_turns(repository.store, works, order, shared=("keys/",))
         survivors = [key for key in (PASSPHRASE, NEW, recovery) if opens(repository, key)]
         assert survivors, order
         outcomes.add((len(labels(repository)), *(key == recovery for key in survivors)))
