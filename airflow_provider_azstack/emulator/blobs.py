@@ -10,7 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from airflow_provider_azstack.emulator import page_lists, signatures
+from airflow_provider_azstack.emulator import page_lists, sequence, signatures
 from airflow_provider_azstack.emulator.disks import content_of
 from airflow_provider_azstack.emulator.http import (
     Answer,
@@ -37,6 +37,7 @@ class Found:
     metadata: dict[str, str]
     leased: bool = False
     is_copy: bool = False
+    sequence: int = 0
 
 
 def get_blob(world: World, call: Call) -> Answer:
@@ -97,9 +98,10 @@ def put_page(world: World, call: Call) -> Answer:
     signatures.check_account(world, call, "w")
     blob = _blob(world, call)
     _check_lease(blob, call)
-    _write(call, blob.volume, blob.etag)
-    blob.etag, blob.modified = world.etag(), world.clock()
-    return written(blob.etag, blob.modified)
+    with blob.volume.lock:  # nobody changes the number in between
+        sequence.check(call, blob.sequence)
+        _write(call, blob.volume, blob.etag)
+    return _touched(world, blob)
 
 
 def put_managed_page(world: World, call: Call) -> Answer:
@@ -107,6 +109,7 @@ def put_managed_page(world: World, call: Call) -> Answer:
     grant = signatures.grant_of(world, call)
     if grant.access != "Write" or grant.resource.volume is None:
         raise Problem(403, "AuthorizationPermissionMismatch", "The grant permits reading only.")
+    sequence.check(call, 0)  # nobody can give such a disk another number
     settings = grant.resource.settings
     _write(call, grant.resource.volume, settings["etag"])
     settings["etag"] = world.etag()
@@ -129,9 +132,24 @@ def put_blob(world: World, call: Call) -> Answer:
         if call.header("If-None-Match") == "*":
             raise Problem(409, "BlobAlreadyExists", "The specified blob already exists.")
     volume = Volume(world.layers, size)
-    blob = Blob(volume, world.etag(), world.clock(), metadata_of(call))
+    number = sequence.first(call)
+    blob = Blob(volume, world.etag(), world.clock(), metadata_of(call), sequence=number)
     world.blobs[key] = blob
     return written(blob.etag, blob.modified)
+
+
+def set_properties(world: World, call: Call) -> Answer:
+    """``PUT ?comp=properties``: give a page blob another sequence number."""
+    signatures.check_account(world, call, "w")
+    blob = _blob(world, call)
+    _check_lease(blob, call)
+    with blob.volume.lock:
+        _check_etag(call, blob.etag)
+        blob.sequence = sequence.changed(call, blob.sequence)
+        answer = _touched(world, blob)
+    answer.status = 200
+    answer.headers[sequence.HEADER] = str(blob.sequence)
+    return answer
 
 
 def snapshot(world: World, call: Call) -> Answer:
@@ -146,7 +164,9 @@ def snapshot(world: World, call: Call) -> Answer:
     with blob.volume.lock:  # two at once get two names
         name = _unused_time(world, blob)
         frozen = blob.volume.freeze()
-        blob.snapshots[name] = BlobSnapshot(frozen, blob.etag, blob.modified, metadata)
+        blob.snapshots[name] = BlobSnapshot(
+            frozen, blob.etag, blob.modified, metadata, blob.sequence
+        )
     answer = written(blob.etag, blob.modified)
     answer.headers["x-ms-snapshot"] = name
     return answer
@@ -229,6 +249,7 @@ def _read(call: Call, found: Found) -> Answer:
         "ETag": found.etag,
         "Last-Modified": http_date(found.modified),
         "x-ms-blob-type": "PageBlob",
+        sequence.HEADER: str(found.sequence),
         "Accept-Ranges": "bytes",
         "x-ms-lease-state": "leased" if found.leased else "available",
         "x-ms-lease-status": "locked" if found.leased else "unlocked",
@@ -291,8 +312,7 @@ def _page_list(world: World, call: Call, found: Found, since: Content | None) ->
 
 
 def _write(call: Call, volume: Volume, etag: str) -> None:
-    if call.header("If-Match") not in {"", "*", etag}:
-        raise _changed()
+    _check_etag(call, etag)
     start, end = _range(call, 1 << 62) or (0, 0)
     aligned = start % PAGE == 0 and (end % PAGE == 0 or end == volume.size_bytes)
     if not start < end <= volume.size_bytes or not aligned:
@@ -317,18 +337,23 @@ def _check_md5(call: Call) -> None:
 
 
 def _check_conditions(call: Call, found: Found) -> None:
-    if call.header("If-Match") not in {"", "*", found.etag}:
-        raise _changed()
+    _check_etag(call, found.etag)
     if call.header("If-None-Match") == found.etag:
         raise Problem(304, "ConditionNotMet", "The blob has not changed.")
 
 
-def _changed() -> Problem:
-    return Problem(
-        412,
-        "ConditionNotMet",
-        "The condition specified using HTTP conditional header(s) is not met.",
-    )
+def _check_etag(call: Call, etag: str) -> None:
+    if call.header("If-Match") not in {"", "*", etag}:
+        raise Problem(
+            412,
+            "ConditionNotMet",
+            "The condition specified using HTTP conditional header(s) is not met.",
+        )
+
+
+def _touched(world: World, blob: Blob) -> Answer:
+    blob.etag, blob.modified = world.etag(), world.clock()
+    return written(blob.etag, blob.modified)
 
 
 def _check_lease(blob: Blob, call: Call) -> None:
@@ -366,11 +391,13 @@ def find(world: World, call: Call) -> Found:
     blob = _blob(world, call)
     if "snapshot" not in call.query:
         leased, content = bool(blob.leased_by), blob.volume.content()
-        return Found(content, blob.etag, blob.modified, blob.metadata, leased, blob.is_copy)
+        return Found(
+            content, blob.etag, blob.modified, blob.metadata, leased, blob.is_copy, blob.sequence
+        )
     found = blob.snapshots.get(call.query["snapshot"])
     if found is None:
         raise _blob_not_found()
-    return Found(found.content, found.etag, found.modified, found.metadata)
+    return Found(found.content, found.etag, found.modified, found.metadata, sequence=found.sequence)
 
 
 def _blob_not_found() -> Problem:

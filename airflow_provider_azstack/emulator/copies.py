@@ -2,8 +2,8 @@
 Copies of blobs that the service makes itself: ``Copy Blob``.
 
 Owns finding the source and the right to read it; a copy shares its source's layers and costs
-nothing. Invariant: what is copied is what the source is at that moment; a source that the request
-gives no right to is never copied.
+nothing. Invariant: what is copied is what the source is at that moment, its sequence number too; a
+source that the request gives no right to is never copied.
 """
 
 from urllib.parse import urlsplit
@@ -27,9 +27,10 @@ def put_blob(world: World, call: Call) -> Answer:
         raise Problem(404, "ContainerNotFound", "The specified container does not exist.")
     if key in world.blobs:
         raise Problem(409, "BlobAlreadyExists", "The specified blob already exists.")
-    content = _source(world, call)
+    content, number = _source(world, call)
     volume = Volume(world.layers, content.size_bytes, content.layer)
-    blob = Blob(volume, world.etag(), world.clock(), blobs.metadata_of(call), is_copy=True)
+    metadata = blobs.metadata_of(call)
+    blob = Blob(volume, world.etag(), world.clock(), metadata, is_copy=True, sequence=number)
     world.blobs[key] = blob
     answer = blobs.written(blob.etag, blob.modified)
     answer.status = 202
@@ -37,7 +38,7 @@ def put_blob(world: World, call: Call) -> Answer:
     return answer
 
 
-def _source(world: World, call: Call) -> Content:
+def _source(world: World, call: Call) -> tuple[Content, int]:
     url = call.header("x-ms-copy-source")
     if not url.startswith(f"{world.blob_url}/"):
         raise Problem(404, "CannotVerifyCopySource", "The source is of another stack.")
@@ -46,7 +47,7 @@ def _source(world: World, call: Call) -> Content:
     try:
         if parts[0].startswith("md-"):
             grant = signatures.living_grant(world, asked.path, asked.query)
-            return content_of(grant.resource, freeze=True)
+            return content_of(grant.resource, freeze=True), 0
         asked.params = dict(zip(("account", "container", "blob"), parts, strict=True))
         signatures.check_account(world, asked, "r")
         found = blobs.find(world, asked)
@@ -56,4 +57,4 @@ def _source(world: World, call: Call) -> Content:
         ) from None
     if "snapshot" not in asked.query:
         raise Problem(409, "CopySourceNotSupported", "Only snapshots are copied here.")
-    return found.content
+    return found.content, found.sequence

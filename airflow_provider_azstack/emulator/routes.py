@@ -181,6 +181,7 @@ BLOBS = Router([
     Route("GET", f"{_BLOB}?pagelist", blobs.list_pages),
     Route("PUT", f"{_BLOB}?page", blobs.put_page),
     Route("PUT", f"{_BLOB}?snapshot", blobs.snapshot),
+    Route("PUT", f"{_BLOB}?properties", blobs.set_properties),
     Route("PUT", f"{_BLOB}?lease", blobs.lease),
 ])  # fmt: skip
 

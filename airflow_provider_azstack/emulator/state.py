@@ -96,6 +96,7 @@ class Blob:
     snapshots: dict[str, "BlobSnapshot"] = field(default_factory=dict)
     leased_by: str = ""  # the id of the VM that has it attached, or a lease id
     is_copy: bool = False  # made by Copy Blob
+    sequence: int = 0  # a number that writers may insist on
 
 
 @dataclass
@@ -106,6 +107,7 @@ class BlobSnapshot:
     etag: str
     modified: float
     metadata: dict[str, str]
+    sequence: int = 0
 
 
 @dataclass
