@@ -19,8 +19,7 @@ from airflow_provider_azstack import __version__
 COMMANDS = {
     "points": "list restore points, oldest first",
     "show": "show one restore point: its VM, its disks, how it was read",
-    "plan": "say what a restore will do, and everything that speaks against it; change nothing",
-    "restore": "restore virtual machines, or disks only, as a request or a plan says",
+    "restore": "say what a restore will do and what speaks against it; with --execute, restore",
     "export": "write a disk of a restore point to a file or a pipe",
     "nbd": "serve a disk of a restore point as a read-only block device",
     "files": "list and extract files of a restore point, without mounting it",

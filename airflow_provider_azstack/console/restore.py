@@ -1,5 +1,5 @@
 """
-``azstack restore``: carry out a plan, or a request's.
+``azstack restore``: say what a restore will do, or do it.
 
 Owns the question whether it is meant, and what is said at the end; the work is the engine's.
 Invariants: without ``--execute`` nothing is changed; what exists, only if that very plan is
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
-from airflow_provider_azstack.console.plan import read_plan, show_plan
 from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, say, show
+from airflow_provider_azstack.console.restore_plan import read_plan, save_plan, show_plan
 from airflow_provider_azstack.console.stacks import add_stack, open_stack
 from airflow_provider_azstack.errors import ConfigurationError
 
@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 
 def add(parser: ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("file", type=Path, help="a plan that 'azstack plan' saved, or a request")
+    parser.add_argument(
+        "file", type=Path, help="a request (YAML or JSON, see docs/restore.md), or a plan of --save"
+    )
     meant = parser.add_mutually_exclusive_group()
+    meant.add_argument(
+        "--save", type=Path, metavar="FILE", help="keep the plan, to carry out this very one later"
+    )
     meant.add_argument("--execute", action="store_true", help="do it; without this only say it")
     meant.add_argument(
         "--discard",
@@ -48,9 +53,7 @@ def run(args: Namespace) -> int:
     with open_stack(args) as stack:
         plan = read_plan(args.file, stack, repository)
         if not (args.execute or args.discard):
-            show_plan(plan, args.output)
-            say("nothing was done: add --execute to do it")
-            return FAILED if plan.refusals else DONE
+            return _show(plan, args)
         if args.execute:
             _require_confirmed(plan, args.confirm)
         session = repository.open_session("restore", run=plan.id)
@@ -59,6 +62,18 @@ def run(args: Namespace) -> int:
             return work(stack, session, plan, args.output)
         finally:
             session.close()
+
+
+def _show(plan: "RestorePlan", args: Namespace) -> int:
+    if args.save:
+        save_plan(args.save, plan)
+    show_plan(plan, args.output)
+    if plan.refusals:
+        return FAILED
+    confirm = f" --confirm {plan.id}" if plan.touched else ""
+    command = f"azstack restore {args.save or args.file} --execute{confirm}"
+    say(f"nothing was done: {escape(command)} does it")
+    return DONE
 
 
 def _require_confirmed(plan: "RestorePlan", confirmed: str) -> None:

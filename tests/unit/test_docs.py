@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_azstack import errors
+from airflow_provider_azstack.console import COMMANDS
 
 pytestmark = pytest.mark.tier1
 
@@ -94,6 +95,16 @@ def test_the_commands_in_the_pages_exist() -> None:
     for page in PAGES:
         for command in re.findall(r"airflow azstack ([a-z-]+)", page.read_text()):
             assert f'"{command}"' in commands, f"{page.name}: {command}"
+
+
+def test_the_commands_of_the_console_in_the_pages_exist() -> None:
+    """`azstack ...` in a page, as code or in an example, is a command of the console."""
+    for page in PAGES:
+        text = page.read_text()
+        code = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^\$ (.+)$", text, re.MULTILINE)
+        for line in code:
+            for command in re.findall(r"(?<!airflow )\bazstack ([a-z][a-z-]*)", line):
+                assert command in COMMANDS, f"{page.name}: {command}"
 
 
 def test_the_code_in_the_pages_is_python() -> None:

@@ -1,4 +1,4 @@
-"""``azstack plan`` and ``azstack restore``: nothing happens unless it is meant."""
+"""``azstack restore``: nothing happens unless it is meant."""
 
 import json
 from collections.abc import Iterator
@@ -53,12 +53,14 @@ def test_a_plan_is_shown_kept_and_carried_out(
     site: Rig, emulator: Emulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emulator.requests.clear()
-    assert main(["plan", "request.yaml", "--save", "plan.json"]) == 0
+    assert main(["restore", "request.yaml", "--save", "plan.json"]) == 0
     assert main(["restore", "plan.json"]) == 0
     shown = capsys.readouterr()
     assert "virtualMachines/web02" in shown.out
-    assert "nothing was done" in shown.err
+    assert shown.err.count("nothing was done: azstack restore plan.json --execute does it") == 2
     assert changes(emulator) == []
+    with pytest.raises(SystemExit):
+        main(["restore", "plan.json", "--save", "other.json", "--execute"])
     assert main(["restore", "plan.json", "--execute", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["status"] == "done"
@@ -70,7 +72,7 @@ def test_a_plan_is_shown_kept_and_carried_out(
 
 
 def test_the_whole_plan_is_there_as_json(site: Rig, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "request.yaml", "--json"]) == 0
+    assert main(["restore", "request.yaml", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["refusals"] == []
     assert shown["vms"][0]["resources"][-1]["body"]["properties"]["hardwareProfile"]
@@ -78,7 +80,7 @@ def test_the_whole_plan_is_there_as_json(site: Rig, capsys: pytest.CaptureFixtur
 
 def test_refusals_are_lines_and_a_state(site: Rig, capsys: pytest.CaptureFixture[str]) -> None:
     Path("request.yaml").write_text("vms: [web01, nobody]\nmode: original\n")
-    assert main(["plan", "request.yaml"]) == 2
+    assert main(["restore", "request.yaml"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if line.startswith("refused:")]) == 4
     [vm] = [line for line in lines if line.startswith("refused: VM ")]
@@ -91,7 +93,7 @@ def test_a_wrong_secret_is_one_error(site: Rig, capsys: pytest.CaptureFixture[st
     """Not a refusal for each resource that cannot be looked at."""
     fields = json.loads(Path("stack.json").read_text())
     Path("stack.json").write_text(json.dumps({**fields, "password": "wrong"}))
-    assert main(["plan", "request.yaml"]) == 2
+    assert main(["restore", "request.yaml"]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: sign-in at ")
     assert printed.err.count("\n") == 1
@@ -115,7 +117,7 @@ def test_what_is_no_request_and_no_plan_is_said_in_a_line(
     site: Rig, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     Path("request.yaml").write_text(text)
-    assert main(["plan", "request.yaml"]) == 2
+    assert main(["restore", "request.yaml"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -125,12 +127,13 @@ def test_what_exists_is_changed_only_when_its_plan_is_confirmed(
     """The plan shows what gives way; another plan's id, or none, is no confirmation."""
     Path("request.yaml").write_text("vms: [web01]\nmode: original\nreplace: true\n")
     emulator.requests.clear()
-    assert main(["plan", "request.yaml", "--json"]) == 0
+    assert main(["restore", "request.yaml", "--json"]) == 0
     plan_id = json.loads(capsys.readouterr().out)["id"]
-    assert main(["plan", "request.yaml"]) == 0
-    shown = capsys.readouterr().out
+    assert main(["restore", "request.yaml"]) == 0
+    shown = capsys.readouterr()
     for action in ("keep safe", "replace disks of", "stop"):
-        assert action in shown
+        assert action in shown.out
+    assert f"azstack restore request.yaml --execute --confirm {plan_id} does it" in shown.err
     for confirmed in ([], ["--confirm", "0" * 16]):
         assert main(["restore", "request.yaml", "--execute", *confirmed]) == 2
         assert f"--confirm {plan_id}" in capsys.readouterr().err

@@ -1,21 +1,18 @@
 """
-``azstack plan``: what a restore will do, before anything is done.
+The plan of ``azstack restore``: what a restore will do, before anything is done.
 
-Owns how a request or a plan is read from a file, and how a plan is shown; what it says is the
-engine's business.
+Owns how a request or a plan is read from a file, shown and kept; what it says is the engine's
+business.
 Invariant: nothing is changed, on the stack or in the repository.
 """
 
-from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
-from airflow_provider_azstack.console.present import DONE, FAILED, say, show, show_one
-from airflow_provider_azstack.console.stacks import add_stack, open_stack
+from airflow_provider_azstack.console.present import say, show, show_one
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import from_json, to_json, to_plain
 
@@ -26,27 +23,6 @@ if TYPE_CHECKING:
 
 _MAX_PLAN_BYTES = 64 * 2**20
 _ROWS = ("vm", "action", "what", "bytes")
-
-
-def add(parser: ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("request", type=Path, help="YAML or JSON, see docs/restore.md")
-    parser.add_argument(
-        "--save", type=Path, metavar="FILE", help="keep the plan: 'azstack restore FILE' takes it"
-    )
-    add_repository(parser)
-    add_stack(parser)
-    add_output(parser)
-
-
-def run(args: Namespace) -> int:
-    """Plan, show, and keep the plan if asked."""
-    with open_stack(args) as stack:
-        plan = read_plan(args.request, stack, open_repository(args))
-    if args.save:
-        _save(args.save, plan)
-    show_plan(plan, args.output)
-    return FAILED if plan.refusals else DONE
 
 
 def read_plan(file: Path, stack: "Stack", repository: "Repository") -> "RestorePlan":
@@ -112,7 +88,12 @@ def _rows(plan: "RestorePlan") -> Iterator[dict[str, Any]]:
             yield {**row, "action": "start" if vm.power_on else "stop", "what": vm.target}
 
 
-def _save(file: Path, plan: "RestorePlan") -> None:
+def save_plan(file: Path, plan: "RestorePlan") -> None:
+    """
+    Keep a plan in a file, which may be carried out later.
+
+    :raises ConfigurationError: it cannot be written.
+    """
     try:
         file.write_bytes(to_json(plan))
     except OSError as error:
