@@ -9,16 +9,29 @@ a base whose blocks are fit to be referred to.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from random import Random
 
 from airflow_provider_azstack.engine.backup import audit
+from airflow_provider_azstack.engine.backup.before import Before
 from airflow_provider_azstack.engine.backup.changes import SOURCES, DiskSource, Window, ask, windows
 from airflow_provider_azstack.engine.backup.fetch import Fetcher
-from airflow_provider_azstack.engine.backup.reads import CellsPart, Read, cell_parts, page_parts
-from airflow_provider_azstack.engine.backup.regions import Region, Scratch, read_cells, read_pages
+from airflow_provider_azstack.engine.backup.reads import (
+    CellsPart,
+    Read,
+    by_neighbourhood,
+    cell_parts,
+    page_parts,
+)
+from airflow_provider_azstack.engine.backup.regions import (
+    Region,
+    Scratch,
+    read_cells,
+    read_compared,
+    read_pages,
+)
 from airflow_provider_azstack.engine.crew import Crew
 from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Tally
@@ -35,7 +48,7 @@ from airflow_provider_azstack.repo.images.overlay import (
     whole_pages,
 )
 from airflow_provider_azstack.repo.images.reader import ImageReader
-from airflow_provider_azstack.repo.images.runs import REGION_BYTES, Run, load_runs, store_runs
+from airflow_provider_azstack.repo.images.runs import REGION_BYTES, Run, store_runs
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +57,7 @@ log = logging.getLogger(__name__)
 HELPERS = 3
 
 Task = Callable[[Scratch], None]
+Part = Callable[[Region, Scratch], None]
 
 
 class Pipeline:
@@ -141,28 +155,46 @@ class Pipeline:
     # Regions: opened by one thread, read by all.
 
     def _store_region(self, number: int, extents: list[Extent], _scratch: Scratch) -> None:
-        """Read what may hold data and store the cells it touches; the rest is zero."""
-        base = [Run(*self._bounds(number))]
-        pages = whole_pages(extents, self._source.size_bytes)
-        work = sum(extent.length for extent in extents)
-        self._open(number, base, cell_parts(pages, self._source.size_bytes), (), work)
+        """Read what may hold data, and store what of it is not there yet; the rest is zero."""
+        self._store(number, extents, self._runs_before(number))
 
-    def _overlay_region(self, number: int, extents: list[Extent], scratch: Scratch) -> None:
+    def _overlay_region(self, number: int, extents: list[Extent], _scratch: Scratch) -> None:
         """Lay the changes over the region as it was before."""
         offset, length = self._bounds(number)
-        try:
-            before = load_runs(self._reader, self._before[number], offset, length)
-        except IntegrityError as error:
-            log.warning("%s at %d is read as if new: %s", self._previous_name, offset, error)
-            self._store_region(number, ask(self._source, "allocated", offset, length)[1], scratch)
+        before = self._runs_before(number)
+        if before is None:
+            self._store(number, ask(self._source, "allocated", offset, length)[1], None)
             return
         size = self._source.size_bytes
         base = overlay(before, cleared(extents, size))
         changed = whole_pages((extent for extent in extents if not extent.zero), size)
         cells, pages = arrange(base, changed, self._unfit_cells(base))
         wholes = (Extent(cell, min(BLOCK_SIZE, offset + length - cell)) for cell in cells)
-        work = sum(extent.length for extent in extents)
-        self._open(number, base, cell_parts(wholes, size), page_parts(pages), work)
+        parts: list[Part] = [partial(self._read_cells, p) for p in cell_parts(wholes, size)]
+        parts += [partial(self._read_pages, reads) for reads in page_parts(pages)]
+        self._open(number, base, extents, parts)
+
+    def _store(self, number: int, extents: list[Extent], before: list[Run] | None) -> None:
+        size = self._source.size_bytes
+        cells = cell_parts(whole_pages(extents, size), size)
+        parts: list[Part]
+        if self._previous is None or before is None:
+            parts = [partial(self._read_cells, part) for part in cells]
+        else:
+            unfit = self._unfit_cells(before)
+            base = Before(self._previous, before, unfit, self._writer.find, self._keep)
+            parts = [partial(self._read_compared, base, near) for near in by_neighbourhood(cells)]
+        self._open(number, [Run(*self._bounds(number))], extents, parts)
+
+    def _runs_before(self, number: int) -> list[Run] | None:
+        """Return a region's runs in the image before, None where they cannot be had."""
+        if self._previous is None:
+            return None
+        try:
+            return self._previous.runs(*self._bounds(number))
+        except IntegrityError as error:
+            log.warning("read as if new: %s", error)
+            return None
 
     def _unfit_cells(self, runs: Iterable[Run]) -> set[int]:
         """Return the cells that refer to a lost, bad or condemned block: they are stored anew."""
@@ -179,15 +211,9 @@ class Pipeline:
         return block_id is None or self._writer.knows(block_id)
 
     def _open(
-        self,
-        number: int,
-        base: list[Run],
-        cells: Iterable[CellsPart],
-        pages: Iterable[tuple[Read, ...]],
-        work: int,
+        self, number: int, base: list[Run], extents: list[Extent], parts: Sequence[Part]
     ) -> None:
-        parts = [partial(self._read_cells, part) for part in cells]
-        parts += [partial(self._read_pages, reads) for reads in pages]
+        work = sum(extent.length for extent in extents)
         region = Region(number, base, len(parts), work)
         if parts:
             self._crew.add(partial(part, region) for part in parts)
@@ -196,6 +222,12 @@ class Pipeline:
 
     def _read_cells(self, part: CellsPart, region: Region, scratch: Scratch) -> None:
         self._took(region, read_cells(part, self._fetcher.fetch, self._add, scratch))
+
+    def _read_compared(
+        self, before: Before, parts: tuple[CellsPart, ...], region: Region, scratch: Scratch
+    ) -> None:
+        fetch = self._fetcher.fetch
+        self._took(region, read_compared(parts, fetch, self._add, before, scratch))
 
     def _read_pages(self, reads: tuple[Read, ...], region: Region, scratch: Scratch) -> None:
         self._took(region, read_pages(reads, self._fetcher.fetch, self._add, scratch))
@@ -234,6 +266,9 @@ class Pipeline:
         known = 0 if stored.new_bytes else len(data)
         self.tally.add(stored=stored.new_bytes, deduplicated=known)
         return stored.block_id
+
+    def _keep(self, kept: int) -> None:
+        self.tally.add(deduplicated=kept)
 
     def _bounds(self, number: int) -> tuple[int, int]:
         offset = number * REGION_BYTES

@@ -96,6 +96,12 @@ def cell_parts(extents: Iterable[Extent], disk_bytes: int) -> Iterator[CellsPart
         yield CellsPart(cells[0], end - cells[0], reads, cells)
 
 
+def by_neighbourhood(parts: Iterable[CellsPart]) -> Iterator[tuple[CellsPart, ...]]:
+    """Yield the parts whose single pages share blocks."""
+    for _, group in groupby(parts, lambda part: part.offset // NEIGHBOURHOOD_BYTES):
+        yield tuple(group)
+
+
 def page_parts(pages: Iterable[Extent]) -> Iterator[tuple[Read, ...]]:
     """Yield the reads of ``pages``, neighbourhood by neighbourhood."""
     for _, group in groupby(pages, lambda page: page.offset // NEIGHBOURHOOD_BYTES):

@@ -8,9 +8,10 @@ stored only after its last part.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, chain
 
+from airflow_provider_azstack.engine.backup.before import Before
 from airflow_provider_azstack.engine.backup.fetch import Piece
 from airflow_provider_azstack.engine.backup.reads import READ_BYTES, CellsPart, Read, batches
 from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE, lazy_buffer
@@ -82,7 +83,34 @@ def is_zero(data: memoryview) -> bool:
 
 def read_cells(part: CellsPart, fetch: Fetch, add: AddBlock, scratch: Scratch) -> list[Run]:
     """Read a part and store each of its cells as a block of its own, or as zero."""
-    buffer, filled = scratch.read, 0
+    return [
+        Run(offset, len(data), None if is_zero(data) else add(data))
+        for offset, data in _cells(part, fetch, scratch.read)
+    ]
+
+
+def read_compared(
+    parts: Iterable[CellsPart], fetch: Fetch, add: AddBlock, before: Before, scratch: Scratch
+) -> list[Run]:
+    """Read the parts of a neighbourhood and store the pages that are not as they were before."""
+    gathered = _Gathered(add, scratch.gather)
+    runs: list[Run] = []
+    for offset, data in chain.from_iterable(_cells(part, fetch, scratch.read) for part in parts):
+        if is_zero(data):
+            runs.append(Run(offset, len(data)))
+        elif (found := before.look(offset, data)) is None:
+            runs.append(Run(offset, len(data), add(data)))
+        else:
+            runs.extend(found.kept)
+            for page in found.changed:
+                start = page.offset - offset
+                gathered.take(page.offset, data[start : start + page.length])
+    return runs + gathered.finish()
+
+
+def _cells(part: CellsPart, fetch: Fetch, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Read a part; yield offset and content of its cells, which are in the buffer till the next."""
+    filled = 0
     pieces = []
     for read in part.reads:
         start = read.offset - part.offset
@@ -91,12 +119,9 @@ def read_cells(part: CellsPart, fetch: Fetch, add: AddBlock, scratch: Scratch) -
         pieces.append(Piece(read.offset, buffer[start:filled]))
     buffer[filled : part.length] = _ZEROS[: part.length - filled]
     fetch(pieces)
-    runs = []
     for offset in part.cells:
         start = offset - part.offset
-        data = buffer[start : min(start + BLOCK_SIZE, part.length)]
-        runs.append(Run(offset, len(data), None if is_zero(data) else add(data)))
-    return runs
+        yield offset, buffer[start : min(start + BLOCK_SIZE, part.length)]
 
 
 def read_pages(reads: Iterable[Read], fetch: Fetch, add: AddBlock, scratch: Scratch) -> list[Run]:

@@ -93,6 +93,19 @@ class BlockWriter:
             self._fail(error)
             raise
 
+    def find(self, data: Buffer) -> bytes | None:
+        """
+        Return the id of a block that ``add`` would not store again, None for one that it would.
+
+        :raises AzStackError: an earlier block could not be stored.
+        """
+        block_id = self._records.keys.block_id(memoryview(data).cast("B"))
+        with self._changed:
+            self._raise_failure()
+            if block_id in self._pending:
+                return block_id
+        return block_id if self.knows(block_id) else None
+
     def flush(self) -> None:
         """
         Return when every block added before is in a durable pack and a durable segment.

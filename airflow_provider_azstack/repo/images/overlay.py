@@ -46,6 +46,15 @@ def between(runs: Sequence[Run], offset: int, end: int) -> Iterator[Run]:
         at += 1
 
 
+def outside(runs: Sequence[Run], extents: Iterable[Extent]) -> Iterator[Run]:
+    """Yield what of ``runs`` lies between ``extents``, which are sorted and inside them."""
+    position = runs[0].offset
+    for extent in extents:
+        yield from between(runs, position, extent.offset)
+        position = extent.offset + extent.length
+    yield from between(runs, position, runs[-1].end)
+
+
 def overlay(previous: Sequence[Run], changes: Iterable[Run]) -> list[Run]:
     """
     Return the runs of a region after ``changes``.

@@ -73,6 +73,14 @@ class ImageReader:
             raise ValueError(f"{length} bytes at {offset} are not on a disk of {self.size_bytes}")
         return self._assemble(list(self._runs_between(offset, offset + length)))
 
+    def runs(self, offset: int, length: int) -> list[Run]:
+        """
+        Return what ``length`` bytes from ``offset`` are made of, zeros included.
+
+        :raises MissingBlock: a region's group is in no pack.
+        """
+        return list(self._runs_between(offset, offset + length))
+
     def extents(
         self, start: int = 0, length: int | None = None, *, on_damage: OnDamage | None = None
     ) -> Iterator[Extent]:

@@ -1,0 +1,178 @@
+"""Incrementals by content: what is stored is what changed, though nobody told what did."""
+
+from itertools import pairwise
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.disks import PAGE, SparseDisk, assert_same, back_up, open_session
+from support.stores import MemoryStore
+
+from airflow_provider_azstack.engine.backup.before import changed_pages
+from airflow_provider_azstack.model import Image
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
+from airflow_provider_azstack.repo.images.overlay import MAX_RUNS_PER_CELL
+from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.images.runs import load_runs
+from airflow_provider_azstack.repo.sessions import Session
+
+pytestmark = pytest.mark.tier1
+
+MIB = 1024**2
+
+
+def full_disk(size_bytes: int = 16 * MIB, seed: int = 3) -> SparseDisk:
+    disk = SparseDisk(size_bytes)
+    disk.write(0, Random(seed).randbytes(size_bytes))
+    return disk
+
+
+def blocks_of(session: Session, image: Image) -> list[bytes]:
+    """The blocks of the first region's runs, as often as runs refer to them."""
+    runs = load_runs(session.reader(), image.regions[0], 0, image.size_bytes)
+    return [run.block_id for run in runs if run.block_id]
+
+
+@pytest.mark.parametrize("trust", ["allocated", "everything"])
+def test_scattered_changes_are_found_by_content(trust: str) -> None:
+    """1% of single pages of noise, and nobody says which: at most 1.2 times their bytes."""
+    with open_session() as session:
+        disk = full_disk(32 * MIB)
+        first = back_up(disk, session)
+        noise = Random(7)
+        for page in noise.sample(range(32 * MIB // PAGE), 82):
+            disk.write(page * PAGE, noise.randbytes(PAGE))
+        second = back_up(disk, session, first, trust=trust)
+        assert second.changes_known == trust
+        assert second.based_on == ""
+        assert second.stored_bytes <= 1.2 * 82 * PAGE
+        assert_same(disk, second, session)
+        assert_same(full_disk(32 * MIB), first, session)
+
+
+def test_pages_of_a_neighbourhood_share_blocks() -> None:
+    """64 cells with a changed page each make one new block, not 64."""
+    with open_session() as session:
+        disk = full_disk(64 * MIB)
+        first = back_up(disk, session)
+        noise = Random(8)
+        for cell in range(64):
+            disk.write(cell * BLOCK_SIZE + 4 * PAGE, noise.randbytes(PAGE))
+        second = back_up(disk, session, first, trust="allocated")
+        assert len(set(blocks_of(session, second)) - set(blocks_of(session, first))) == 1
+        assert_same(disk, second, session)
+
+
+def test_a_cell_that_is_as_it_was_stores_nothing_even_if_it_is_in_pieces() -> None:
+    """The pages of an earlier incremental are found again, though no block is the whole cell."""
+    with open_session() as session:
+        disk = full_disk()
+        first = back_up(disk, session)
+        disk.write(5 * PAGE, b"x" * PAGE)
+        second = back_up(disk, session, first, trust="allocated")
+        third = back_up(disk, session, second, trust="allocated")
+        assert (third.stored_bytes, third.regions) == (0, second.regions)
+
+
+def test_a_cell_of_which_most_changed_is_stored_whole() -> None:
+    """Its pages would cost as much, and no other disk could share them."""
+    with open_session() as session:
+        disk = full_disk()
+        first = back_up(disk, session)
+        disk.write(MIB, Random(9).randbytes(MIB * 7 // 8))
+        second = back_up(disk, session, first, trust="allocated")
+        runs = load_runs(session.reader(), second.regions[0], 0, disk.size_bytes)
+        assert [run.length for run in runs] == [MIB] * 16
+        assert_same(disk, second, session)
+
+
+def test_cells_do_not_fragment_for_ever() -> None:
+    """A cell of too many pieces is stored whole again."""
+    with open_session() as session:
+        disk = full_disk(MIB)
+        image = back_up(disk, session)
+        noise = Random(10)
+        most = 0
+        for day in range(MAX_RUNS_PER_CELL):
+            disk.write((2 * day % 256) * PAGE, noise.randbytes(PAGE))
+            image = back_up(disk, session, image, trust="allocated")
+            most = max(most, len(blocks_of(session, image)))
+        assert_same(disk, image, session)
+        assert most <= MAX_RUNS_PER_CELL
+        assert len(blocks_of(session, image)) < most
+
+
+def test_what_was_deleted_becomes_zero() -> None:
+    """Pages that are zero now, or not allocated any more, in a cell that holds other data."""
+    with open_session() as session:
+        disk = full_disk(4 * MIB)
+        first = back_up(disk, session)
+        disk.clear(8 * PAGE, 3 * PAGE)
+        disk.write(MIB, bytes(2 * PAGE))
+        disk.clear(2 * MIB, MIB)
+        second = back_up(disk, session, first, trust="allocated")
+        assert second.stored_bytes < 4096  # the region's runs
+        assert_same(disk, second, session)
+
+
+def test_what_cannot_be_read_back_is_stored_anew() -> None:
+    """Damage in the repository is no error of a backup, and heals where the disk still has it."""
+    store = MemoryStore()
+    with open_session(store) as session:
+        disk = full_disk(4 * MIB)
+        first = back_up(disk, session)
+        for info in list(store.list("packs/")):
+            damaged = bytearray(store.get(info.name))
+            damaged[100:-4096:1000] = b"\0" * len(damaged[100:-4096:1000])
+            store.delete(info.name)
+            store.put(info.name, bytes(damaged))
+        disk.write(PAGE, b"y" * PAGE)
+        second = back_up(disk, session, first, trust="allocated")
+        assert second.stored_bytes >= MIB
+        assert ImageReader(second, session.reader()).read(0, MIB) == disk.read(0, MIB)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_days_by_content_equal_a_byte_array(data: st.DataObject) -> None:
+    """Writes and clears of any size, day after day, told and untold in turn."""
+    size = data.draw(st.sampled_from([MIB, 2 * MIB, 3 * MIB + 512, 66 * MIB]))
+    disk = SparseDisk(size)
+    noise = Random(data.draw(st.integers(0, 2**32)))
+    with open_session() as session:
+        image = back_up(disk, session)
+        for _ in range(data.draw(st.integers(1, 4))):
+            disk.freeze()
+            for _ in range(data.draw(st.integers(0, 6))):
+                length = data.draw(st.sampled_from([1, PAGE, 9000, 300_000, 1_000_000]))
+                offset = noise.randrange(max(0, size - 2 * MIB), size - length + 1)
+                if data.draw(st.booleans()):
+                    disk.write(offset, noise.randbytes(length))
+                else:
+                    disk.clear(offset // PAGE * PAGE, length)
+            trust = data.draw(st.sampled_from(["difference", "allocated", "everything"]))
+            image = back_up(disk, session, image, trust=trust)
+            assert_same(disk, image, session)
+
+
+@given(st.binary(min_size=1, max_size=40 * PAGE), st.data())
+def test_changed_pages_are_all_that_differ_and_whole(before: bytes, data: st.DataObject) -> None:
+    """Against the plain definition, with a last page that may be short."""
+    now = bytearray(before)
+    for at in data.draw(st.lists(st.integers(0, len(now) - 1), max_size=6)):
+        now[at] ^= 1
+    expected = {
+        start
+        for start in range(0, len(now), PAGE)
+        if now[start : start + PAGE] != before[start : start + PAGE]
+    }
+    found = changed_pages(MIB, memoryview(now), before)
+    pages = {
+        page - MIB
+        for extent in found
+        for page in range(extent.offset, extent.offset + extent.length, PAGE)
+    }
+    assert pages == expected
+    assert all(extent.offset + extent.length <= MIB + len(now) for extent in found)
+    assert all(a.offset + a.length < b.offset for a, b in pairwise(found))
