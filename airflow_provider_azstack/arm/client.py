@@ -291,9 +291,7 @@ class Stack:
                     parse_endpoints(self._checked(answer)),
                     self._wire,
                     form=self._form,
-                    ca_bundle=self.ca_bundle,
                     clock=self.clock,
-                    wall_clock=self._wall_clock,
                     on_secret=self.on_secret,
                 )
             return self._signed_in

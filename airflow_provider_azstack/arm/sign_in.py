@@ -6,23 +6,16 @@ Invariant: a token is renewed before it ends, and a sign-in service that is down
 the token at hand has ended. Secrets go to the sign-in address of the stack and nowhere else.
 """
 
-import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-from azure.core.credentials import TokenCredential
-from azure.core.exceptions import AzureError, ClientAuthenticationError
-from azure.identity import CertificateCredential, ClientSecretCredential
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.x509 import load_pem_x509_certificate
-from msal.oauth2cli import JwtAssertionCreator
+from functools import partial
+from typing import Literal
 
 from airflow_provider_azstack.arm.answers import Answer, error_fields, one_line
 from airflow_provider_azstack.arm.endpoints import Endpoints
 from airflow_provider_azstack.arm.retry import RETRIED
-from airflow_provider_azstack.arm.wire import Wire, unreachable
+from airflow_provider_azstack.arm.wire import Wire
 from airflow_provider_azstack.errors import (
     AccessDenied,
     AzStackError,
@@ -57,9 +50,7 @@ class Credentials:
             )
 
 
-class _Form(Protocol):
-    def __call__(self) -> tuple[str, float]:
-        """Return a token and for how many seconds it holds."""
+_Ask = Callable[[], tuple[str, float]]  # returns a token and for how many seconds it holds
 
 
 class SignIn:
@@ -72,14 +63,10 @@ class SignIn:
         wire: Wire,
         *,
         form: SignInForm,
-        ca_bundle: str | None,
         clock: Callable[[], float],
-        wall_clock: Callable[[], float],
         on_secret: Callable[[str], None],
     ) -> None:
-        self._forms = _forms(
-            credentials, endpoints, wire, form, ca_bundle=ca_bundle, wall_clock=wall_clock
-        )
+        self._forms = _forms(credentials, endpoints, wire, form)
         self._clock = clock
         self._on_secret = on_secret
         self._lock = threading.Lock()
@@ -128,101 +115,30 @@ class SignIn:
 
 
 def _forms(
-    credentials: Credentials,
-    endpoints: Endpoints,
-    wire: Wire,
-    form: SignInForm,
-    *,
-    ca_bundle: str | None,
-    wall_clock: Callable[[], float],
-) -> list[_Form]:
+    credentials: Credentials, endpoints: Endpoints, wire: Wire, form: SignInForm
+) -> list[_Ask]:
+    """Return the ways to ask, the one to try first in front."""
     tenant = "adfs" if endpoints.uses_adfs else credentials.tenant_id
     if not tenant:
         raise ConfigurationError(
             "the connection needs a tenant id: the stack signs in with Azure AD"
         )
-
-    def v1() -> tuple[str, float]:
-        return _ask_v1(credentials, endpoints, tenant, wire)
-
-    # azure-identity takes no plain http, which only the emulator on this machine speaks.
-    if form == "v1" or (form == "auto" and endpoints.authority.startswith("http:")):
-        return [v1]
-    v2 = _v2(credentials, endpoints, tenant, ca_bundle, wall_clock)
-    return [v2] if form == "v2" else [v2, v1]
-
-
-def _v2(
-    credentials: Credentials,
-    endpoints: Endpoints,
-    tenant: str,
-    ca_bundle: str | None,
-    wall_clock: Callable[[], float],
-) -> _Form:
-    """Return azure-identity's way: ``scope=<audience>/.default``, discovery from the authority."""
-    what = f"sign-in at {endpoints.authority}"
-    try:
-        credential = _azure_credential(credentials, endpoints.authority, tenant, ca_bundle)
-    except ValueError as error:
-        raise ConfigurationError(f"{what}: {one_line(str(error))}") from None
+    authority = f"{endpoints.authority}/{tenant}/oauth2"
     scope = endpoints.audience.rstrip("/") + "/.default"
-
-    def ask() -> tuple[str, float]:
-        try:
-            token = credential.get_token(scope)
-        except ClientAuthenticationError as error:
-            raise _refused(what, getattr(error.response, "status_code", 400), str(error)) from None
-        except AzureError as error:
-            raise unreachable(error, endpoints.authority, what) from None
-        except ValueError as error:  # msal could not read the authority's configuration
-            raise Unreachable(f"{what}: {one_line(str(error))}") from None
-        return token.token, token.expires_on - wall_clock()
-
-    return ask
+    v1 = f"{authority}/token", {"resource": endpoints.audience}
+    # AD FS has one address for both forms.
+    v2 = v1[0] if endpoints.uses_adfs else f"{authority}/v2.0/token", {"scope": scope}
+    chosen = {"v1": [v1], "v2": [v2], "auto": [v2, v1]}[form]
+    return [partial(_ask, credentials, wire, url, audience) for url, audience in chosen]
 
 
-def _azure_credential(
-    credentials: Credentials, authority: str, tenant: str, ca_bundle: str | None
-) -> TokenCredential:
-    common: dict[str, Any] = {
-        "authority": authority,
-        "disable_instance_discovery": True,  # asks login.microsoft.com, which knows no stack
-        "connection_verify": ca_bundle or True,
-        "retry_total": 0,  # our own tries, with our own budget
-        "http_logging_level": logging.DEBUG,  # its headers are no news in a task's log
-    }
-    if credentials.secret:
-        return ClientSecretCredential(
-            tenant, credentials.client_id, credentials.secret.reveal(), **common
-        )
-    return CertificateCredential(
-        tenant,
-        credentials.client_id,
-        certificate_data=_text(credentials.certificate).encode(),
-        password=_text(credentials.certificate_password) or None,
-        **common,
-    )
-
-
-def _ask_v1(
-    credentials: Credentials, endpoints: Endpoints, tenant: str, wire: Wire
+def _ask(
+    credentials: Credentials, wire: Wire, url: str, audience: Mapping[str, str]
 ) -> tuple[str, float]:
-    """Ask with ``resource=<audience>``, which every stack takes."""
-    url = f"{endpoints.authority}/{tenant}/oauth2/token"
-    what = f"sign-in at {endpoints.authority}"
-    form = {
-        "grant_type": "client_credentials",
-        "client_id": credentials.client_id,
-        "resource": endpoints.audience,
-    }
-    if credentials.secret:
-        form["client_secret"] = credentials.secret.reveal()
-    else:
-        form |= {
-            "client_assertion_type": _ASSERTION,
-            "client_assertion": _assertion(credentials, url),
-        }
-    answer = wire.send("POST", url, what=what, form=form)
+    """Ask for a token by the client credentials grant (RFC 6749, 4.4)."""
+    what = f"sign-in at {url}"
+    form = {"grant_type": "client_credentials", "client_id": credentials.client_id, **audience}
+    answer = wire.send("POST", url, what=what, form=form | _proof(credentials, url))
     if not answer.is_success:
         code, message = error_fields(_object_or_nothing(answer))
         raise _refused(what, answer.status, f"{code}: {message}")
@@ -231,6 +147,19 @@ def _ask_v1(
     if not isinstance(token, str) or not token or not token.isprintable():
         raise Unreachable(f"{what}: the answer holds no access token")
     return token, float(seconds) if seconds.isdigit() and len(seconds) < 7 else 600.0
+
+
+def _proof(credentials: Credentials, url: str) -> dict[str, str]:
+    if credentials.secret:
+        return {"client_secret": credentials.secret.reveal()}
+    assert credentials.certificate  # noqa: S101 (there is exactly one of the two)
+    # Loads msal and X.509, for which who has a secret need not wait.
+    from airflow_provider_azstack.arm.assertion import assertion  # noqa: PLC0415
+
+    signed = assertion(
+        credentials.client_id, credentials.certificate, credentials.certificate_password, url
+    )
+    return {"client_assertion_type": _ASSERTION, "client_assertion": signed}
 
 
 def _object_or_nothing(answer: Answer) -> dict[str, object]:
@@ -247,24 +176,3 @@ def _refused(what: str, status: int, reason: str) -> AzStackError:
     return AccessDenied(
         f"{what}: {shown}: check tenant id, client id and secret or certificate of the connection"
     )
-
-
-def _assertion(credentials: Credentials, url: str) -> str:
-    """Return a JWT that proves possession of the certificate's key (RFC 7523)."""
-    pem = _text(credentials.certificate).encode()
-    password = _text(credentials.certificate_password)
-    try:
-        key = serialization.load_pem_private_key(pem, password.encode() if password else None)
-        thumbprint = load_pem_x509_certificate(pem).fingerprint(hashes.SHA1()).hex()  # noqa: S303 - x5t
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"the connection's certificate cannot be read ({one_line(str(error))}): "
-            "give PEM text with the certificate and its private key, and the key's password"
-        ) from None
-    creator = JwtAssertionCreator(key, algorithm="RS256", sha1_thumbprint=thumbprint)
-    assertion = creator.create_normal_assertion(audience=url, issuer=credentials.client_id)
-    return assertion if isinstance(assertion, str) else str(assertion, "ascii")
-
-
-def _text(secret: Secret | None) -> str:
-    return secret.reveal() if secret else ""

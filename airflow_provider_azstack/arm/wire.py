@@ -5,22 +5,22 @@ Owns the pipeline, the bearer token's place and the bounds of what is read; does
 Invariant: the bearer token is put on a request here and nowhere else, and only when the request
 goes to the configured ARM host. Redirects are handed back, never followed.
 
-The pipeline is azure-mgmt-compute's, through its public ``send_request``; its generated operations
-are not used. Tried with 39.0.0, they get in the way: a ``Retry-After`` that is an HTTP date, or
-garbage, raises ``ValueError`` after the stack accepted the operation, which loses track of a
-snapshot that now exists; bodies are read whole, whatever their size; and pagers follow ``nextLink``
-wherever it leads. One way for all resource providers is also one place for the rules.
+The pipeline is azure-core's, the one inside every client for Resource Manager. The generated
+clients around it are not used. azure-mgmt-compute 39.0.0 takes 0.2 CPU-seconds to load, in every
+task, and its operations get in the way: a ``Retry-After`` that is an HTTP date, or garbage, raises
+``ValueError`` after the stack accepted the operation, which loses track of a snapshot that now
+exists; bodies are read whole, whatever their size; and pagers follow ``nextLink`` wherever it
+leads. One way for all resource providers is also one place for the rules.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-from azure.core.credentials import TokenCredential
+from azure.core import PipelineClient
 from azure.core.exceptions import AzureError
 from azure.core.pipeline import PipelineRequest
 from azure.core.pipeline.policies import SansIOHTTPPolicy, UserAgentPolicy
 from azure.core.rest import HttpRequest, HttpResponse
-from azure.mgmt.compute import ComputeManagementClient
 
 from airflow_provider_azstack.arm.addresses import (
     ca_context,
@@ -63,10 +63,8 @@ class Wire:
         ca_context(ca_bundle)  # a bundle that cannot be used is said so now, not as a TLS error
         self._verify: str | bool = ca_bundle or True
         self._read_timeout = read_timeout_seconds
-        self._client = ComputeManagementClient(
-            credential=cast("TokenCredential", self),  # never asked: _Bearer authenticates
-            subscription_id="none",  # never used: paths are whole
-            base_url=arm_endpoint,
+        self._client: PipelineClient[HttpRequest, HttpResponse] = PipelineClient(
+            arm_endpoint,
             policies=[
                 UserAgentPolicy(base_user_agent="airflow-provider-azstack"),
                 _Bearer(arm_endpoint),

@@ -108,8 +108,6 @@ DISTRIBUTIONS = {
     "airflow": "apache-airflow",
     "airflow.providers.common.compat": "apache-airflow-providers-common-compat",
     "azure.core": "azure-core",
-    "azure.identity": "azure-identity",
-    "azure.mgmt.compute": "azure-mgmt-compute",
     "yaml": "pyyaml",
 }
 # By the extras s3, azureblob, gcs; objectlock (botocore comes with boto3).
