@@ -29,6 +29,7 @@ Keep = Annotated[int, Meta(ge=0, le=10_000)]
 DiskKind = Literal["managed", "unmanaged"]
 Mode = Literal["incremental", "full"]
 Consistency = Literal["crash", "stopped", "required_stopped"]
+Compression = Literal["fast", "standard", "small"]
 # How a disk's changes were known, best first: the page-range difference against the reference
 # snapshot, the allocated page ranges with blocks compared by id, or reading everything.
 ChangesKnown = Literal["difference", "allocated", "everything"]
@@ -93,7 +94,8 @@ class Unprotected(Record, frozen=True, kw_only=True):
     reason: Text
 
 
-class Job(Record, frozen=True, kw_only=True):
+# Defaults are not written: what knows no choice of compression goes on reading records of jobs.
+class Job(Record, frozen=True, kw_only=True, omit_defaults=True):
     """What every task of one compound job knows about it."""
 
     run: Slug
@@ -102,6 +104,7 @@ class Job(Record, frozen=True, kw_only=True):
     stack: Text  # the ARM endpoint's host name
     mode: Mode = "incremental"
     consistency: Consistency = "crash"
+    compression: Compression = "standard"
     snapshot_group: Text = ""  # resource group of our managed snapshots; "" is the VM's own
     stop_starting_at: Moment | None = None  # the backup window: no VM is begun after this,
     stop_running_at: Moment | None = None  # and none goes on after that

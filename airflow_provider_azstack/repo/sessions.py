@@ -26,6 +26,7 @@ from airflow_provider_azstack.errors import (
     Tampered,
 )
 from airflow_provider_azstack.model import (
+    Compression,
     Image,
     JobRecord,
     Manifest,
@@ -129,17 +130,20 @@ class Session:
                 "a retry starts with a new one"
             )
 
-    def writer(self) -> BlockWriter:
+    def writer(self, compression: Compression = "standard") -> BlockWriter:
         """
         Return a writer of one's own: when it is aborted, those of other disks go on.
 
         W2 and W3 happen when the first one is asked for.
 
+        :param compression: of what it stores.
         :raises SessionLost: there is nothing to write under.
         """
         if not self._is_admitted:
             self._admit()
-        writer = BlockWriter(self._records, self._own_index(), owner=owner_of(self.id))
+        writer = BlockWriter(
+            self._records, self._own_index(), owner=owner_of(self.id), compression=compression
+        )
         self._writers.add(writer)
         return writer
 

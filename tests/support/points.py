@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from support.repositories import a_vm
 
 from airflow_provider_azstack.model import (
+    Compression,
     Disk,
     DiskSnapshot,
     Image,
@@ -60,6 +61,7 @@ def back_up_vm(
     run: str = "",
     policy: str = "nightly",
     incremental: bool = True,
+    compression: Compression = "standard",
 ) -> RestorePoint:
     """
     Do a whole run over one VM: W1 to W7, the job's record included.
@@ -72,8 +74,9 @@ def back_up_vm(
     try:
         key = vm_key(number)
         session.claim(key)
+        how: dict[str, Any] = {"incremental": incremental, "compression": compression}
         images = [
-            _image(session, disk_key, disk, run=run, key=key, day=day, incremental=incremental)
+            _image(session, disk_key, disk, run=run, key=key, day=day, **how)
             for disk_key, disk in disks.items()
         ]
         session.verify_present(group for image in images for group in image.regions if group)
@@ -96,7 +99,15 @@ def back_up_vm(
 
 
 def _image(
-    session: Session, disk_key: str, disk: Any, *, run: str, key: str, day: int, incremental: bool
+    session: Session,
+    disk_key: str,
+    disk: Any,
+    *,
+    run: str,
+    key: str,
+    day: int,
+    incremental: bool,
+    compression: Compression = "standard",
 ) -> Image:
     from airflow_provider_azstack.engine.backup.disk import back_up_disk
 
@@ -121,6 +132,7 @@ def _image(
         set_id=f"set-{run}",
         snapshot=snapshot,
         previous=session.repository.image(before[0]) if before else None,
+        compression=compression,
         readers=2,
     )
 

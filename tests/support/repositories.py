@@ -50,6 +50,14 @@ def noise(seed: int, size: int = 3000) -> bytes:
     return Random(seed).randbytes(size)
 
 
+def prose(size: int = BLOCK_SIZE) -> bytes:
+    """Words of which some are common and some are not: what any compression tells itself by."""
+    rng = Random(4)
+    words = [rng.randbytes(rng.randrange(2, 7)).hex().encode() for _ in range(3000)]
+    picked = (words[int(len(words) * rng.random() ** 3)] for _ in range(size // 5))
+    return b" ".join(picked)[:size]
+
+
 def store_blocks(session: Session, blocks: Iterable[bytes]) -> list[bytes]:
     """Store blocks durably, in small packs, and return their ids."""
     with small_writer(session) as writer:

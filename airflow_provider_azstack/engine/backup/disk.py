@@ -17,7 +17,7 @@ from airflow_provider_azstack.engine.backup.changes import DiskSource
 from airflow_provider_azstack.engine.backup.pipeline import HELPERS, Pipeline
 from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Progress, Tally
-from airflow_provider_azstack.model import ChangesKnown, DiskPart, DiskSnapshot, Image
+from airflow_provider_azstack.model import ChangesKnown, Compression, DiskPart, DiskSnapshot, Image
 from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 from airflow_provider_azstack.repo.sessions import Session
 
@@ -45,6 +45,7 @@ def back_up_disk(
     part: DiskPart | None = None,
     previous: Image | None,
     trust: ChangesKnown = "difference",
+    compression: Compression = "standard",
     readers: int = READERS,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
@@ -61,6 +62,7 @@ def back_up_disk(
     :param previous: the image that the source's ``changed`` refers to; None stores everything.
     :param trust: the best change source to believe. After ``ChangesLied`` the caller must say
         "everything" for this disk until an image of it succeeded.
+    :param compression: of the blocks that are new.
     :param readers: each costs 4.25 MiB of memory, and has one range in flight that fills it, or
         ``1 + HELPERS`` smaller ones.
     :param pace: holds back what is read; None: as fast as it goes.
@@ -68,7 +70,7 @@ def back_up_disk(
     :raises Cancelled: ``cancel`` was set.
     """
     started = clock()
-    with session.writer() as writer:
+    with session.writer(compression) as writer:
         pipeline = Pipeline(
             source,
             writer,

@@ -187,6 +187,7 @@ class DiskReader:
                 part=part,
                 previous=reference.image if reference else None,
                 trust=trust,
+                compression=self._work.job.compression,
                 progress=tell,
                 cancel=wanted.cancel,
                 pace=wanted.pace,

@@ -20,7 +20,7 @@ does not compress is stored as it is: then sealed length - 16 is the raw length.
 import mmap
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import zstandard
@@ -28,6 +28,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from airflow_provider_azstack.errors import Tampered
+from airflow_provider_azstack.model import Compression
 from airflow_provider_azstack.repo.sealing.crypto import (
     ID_BYTES,
     NONCE_BYTES,
@@ -43,21 +44,45 @@ BLOCK_SIZE = 2**20
 # (about 150 MiB by itself) stays under 300 MiB, and an fsync or a PUT per 32 MiB is still cheap.
 PACK_BYTES = 32 * 2**20
 MAX_BLOCKS = 16_384  # bounds the directory when blocks are tiny
-# Compressing and checking a block are two thirds of a backup's CPU. Against zstd's level 1 (CPU of
-# both for file-system content): this 10% less for 7% more bytes, level -1 15% less for 12% more,
-# level 3 half more for 8% fewer. The window and the table fit into a core's second cache; literals
-# stay as they are (a target length of 1), which also saves a fifth of decompressing.
-COMPRESSION = zstandard.ZstdCompressionParameters(
-    strategy=zstandard.STRATEGY_FAST,
-    window_log=18,
-    hash_log=15,
-    chain_log=13,
-    search_log=1,
-    min_match=6,
-    target_length=1,
-    write_content_size=True,
-    write_dict_id=False,
-)
+# Compressing and checking a block are two thirds of a backup's CPU. What that takes for content of
+# file systems, and how many times less is stored:
+#
+#             CPU-s/GiB   ratio
+#   fast            1.7    2.12   matches of at least 7 bytes, no search where there were none
+#   standard        2.3    2.55
+#   small           3.8    2.95   zstd's level 3
+#
+# zstd's level 1 takes 2.7 for 2.70, -1 2.3 for 2.44, -5 1.8 for 2.05, and 5 7.7 for 3.04. For fast
+# and standard, window and table fit into a core's second cache, and literals stay as they are (a
+# target length above 0), which also saves a fifth of decompressing. No choice's window is larger
+# than a block, so none needs more memory to read.
+_FASTEST = {
+    "strategy": zstandard.STRATEGY_FAST,
+    "window_log": 18,
+    "chain_log": 13,
+    "search_log": 1,
+    "write_content_size": True,
+    "write_dict_id": False,
+}
+COMPRESSION: Mapping[Compression, zstandard.ZstdCompressionParameters] = {
+    "fast": zstandard.ZstdCompressionParameters(
+        **_FASTEST, hash_log=14, min_match=7, target_length=4
+    ),
+    "standard": zstandard.ZstdCompressionParameters(
+        **_FASTEST, hash_log=15, min_match=6, target_length=1
+    ),
+    "small": zstandard.ZstdCompressionParameters(
+        strategy=zstandard.STRATEGY_DFAST,
+        window_log=20,
+        hash_log=17,
+        chain_log=16,
+        search_log=1,
+        min_match=5,
+        target_length=0,
+        write_content_size=True,
+        write_dict_id=False,
+    ),
+}
 
 _HEADER = b"AZSPACK1"
 _TRAILER_MAGIC = b"AZSPEND1"
@@ -86,6 +111,13 @@ class Entry(NamedTuple):
     def end(self) -> int:
         """The offset behind the record."""
         return self.offset + RECORD_BYTES + self.sealed
+
+
+class Block(NamedTuple):
+    """A block, and what of it is sealed: the same compressed, or as it is."""
+
+    data: Buffer
+    packed: Buffer
 
 
 class PackContents(NamedTuple):
@@ -138,8 +170,8 @@ def lazy_buffer(size_bytes: int) -> memoryview:
 class Codec(threading.local):
     """Per thread: zstd contexts and a buffer, made once; making them per block costs more."""
 
-    def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(compression_params=COMPRESSION)
+    def __init__(self, compression: Compression = "standard") -> None:
+        self.compressor = zstandard.ZstdCompressor(compression_params=COMPRESSION[compression])
         self.decompressor = zstandard.ZstdDecompressor()
         self.scratch = lazy_buffer(BLOCK_SIZE)
 
@@ -185,9 +217,9 @@ class BlockCipher:
         nonce = entry.offset.to_bytes(NONCE_BYTES, "big")
         self.cipher.encrypt_into(nonce, packed, self._block + header, record[RECORD_BYTES:])
 
-    def open(self, entry: Entry, record: memoryview, codec: Codec) -> Buffer:
+    def open(self, entry: Entry, record: memoryview, codec: Codec) -> Block:
         """
-        Return the block in ``record``, perhaps in the codec's buffer: use it before the next call.
+        Return the block in ``record``, in part in the codec's buffer: use it before the next call.
 
         :raises Tampered: the record is not the one that ``entry`` describes.
         """
@@ -198,7 +230,7 @@ class BlockCipher:
         packed = codec.scratch[: entry.sealed - TAG_BYTES]
         try:
             self.cipher.decrypt_into(nonce, record[RECORD_BYTES:], self._block + header, packed)
-            return codec.decompress(packed, entry.raw)
+            return Block(codec.decompress(packed, entry.raw), packed)
         except InvalidTag:
             reason = "was altered or damaged"
         except zstandard.ZstdError as error:
@@ -323,7 +355,7 @@ class PackBuffer:
 
     def read(self, entry: Entry, codec: Codec) -> Buffer:
         """Decode a block again from its stretch; see ``BlockCipher.open``."""
-        return self.cipher.open(entry, self._view[entry.offset : entry.end], codec)
+        return self.cipher.open(entry, self._view[entry.offset : entry.end], codec).data
 
     def finish(self) -> tuple[list[Buffer], PackContents]:
         """Return the object to put, and what is in it."""

@@ -8,13 +8,15 @@ have it was asked.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from airflow_provider_azstack.errors import MissingBlock, ObjectNotFound, ShortRead, Tampered
 from airflow_provider_azstack.repo.blocks.index import Index, Location
 from airflow_provider_azstack.repo.blocks.packs import (
     HEADER_BYTES,
     RECORD_BYTES,
+    Block,
     BlockCipher,
     Codec,
     pack_name,
@@ -22,6 +24,8 @@ from airflow_provider_azstack.repo.blocks.packs import (
 from airflow_provider_azstack.repo.sealing.records import Records
 
 _CIPHERS_KEPT = 1024
+
+T = TypeVar("T")
 
 
 class BlockReader:
@@ -42,11 +46,18 @@ class BlockReader:
         :raises MissingBlock: no pack has it.
         :raises Tampered: every pack that should have it is damaged; names the first.
         """
+        return self._from_any(block_id, lambda place: bytes(self._open(place).data))
+
+    def read_packed(self, block_id: bytes) -> Block:
+        """Return the content of a block, and how it is stored; see ``read``."""
+        return self._from_any(block_id, lambda place: Block(*map(bytes, self._open(place))))
+
+    def _from_any(self, block_id: bytes, read_at: Callable[[Location], T]) -> T:
         damage: Tampered | None = None
         gone: list[str] = []
         for location in self._locations(block_id):
             try:
-                return self._read_at(location)
+                return read_at(location)
             except ObjectNotFound:
                 gone.append(pack_name(location.pack))
             except (Tampered, ShortRead) as error:
@@ -74,7 +85,7 @@ class BlockReader:
             self._records.store.get_range(pack_name(pack), start, places[-1].entry.end - start)
         )
         return [
-            bytes(cipher.open(e, data[e.offset - start : e.end - start], self._codec))
+            bytes(cipher.open(e, data[e.offset - start : e.end - start], self._codec).data)
             for _, e in places
         ]
 
@@ -95,12 +106,12 @@ class BlockReader:
             found = self._index.locations(block_id)
         return found
 
-    def _read_at(self, location: Location) -> bytes:
+    def _open(self, location: Location) -> Block:
         pack, entry = location
         record = self._records.store.get_range(
             pack_name(pack), entry.offset, RECORD_BYTES + entry.sealed
         )
-        return bytes(self._cipher(pack).open(entry, memoryview(record), self._codec))
+        return self._cipher(pack).open(entry, memoryview(record), self._codec)
 
     def _cipher(self, pack: bytes) -> BlockCipher:
         cipher = self._ciphers.get(pack)

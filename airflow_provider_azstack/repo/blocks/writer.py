@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from airflow_provider_azstack.errors import IntegrityError, StoreError, Tampered
+from airflow_provider_azstack.model import Compression
 from airflow_provider_azstack.repo.blocks import segments
 from airflow_provider_azstack.repo.blocks.index import Index
 from airflow_provider_azstack.repo.blocks.packs import (
@@ -49,13 +50,20 @@ class BlockWriter:
     """
 
     def __init__(
-        self, records: Records, index: Index, *, owner: bytes = b"", pack_bytes: int = PACK_BYTES
+        self,
+        records: Records,
+        index: Index,
+        *,
+        owner: bytes = b"",
+        compression: Compression = "standard",
+        pack_bytes: int = PACK_BYTES,
     ) -> None:
         """
         Write for one session.
 
         :param index: refreshed, and with its packs admitted: W2 and W3 are done.
         :param owner: how the packs' ids end, see ``packs.owner_of``.
+        :param compression: of what is stored; what the repository has is known by its raw bytes.
         """
         if pack_bytes < BLOCK_SIZE + 2 * RECORD_BYTES + HEADER_BYTES:
             raise ValueError(f"a pack of {pack_bytes} bytes does not hold a block")
@@ -63,7 +71,7 @@ class BlockWriter:
         self._index = index
         self._owner = owner
         self._pack_bytes = pack_bytes
-        self._codec = Codec()
+        self._codec = Codec(compression)
         self._changed = threading.Condition()  # guards everything below
         self._free: list[bytearray | memoryview] = []
         self._allocated = 0
@@ -74,10 +82,11 @@ class BlockWriter:
         self._failure: BaseException | None = None
         self._publishing = threading.Lock()
 
-    def add(self, data: Buffer) -> Stored:
+    def add(self, data: Buffer, packed: Buffer | None = None) -> Stored:
         """
         Store a block of 1 byte to ``BLOCK_SIZE`` unless it is known, and return its id.
 
+        :param packed: what to store of it, as it was stored before; None: compress it.
         :raises AzStackError: this or an earlier block could not be stored; the writer is of no
             further use.
         """
@@ -88,7 +97,8 @@ class BlockWriter:
             block_id = self._records.keys.block_id(view)
             if not self._claim(block_id):
                 return Stored(block_id, 0)
-            return Stored(block_id, self._store(block_id, view))
+            packed = self._codec.compress(view) if packed is None else packed
+            return Stored(block_id, self._store(block_id, packed, len(view)))
         except BaseException as error:
             self._fail(error)
             raise
@@ -174,9 +184,8 @@ class BlockWriter:
             return False
         return True
 
-    def _store(self, block_id: bytes, data: memoryview) -> int:
-        packed = self._codec.compress(data)
-        pack, entry = self._reserve(block_id, len(packed), len(data))
+    def _store(self, block_id: bytes, packed: Buffer, raw: int) -> int:
+        pack, entry = self._reserve(block_id, len(packed), raw)
         pack.seal(entry, packed)
         self._verify(pack, entry)
         with self._changed:

@@ -4,7 +4,7 @@ One image from one repository into another: the same disk under other keys.
 Owns which blocks have to be read and stored again; knows no points and no order of publication.
 Invariant: a copied image refers only to blocks that a writer of its repository may count on (W4).
 A block whose id the other repository is known to give it is not read at all: that is known from an
-image that both have, run by run.
+image that both have, run by run. What is stored again stays compressed as it was.
 """
 
 import threading
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from airflow_provider_azstack.errors import Cancelled, IntegrityError, Tampered
 from airflow_provider_azstack.model import Image
+from airflow_provider_azstack.repo.blocks.packs import Block
 from airflow_provider_azstack.repo.blocks.reader import BlockReader
 from airflow_provider_azstack.repo.blocks.writer import BlockWriter
 from airflow_provider_azstack.repo.images.runs import (
@@ -118,11 +119,11 @@ class ImageCopier:
         except IntegrityError:
             return False
 
-    def read(self, block_id: bytes) -> bytes:
-        """Return a block of the source, unless we were told to stop."""
+    def read(self, block_id: bytes) -> Block:
+        """Return a block of the source as it is stored, unless we were told to stop."""
         if self._cancel.is_set():
             raise Cancelled("copying was told to stop; what is stored is used by the next run")
-        return self._reader.read(block_id)
+        return self._reader.read_packed(block_id)
 
     def source_runs(self, image: Image, number: int) -> list[Run]:
         """Return a region's runs at the source."""
@@ -200,8 +201,8 @@ class _Work:
         }
 
     def _copy_block(self, block_id: bytes) -> tuple[bytes, bytes]:
-        data = self._copier.read(block_id)
-        stored = self._writer.add(data)
+        data, packed = self._copier.read(block_id)
+        stored = self._writer.add(data, packed)
         with self._lock:
             self.read_bytes += len(data)
             self.stored_bytes += stored.new_bytes

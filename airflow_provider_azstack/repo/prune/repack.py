@@ -34,7 +34,7 @@ def copy_blocks(
     threads: int,
 ) -> int:
     """
-    Store blocks again; return how many bytes that took.
+    Store blocks again, compressed as they are; return how many bytes that took.
 
     :param going: object names of packs that do not count: condemned ones, or about to be.
     :raises IntegrityError: a block cannot be read.
@@ -45,9 +45,10 @@ def copy_blocks(
     reader = BlockReader(repository.records, index)
     writer = BlockWriter(repository.records, index, owner=owner_of(session.id))
     copied = 0
-    with contextlib.closing(in_parallel(reader.read, block_ids, threads)) as blocks, writer:
-        for block in blocks:
-            copied += writer.add(block).new_bytes
+    blocks = in_parallel(reader.read_packed, block_ids, threads)
+    with contextlib.closing(blocks), writer:
+        for data, packed in blocks:
+            copied += writer.add(data, packed).new_bytes
         writer.flush()
     session.check()
     return copied

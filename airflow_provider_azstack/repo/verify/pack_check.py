@@ -87,7 +87,7 @@ class PackChecker:
                 header = self._store.get_range(name, 0, HEADER_BYTES)
                 record = self._store.get_range(name, entry.offset, entry.end - entry.offset)
                 cipher = BlockCipher.from_header(self._keys, pack, header)
-                block = cipher.open(entry, memoryview(record), self._codec)
+                block = cipher.open(entry, memoryview(record), self._codec).data
             except (Tampered, StoreError):
                 continue
             if self._keys.block_id(block) == entry.block_id:
@@ -103,7 +103,7 @@ class PackChecker:
         offset, length = parse_trailer(data[-TRAILER_BYTES:], len(data), info.name)
         entries = cipher.open_directory(offset, data[offset : offset + length])
         for entry in entries:
-            block = cipher.open(entry, data[entry.offset : entry.end], self._codec)
+            block = cipher.open(entry, data[entry.offset : entry.end], self._codec).data
             if self._keys.block_id(block) != entry.block_id:
                 raise Tampered(
                     f"block {entry.block_id.hex()} at {entry.offset} in {info.name} has other bytes"

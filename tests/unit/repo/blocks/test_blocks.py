@@ -5,7 +5,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.repositories import new_repository, noise, reopen, small_writer, store_blocks
+from support.repositories import (
+    new_repository,
+    noise,
+    prose,
+    reopen,
+    small_writer,
+    store_blocks,
+)
 from support.stores import CrashingStore, FullStore, MemoryStore
 
 from airflow_provider_azstack.errors import (
@@ -20,6 +27,8 @@ from airflow_provider_azstack.repo.blocks.writer import BUFFERS
 from airflow_provider_azstack.store.base import Buffer
 
 pytestmark = pytest.mark.tier1
+
+TEXT = prose(200_000)
 
 
 class BrokenUploads(MemoryStore):
@@ -56,6 +65,34 @@ def test_a_known_block_is_not_stored_again() -> None:
     writer.flush()
     assert writer.add(noise(1)).new_bytes == 0
     assert reopen(repository).open_session("next").writer().add(noise(1)).new_bytes == 0
+
+
+def test_what_is_stored_is_known_however_it_was_compressed() -> None:
+    """Ids are of the raw bytes: another choice of compression stores nothing again."""
+    repository = new_repository()
+    session = repository.open_session("test")
+    with session.writer("fast") as writer:
+        assert writer.add(TEXT).new_bytes > 0
+        writer.flush()
+    for compression in ("standard", "small"):
+        later = reopen(repository).open_session("next").writer(compression)
+        assert later.add(TEXT).new_bytes == 0
+
+
+def test_a_block_that_is_handed_on_stays_compressed_as_it_was() -> None:
+    """What is copied costs no compressing, and is checked like any other block."""
+    first, second = new_repository(), new_repository()
+    with first.open_session("test").writer("small") as writer:
+        block_id = writer.add(TEXT).block_id
+        writer.flush()
+    data, packed = first.reader().read_packed(block_id)
+    assert data == TEXT
+    with second.open_session("test").writer("fast") as writer:
+        stored = writer.add(data, packed)
+        writer.flush()
+        assert second.reader().read_packed(stored.block_id) == (data, packed)
+        with pytest.raises(IntegrityError, match="check"):
+            writer.add(noise(1), packed)
 
 
 def test_threads_that_add_the_same_block_store_it_once() -> None:

@@ -1,14 +1,17 @@
 """A pack describes itself, and its decoder allows no more than it was told."""
 
 import tracemalloc
+from typing import get_args
 
 import pytest
 import zstandard
-from support.repositories import noise
+from support.repositories import noise, prose
 
 from airflow_provider_azstack.errors import Tampered
+from airflow_provider_azstack.model import Compression
 from airflow_provider_azstack.repo.blocks.packs import (
     BLOCK_SIZE,
+    COMPRESSION,
     HEADER_BYTES,
     MAX_BLOCKS,
     TRAILER_BYTES,
@@ -50,7 +53,7 @@ def test_every_block_decodes_alone() -> None:
     assert contents.size_bytes == len(data)
     cipher, view = cipher_of(data, contents), memoryview(data)
     for block, entry in zip(BLOCKS, contents.entries, strict=True):
-        assert bytes(cipher.open(entry, view[entry.offset : entry.end], Codec())) == block
+        assert bytes(cipher.open(entry, view[entry.offset : entry.end], Codec()).data) == block
 
 
 def test_the_size_of_a_pack_follows_from_its_records() -> None:
@@ -59,6 +62,23 @@ def test_the_size_of_a_pack_follows_from_its_records() -> None:
         data, contents = a_pack(blocks)
         records = sum(entry.end - entry.offset for entry in contents.entries)
         assert size_of_pack(records, len(blocks)) == len(data)
+
+
+@pytest.mark.parametrize("compression", COMPRESSION)
+def test_every_choice_of_compression_reads_back_by_any_codec(compression: Compression) -> None:
+    """No choice needs a larger window, hence more memory to read, than one block."""
+    codec = Codec(compression)
+    for block in (*BLOCKS, prose(), prose(100_000), noise(3, BLOCK_SIZE)):
+        packed = memoryview(codec.compress(memoryview(block)))
+        assert bytes(Codec().decompress(packed, len(block))) == block
+        if len(packed) < len(block):
+            assert zstandard.get_frame_parameters(packed).window_size <= BLOCK_SIZE
+
+
+def test_fast_stores_more_than_standard_and_small_less() -> None:
+    stored = {choice: len(Codec(choice).compress(memoryview(prose()))) for choice in COMPRESSION}
+    assert stored["fast"] > 1.05 * stored["standard"] > 1.1 * stored["small"]
+    assert tuple(COMPRESSION) == get_args(Compression)
 
 
 def test_what_does_not_compress_is_stored_as_it_is() -> None:

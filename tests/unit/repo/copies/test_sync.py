@@ -7,8 +7,9 @@ import pytest
 from msgspec.structs import replace
 from oracle import assert_repository_sound
 from support.copies import OTHER, Site, damage, other_repository
-from support.points import restored_digest, vm_key
-from support.repositories import PASSPHRASE, reopen
+from support.disks import SparseDisk
+from support.points import back_up_vm, restored_digest, vm_key
+from support.repositories import PASSPHRASE, new_repository, prose, reopen
 from support.stores import Crash, CrashingStore, LostWrites, MemoryStore
 
 from airflow_provider_azstack.errors import (
@@ -18,6 +19,7 @@ from airflow_provider_azstack.errors import (
     StoreFull,
     Tampered,
 )
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
 from airflow_provider_azstack.repo.copies.sync import Outcome, Selection, repair, sync
 from airflow_provider_azstack.repo.points import flags
 from airflow_provider_azstack.repo.points.forget import forget
@@ -63,6 +65,18 @@ def test_a_copy_restores_to_the_same_bytes_under_another_key(site: Site) -> None
     name = f"points/{vm_key(1)}/{site.points[0].id}"
     with pytest.raises(Tampered):
         site.repository.keys.open(name, copy.store.get(name))
+
+
+def test_a_copy_stays_compressed_as_it_was() -> None:
+    disk = SparseDisk(BLOCK_SIZE)
+    disk.write(0, prose())
+    small, standard, copy = new_repository(), new_repository(), other_repository()
+    back_up_vm(small, {"os": disk}, compression="small")
+    back_up_vm(standard, {"os": disk})
+    sync(small, copy)
+    packs = [sum(i.size_bytes for i in r.store.list("packs/")) for r in (small, copy, standard)]
+    assert packs[0] == pytest.approx(packs[1], rel=0.001)
+    assert packs[2] > 1.05 * packs[1]
 
 
 def test_what_is_copied_is_told_with_its_numbers_to_the_end(site: Site) -> None:

@@ -12,7 +12,7 @@ from oracle import assert_repository_sound
 from support.disks import SparseDisk
 from support.points import _image, _point, back_up_vm, digest_of, vm_key
 from support.pruning import CELLS, Used, fill, forget_all, used_repository
-from support.repositories import PASSPHRASE, a_set, reopen
+from support.repositories import PASSPHRASE, a_set, new_repository, prose, reopen
 from support.stores import FullStore, ListingFault, MemoryStore, StaleListing
 
 from airflow_provider_azstack.errors import (
@@ -30,6 +30,7 @@ from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.points.forget import forget
 from airflow_provider_azstack.repo.prune import litter, liveness
 from airflow_provider_azstack.repo.prune.collector import prune
+from airflow_provider_azstack.repo.prune.repack import copy_blocks
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sealing.records import BadBlock, BadBlocks, CondemnedPacks
 from airflow_provider_azstack.repo.sessions import Session
@@ -441,6 +442,18 @@ def test_a_pack_that_cannot_be_repacked_stays(repository: Repository) -> None:
     assert len(report.of("keep")) == 1
     assert len([row for row in report.of("delete") if row.name.startswith("packs/")]) == 2
     assert_repository_sound(repository, used().expected)
+
+
+def test_what_is_repacked_stays_compressed_as_it_was() -> None:
+    repository = new_repository()
+    session = repository.open_session("prune")
+    with session.writer("small") as writer:
+        stored = writer.add(prose(100_000))
+        writer.flush()
+    going, index = names(repository, "packs/"), session._own_index()
+    copied = copy_blocks(repository, session, index, [stored.block_id], going=going, threads=1)
+    assert copied == stored.new_bytes
+    assert len(names(repository, "packs/")) == 2
 
 
 def test_a_small_pack_that_is_all_needed_is_not_repacked_for_ever(repository: Repository) -> None:
