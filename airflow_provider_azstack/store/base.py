@@ -15,8 +15,9 @@ from airflow_provider_azstack.errors import InvalidName, ObjectNotFound
 
 Buffer = bytes | bytearray | memoryview
 
-_PART = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 MAX_DEPTH = 6
+_PART = r"[a-z0-9][a-z0-9._-]{0,127}"
+_NAME = re.compile(rf"{_PART}(?:/{_PART}){{0,{MAX_DEPTH - 1}}}")
 
 
 class ObjectInfo(NamedTuple):
@@ -111,8 +112,7 @@ def as_views(data: Buffer | Sequence[Buffer]) -> Sequence[memoryview]:
 
 def is_valid_name(name: str) -> bool:
     """Tell whether ``name`` is one that this package could have written."""
-    parts = name.split("/")
-    return len(parts) <= MAX_DEPTH and all(_PART.fullmatch(p) and ".." not in p for p in parts)
+    return _NAME.fullmatch(name) is not None and ".." not in name
 
 
 def validate_name(name: str) -> str:
