@@ -13,6 +13,7 @@ in the record: ten thousand take no more memory than a few.
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain, repeat
 
 from msgspec.structs import replace
 
@@ -156,17 +157,15 @@ class _Publisher:
         published point, which the collector keeps.
         """
         try:
-            for image in candidate.images:
-                self._require(self._new_blocks(image))
+            self._require(chain.from_iterable(map(self._new_blocks, candidate.images)))
         except (IntegrityError, ObjectNotFound) as error:
             return candidate.but("failed", f"the repository lost what was stored: {error}")
         return candidate
 
     def _new_blocks(self, image: Image) -> Iterator[bytes]:
         """Yield the ids of the blocks that an image has and its predecessor had not."""
-        before = self._regions_before(image)
-        for number, group in enumerate(image.regions):
-            old = before[number] if number < len(before) else None
+        before = chain(self._regions_before(image), repeat(None))
+        for number, (group, old) in enumerate(zip(image.regions, before, strict=False)):
             if group is None or group == old:
                 continue
             try:
