@@ -18,6 +18,7 @@ from msgspec import Meta, field
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import Record
 from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.wording import one_line
 
 FILE_NAME = "azurestack.conf"
 MAX_FILE_BYTES = 1 << 20
@@ -261,19 +262,6 @@ def read_json(file: Path, advice: str) -> dict[str, Any]:
     return value
 
 
-def one_line(error: Exception, words: Mapping[str, str] | None = None) -> str:
-    """
-    Return a validation error's text fit for one line: it may quote what it was given.
-
-    :param words: what to say in place of patterns that only programmers read.
-    """
-    text = str(error)
-    for pattern, said in (words or {}).items():
-        text = text.replace(f"`str` matching regex {pattern!r}", said)
-    text = text if len(text) <= 320 else f"{text[:200]}...{text[-100:]}"
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a key that is there twice: JSON would silently take the last."""
     value: dict[str, Any] = {}
@@ -288,10 +276,10 @@ def _name_the_host(value: dict[str, Any], error: msgspec.ValidationError) -> str
     """Say which host is meant where msgspec's path only says ``hosts[...]``."""
     hosts = value.get("hosts")
     if not isinstance(hosts, dict):
-        return one_line(error)
+        return one_line(error, Config)
     for name, host in hosts.items():
         try:
             msgspec.convert({name: host}, type=dict[HostName, Host])
         except msgspec.ValidationError as cause:
-            return f"hosts, {name[:80]!r}: {one_line(cause)}"
-    return one_line(error)
+            return f"hosts, {name[:80]!r}: {one_line(cause, dict[HostName, Host])}"
+    return one_line(error, Config)

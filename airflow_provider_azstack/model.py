@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.wording import one_line
 
 Size = Annotated[int, Meta(ge=0, le=2**50)]
 Text = Annotated[str, Meta(max_length=2048)]
@@ -372,7 +373,7 @@ def from_json(kind: type[R], data: bytes | bytearray | memoryview, what: str) ->
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{what} is not a valid {kind.__name__}: {error}") from None
+        raise _invalid(kind, what, error) from None
 
 
 def to_plain(record: Record) -> dict[str, Any]:
@@ -390,4 +391,9 @@ def from_plain(kind: type[R], value: object, what: str) -> R:
     try:
         return msgspec.convert(value, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ConfigurationError(f"{what} is not a valid {kind.__name__}: {error}") from None
+        raise _invalid(kind, what, error) from None
+
+
+def _invalid(kind: type[Any], what: str, error: Exception) -> ConfigurationError:
+    said = one_line(error, kind)
+    return ConfigurationError(f"{what} is not a valid {kind.__name__}: {said}")

@@ -24,11 +24,11 @@ from airflow_provider_azstack.config import (
     ConnectionId,
     HostName,
     Megabytes,
-    one_line,
     read_text,
 )
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import WITHIN_PATTERN, Consistency, Mode, Record, Retention
+from airflow_provider_azstack.wording import one_line
 
 R = TypeVar("R", bound=Record)
 
@@ -286,19 +286,12 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _convert(value: object, kind: type[R], what: str) -> R:
-    """Make a record of ``value``; unknown keys are shown shortened: they may be anything."""
     if not isinstance(value, dict):
         raise ConfigurationError(f"{what}: must be keys and values")
-    known = kind.__struct_fields__
-    for key in value:
-        if key not in known:
-            raise ConfigurationError(
-                f"{what}: unknown key {str(key)[:60]!r}; known are {', '.join(known)}"
-            )
     try:
         return msgspec.convert(value, type=kind)
     except msgspec.ValidationError as error:
-        said = one_line(error, _IN_WORDS)
+        said = one_line(error, kind, _IN_WORDS)
         quotes = ": put it in quotes" if "got `int`" in said and "$.stop_" in said else ""
         raise ConfigurationError(
             f"{what}: {said}{quotes}; docs/configuration.md lists the keys"

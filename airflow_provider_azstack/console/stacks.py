@@ -15,6 +15,7 @@ import msgspec
 from airflow_provider_azstack.console.arguments import read_json, read_text
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.wording import one_line
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.arm.client import Stack
@@ -71,7 +72,8 @@ def read_stack_settings(args: Namespace) -> StackSettings:
     try:
         return msgspec.convert(found.get("airflow_connection", found), StackSettings)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"stack file {args.stack_file}: {error}") from None
+        said = one_line(error, StackSettings)
+        raise ConfigurationError(f"stack file {args.stack_file}: {said}") from None
 
 
 def open_stack(args: Namespace, *, budget_seconds: float = 900.0) -> "Stack":

@@ -17,14 +17,15 @@ pytestmark = pytest.mark.tier1
 PACKAGE = "airflow_provider_azstack"
 ROOT = Path(airflow_provider_azstack.__file__).parent
 
-BASE = {"", "errors", "model", "secret", "speed"}
+BASE = {"", "errors", "model", "secret", "speed", "wording"}
 # Part -> parts it may import; "" is the package itself, for its version.
 MAY_IMPORT = {
     "": set[str](),
     "errors": set[str](),
     "secret": {"errors"},
     "speed": set[str](),
-    "model": {"errors", "secret"},
+    "wording": set[str](),
+    "model": {"errors", "secret", "wording"},
     "config": BASE,
     "policy": BASE | {"config"},
     "store": BASE,

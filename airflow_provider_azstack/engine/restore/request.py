@@ -16,10 +16,11 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from airflow_provider_azstack.config import one_line, read_text
+from airflow_provider_azstack.config import read_text
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import DiskKey, DiskKind, Moment, Record
 from airflow_provider_azstack.policy import GroupName, SubscriptionId, TagName
+from airflow_provider_azstack.wording import one_line
 
 LATEST = "latest"
 SAME, NONE, NEW, DYNAMIC = "same", "none", "new", "dynamic"
@@ -230,16 +231,15 @@ def read_request(value: object, what: str = "the restore request") -> RestoreReq
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{what}: must be keys and values")
     known = RestoreRequest.__struct_fields__
-    for key in value:
-        if key not in known:
-            raise ConfigurationError(
-                f"{what}: unknown key {str(key)[:60]!r}; known are {', '.join(known)}"
-            )
-    given = {key: _without_blanks(one) for key, one in value.items() if one is not None}
+    given = {
+        key: _without_blanks(one)
+        for key, one in value.items()
+        if one is not None or key not in known
+    }
     try:
         request = msgspec.convert(given, type=RestoreRequest)
     except msgspec.ValidationError as error:
-        said = one_line(error)
+        said = one_line(error, RestoreRequest)
         raise ConfigurationError(f"{what}: {said}; docs/restore.md lists the keys") from None
     except RecursionError:
         raise ConfigurationError(f"{what}: nested too deeply") from None
