@@ -14,6 +14,7 @@ from itertools import accumulate, chain
 from airflow_provider_azstack.engine.backup.before import Before
 from airflow_provider_azstack.engine.backup.fetch import Piece
 from airflow_provider_azstack.engine.backup.reads import READ_BYTES, CellsPart, Read, batches
+from airflow_provider_azstack.model import Extent
 from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE, lazy_buffer
 from airflow_provider_azstack.repo.images.overlay import PAGE_BYTES, overlay
 from airflow_provider_azstack.repo.images.runs import Run
@@ -152,7 +153,7 @@ class _Gathered:
         self._add = add
         self._buffer = buffer
         self._filled = 0
-        self._waiting: list[Run] = []
+        self._waiting: list[Extent] = []  # what the buffer holds, in its order
         self._runs: list[Run] = []
 
     def take(self, offset: int, data: memoryview) -> None:
@@ -161,14 +162,8 @@ class _Gathered:
             page = data[start : start + PAGE_BYTES]
             if is_zero(page):
                 self._runs.append(Run(offset + start, len(page)))
-                continue
-            end = self._filled + len(page)
-            if end > len(self._buffer):
-                self._store()
-                end = len(page)
-            self._buffer[self._filled : end] = page
-            self._waiting.append(Run(offset + start, len(page), None, self._filled))
-            self._filled = end
+            else:
+                self._put(offset + start, page)
 
     def finish(self) -> list[Run]:
         """Store what is still waiting and return the runs of everything taken."""
@@ -176,8 +171,25 @@ class _Gathered:
             self._store()
         return self._runs
 
+    def _put(self, offset: int, page: memoryview) -> None:
+        end = self._filled + len(page)
+        if end > len(self._buffer):
+            self._store()
+            end = len(page)
+        self._buffer[self._filled : end] = page
+        self._filled = end
+        if self._waiting:
+            first, length, _ = self._waiting[-1]
+            if first + length == offset:
+                self._waiting[-1] = Extent(first, length + len(page))
+                return
+        self._waiting.append(Extent(offset, len(page)))
+
     def _store(self) -> None:
         block_id = self._add(self._buffer[: self._filled])
-        self._runs.extend(run._replace(block_id=block_id) for run in self._waiting)
+        start = 0
+        for offset, length, _ in self._waiting:
+            self._runs.append(Run(offset, length, block_id, start))
+            start += length
         self._waiting.clear()
         self._filled = 0
