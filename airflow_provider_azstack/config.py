@@ -70,14 +70,17 @@ class Host(Record, frozen=True, kw_only=True):
 
 
 class Caps(Record, frozen=True, kw_only=True):
-    """Most streams at once of one compound job, whatever its hosts could run."""
+    """Most streams at once of one compound job or restore, whatever its hosts could run."""
 
     storage_account: (
         Annotated[Cap, Meta(description="Streams that read unmanaged disks of one account.")] | None
     ) = None
     stack: Annotated[Cap, Meta(description="Streams that read from the stack.")] | None = None
     disk: (
-        Annotated[Cap, Meta(description="Streams that read one disk, where it is cut into parts.")]
+        Annotated[
+            Cap,
+            Meta(description="Streams that read or write one disk, where it is cut into parts."),
+        ]
         | None
     ) = None
 

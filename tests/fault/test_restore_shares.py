@@ -10,6 +10,7 @@ from support.compound import Rig, rig
 from support.mortal import DeathError, Mortal
 from support.restores import digests, execute, plan
 
+from airflow_provider_azstack.config import Caps, Config, Host
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.engine.backup import disk as backup_disk
 from airflow_provider_azstack.engine.backup import pipeline
@@ -299,6 +300,26 @@ def test_a_grant_that_ends_the_one_before_is_no_sharing(
     assert hosts.prepare()["split"] == []
     hosts.all_at_once()
     assert_restored(hosts, vm)
+
+
+@pytest.mark.parametrize(("most", "numbers"), [(None, 4), (3, 3), (1, 0), (9, 4)])
+def test_a_disk_has_no_more_shares_than_its_cap_lets_write_it(
+    site: Rig, vm: EmulatedVm, most: int | None, numbers: int
+) -> None:
+    """With ``caps.disk`` of 1 a disk is one task, like any other."""
+    config = Config(
+        hosts={"alpha": Host(streams=2), "beta": Host(streams=2)},
+        caps=Caps(disk=most),
+        split_gib=200_000 / 2**30,
+    )
+    one = Hosts(site, plan(site, **ASKED, **WAYS["unmanaged"]))
+    one.splitting = Splitting.of(config)
+    tasks = [task for of_host in one.prepare()["disks"].values() for task in of_host]
+    shares = [task["share"] for task in tasks if "share" in task]
+    assert (len(tasks), len(shares)) == (numbers or 1, numbers)
+    one.all_at_once()
+    one.finish()
+    assert [outcome.status for outcome in one.create()] == ["done"]
 
 
 def test_the_plan_says_how_a_big_disk_is_written(site: Rig, vm: EmulatedVm) -> None:

@@ -49,16 +49,23 @@ class Splitting(NamedTuple):
     streams: Mapping[str, int]  # host -> how many it has
     least_bytes: int  # of data, from which on
     shared_uploads: bool  # the stack is said to let several hosts write a managed disk
+    most: int | None = None  # streams that write one disk at once: it has at most so many shares
 
     @classmethod
     def of(cls, config: Config) -> "Splitting":
         """Return what a configuration says of it."""
         streams = {host.name: host.streams for host in config.backup_hosts()}
-        return cls(streams, config.split_bytes, config.shared_uploads)
+        return cls(streams, config.split_bytes, config.shared_uploads, config.caps.disk)
+
+    @property
+    def shares(self) -> int:
+        """How many streams may write one disk."""
+        streams = sum(self.streams.values())
+        return streams if self.most is None else min(streams, self.most)
 
     def concerns(self, disk: PlannedDisk) -> bool:
-        """Tell whether a disk is big enough, and there is more than one stream."""
-        return sum(self.streams.values()) > 1 and disk.data_bytes > self.least_bytes
+        """Tell whether a disk is big enough, and more than one stream may write it."""
+        return self.shares > 1 and disk.data_bytes > self.least_bytes
 
 
 class Piece(NamedTuple):
@@ -144,8 +151,8 @@ def _split(
         return None
     if done is None:
         return None
-    most = sum(splitting.streams.values())
-    cut = shares(content.image, done, content.data_bytes, most, splitting.least_bytes // 2)
+    least = splitting.least_bytes // 2
+    cut = shares(content.image, done, content.data_bytes, splitting.shares, least)
     return [
         Piece(vm, disk, share.data_bytes, share.regions, f"{number}/{len(cut)}")
         for number, share in enumerate(cut, 1)
