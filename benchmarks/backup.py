@@ -9,44 +9,33 @@ disks. The server of the HTTP source is another process, and not counted.
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from processes import answer, environment, measured, missed
+from records import MIB, back_up, create, opened
+from sources import FileDisk, HttpDisk
 
-MIB = 1024**2
 TIB = 1024**4
-PASSPHRASE = "only the benchmark's"  # noqa: S105 - its repository is deleted with it
 STEPS = (
     # name, disk, based on
-    ("first", "base", None),
+    ("first", "base", ""),
     ("unchanged", "base", "first"),
     ("everything", "base", "first"),
     ("scattered", "scattered", "first"),
     ("clustered", "clustered", "first"),
-    ("again", "base", None),  # another disk of the same content,
-    ("terabyte", "base", None),  # and one on which it is the first of 1 TiB
+    ("again", "base", ""),  # another disk of the same content,
+    ("terabyte", "base", ""),  # and one on which it is the first of 1 TiB
 )
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Back up one disk in this process, and return what it cost."""
-    from records import VM, image_name, snapshot_of  # noqa: PLC0415 - they belong to the measurement
-    from sources import FileDisk, HttpDisk  # noqa: PLC0415
-
-    from airflow_provider_azstack.engine.backup.disk import back_up_disk  # noqa: PLC0415
-    from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
-    from airflow_provider_azstack.secret import Secret  # noqa: PLC0415
-    from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415
-
     path = options.data / f"{options.disk}.img"
     url = f"http://127.0.0.1:{options.port}/"
     disk = HttpDisk(path, url, options.readers) if options.port else FileDisk(path)
@@ -54,41 +43,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         disk._changes = []  # noqa: SLF001 - a reference that says "nothing"
     if options.step == "terabyte":
         disk.size_bytes = TIB
-    repository = Repository.open(LocalStore(options.repository), Secret(PASSPHRASE))
-    session = repository.open_session("benchmark")
-    started, cpu = time.perf_counter(), time.process_time()
-    image = back_up_disk(
-        disk,
-        session,
-        name=image_name(options.step),
-        run=options.step,
-        vm_key=VM,
-        set_id=options.step,
-        snapshot=snapshot_of(disk.size_bytes),
-        previous=repository.image(image_name(options.based_on)) if options.based_on else None,
-        trust="everything" if options.step == "everything" else "difference",
-        readers=options.readers,
-    )
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    session = opened(options.repository).open_session("benchmark")
+    how = {
+        "trust": "everything" if options.step == "everything" else "difference",
+        "readers": options.readers,
+    }
+    image, cost = measured(lambda: back_up(session, disk, options.step, options.based_on, **how))
     session.close()
     return {
-        "seconds": seconds,
-        "cpu_seconds": cpu,
-        "peak_mib": peak_mib(),
+        **cost,
         "known": image.changes_known,
         "changed": image.changed_bytes,
         "read": image.read_bytes,
         "stored": image.stored_bytes,
     }
-
-
-def peak_mib() -> float:
-    """Return this process's peak resident memory; ``ru_maxrss`` would count its parent's too."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except FileNotFoundError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 @contextmanager
@@ -104,24 +72,6 @@ def server(image: Path) -> Iterator[int]:
             process.terminate()
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of the processes that are measured."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-
-
-def create(directory: Path) -> None:
-    """Create the repository, in a process of its own like everything else."""
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from airflow_provider_azstack.repo.repository import Repository\n"
-        "from airflow_provider_azstack.secret import Secret\n"
-        "from airflow_provider_azstack.store.local import LocalStore\n"
-        "Repository.create(LocalStore(Path(sys.argv[1])), Secret(sys.argv[2]))\n"
-    )
-    command = [sys.executable, "-c", code, str(directory), PASSPHRASE]
-    subprocess.run(command, check=True, env=environment())
-
-
 def stored_bytes(directory: Path) -> int:
     """Return the size of everything in the repository, metadata included."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
@@ -134,15 +84,11 @@ def run_steps(options: argparse.Namespace, source: str) -> Iterator[tuple[str, d
         create(directory)
         for step, disk, based_on in STEPS:
             before = stored_bytes(directory)
-            command = [sys.executable, __file__, str(options.data), "--step", step, "--disk", disk]
-            command += ["--repository", name, "--readers", str(options.readers)]
-            command += ["--based-on", based_on or ""]
+            what = ("--step", step, "--disk", disk, "--based-on", based_on)
+            what += ("--repository", name, "--readers", options.readers)
             with server(options.data / f"{disk}.img") as port:
-                command += ["--port", str(port if source == "http" else 0)]
-                done = subprocess.run(
-                    command, check=True, stdout=subprocess.PIPE, env=environment()
-                )
-            result = json.loads(done.stdout)
+                what += ("--port", port if source == "http" else 0)
+                result = answer(__file__, options.data, *what)
             yield step, {**result, "grown": stored_bytes(directory) - before}
 
 
@@ -172,9 +118,7 @@ def report(source: str, results: dict[str, dict[str, Any]]) -> list[str]:
         < 1.25 * results["again"]["cpu_seconds"],
         "scattered < half the time": scattered["seconds"] < first["seconds"] / 2,
     }
-    for bar, holds in bars.items():
-        print(f"  {'holds ' if holds else 'MISSED'}  {bar}")
-    return [f"{source}: {bar}" for bar, holds in bars.items() if not holds]
+    return [f"{source}: {bar}" for bar in missed(bars)]
 
 
 def main() -> int:
@@ -184,17 +128,15 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help="where repositories are made and deleted")
     parser.add_argument("--readers", type=int, default=8)
     for name in ("step", "disk", "based-on"):
-        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
+        parser.add_argument(f"--{name}", default="", help=argparse.SUPPRESS)
     parser.add_argument("--repository", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
         print(json.dumps(measure(options)))
         return 0
-    missed = []
-    for source in ("file", "http"):
-        missed += report(source, dict(run_steps(options, source)))
-    return 1 if missed else 0
+    reports = [report(source, dict(run_steps(options, source))) for source in ("file", "http")]
+    return 1 if any(reports) else 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ measurement is a process of its own that opens the repository with a passphrase 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,12 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from processes import answer, peak_mib
+from records import MIB, VM, back_up, create, image_name, opened, publish, snapshot_of
 
-from backup import MIB, PASSPHRASE, create, environment, peak_mib
-from records import VM, image_name, publish, snapshot_of
-
-from airflow_provider_azstack.engine.backup.disk import back_up_disk
 from airflow_provider_azstack.model import Extent, Image
 from airflow_provider_azstack.repo.blocks import segments
 from airflow_provider_azstack.repo.blocks.packs import (
@@ -46,8 +42,6 @@ from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.repo.verify.verification import verify
-from airflow_provider_azstack.secret import Secret
-from airflow_provider_azstack.store.local import LocalStore
 
 BLOCKS = 10_000_000
 BLOCKS_OF_DISK = 2**20  # 1 TiB
@@ -178,18 +172,8 @@ def open_session(repository: Repository) -> dict[str, Any]:
 def stream(repository: Repository) -> dict[str, Any]:
     """Back up a day of a disk of 1 TiB."""
     session = repository.open_session("benchmark", run="day")
-    before = repository.image(image_name("disk-0"))
-    image = back_up_disk(
-        Changes(before.size_bytes),
-        session,
-        name=image_name("day"),
-        run="day",
-        vm_key=VM,
-        set_id="day",
-        snapshot=snapshot_of(before.size_bytes),
-        previous=before,
-        trust="difference",
-    )
+    disk = Changes(repository.image(image_name("disk-0")).size_bytes)
+    image = back_up(session, disk, "day", "disk-0", trust="difference")
     session.close()
     return {"changed": image.changed_bytes}
 
@@ -258,11 +242,10 @@ STEPS = {
 def measure(step: str, options: argparse.Namespace) -> dict[str, Any]:
     """Do a step in this process, and return what it took."""
     started = time.perf_counter()
-    store, passphrase = LocalStore(options.repository), Secret(PASSPHRASE)
     if step == "fill":
-        fill(Repository.open(store, passphrase), options.blocks)
+        fill(opened(options.repository), options.blocks)
         return {}
-    repository = Repository.open(store, passphrase, cache_directory=options.cache)
+    repository = opened(options.repository, cache_directory=options.cache)
     found = STEPS[step].work(repository)
     repository.close()
     return {
@@ -275,11 +258,8 @@ def measure(step: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def in_a_process(step: str, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Do a step in a process of its own."""
-    command = [sys.executable, __file__, "--step", step, "--blocks", str(options.blocks)]
-    command += ["--repository", str(directory / "repository"), "--cache", str(directory / "cache")]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment())
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    where = ("--repository", directory / "repository", "--cache", directory / "cache")
+    return answer(__file__, "--step", step, "--blocks", options.blocks, *where)
 
 
 def main() -> int:

@@ -7,55 +7,21 @@ each number of connections and exits with 1 when the best is below ``--at-least`
 
 import argparse
 import http.client
-import json
 import multiprocessing
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from emulated import snapshot_url
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 
 RANGE = 4 << 20
 GIB = 1 << 30
-
-
-def grant(emulator: Emulator, disk: str) -> str:
-    """Snapshot a managed disk and return a URL that reads the snapshot."""
-    token = _post_form(
-        f"{emulator.arm_url}/{emulator.tenant_id}/oauth2/token",
-        f"grant_type=client_credentials&client_id={emulator.client_id}"
-        f"&client_secret={emulator.client_secret}&resource={emulator.world.audience}",
-    )
-    path = f"{disk.rpartition('/disks/')[0]}/snapshots/benchmark"
-    creation = {"createOption": "Copy", "sourceResourceId": disk}
-    body = {"location": "local", "properties": {"creationData": creation}}
-    _call(emulator, token, "PUT", path, body)
-    asked = {"access": "Read", "durationInSeconds": 3600}
-    location = _call(emulator, token, "POST", f"{path}/beginGetAccess", asked)
-    request = urllib.request.Request(location, headers={"Authorization": f"Bearer {token}"})  # noqa: S310  the emulator's own URL
-    with urllib.request.urlopen(request) as response:  # noqa: S310
-        return str(json.load(response)["accessSAS"])
-
-
-def _post_form(url: str, form: str) -> str:
-    with urllib.request.urlopen(url, form.encode()) as response:  # noqa: S310
-        return str(json.load(response)["access_token"])
-
-
-def _call(emulator: Emulator, token: str, method: str, path: str, body: dict[str, object]) -> str:
-    request = urllib.request.Request(  # noqa: S310
-        f"{emulator.arm_url}{path}?api-version=2019-07-01",
-        json.dumps(body).encode(),
-        {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-        method=method,
-    )
-    with urllib.request.urlopen(request) as response:  # noqa: S310
-        return str(response.headers["Location"])
 
 
 def read_all(url: str, size_bytes: int, connections: int) -> float:
@@ -118,7 +84,7 @@ def main() -> int:
         noise = bytes(range(256)) * (RANGE // 256)
         for offset in range(0, size_bytes, RANGE):
             vm.disks[0].write(offset, noise)
-        url = grant(emulator, vm.disks[0].source)
+        url = snapshot_url(emulator, vm.disks[0])
         ours, theirs = multiprocessing.Pipe()
         reader = multiprocessing.get_context("spawn").Process(
             target=client, args=(theirs, url, size_bytes, arguments.connections, arguments.rounds)

@@ -11,17 +11,21 @@ the disk that is measured.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from backup import MIB, PASSPHRASE, TIB, create, environment, peak_mib
-from records import VM, image_name, snapshot_of
+from processes import answer, measured, missed
+from records import MIB, back_up, create, image_name, opened
+from sources import FileDisk
+
+from airflow_provider_azstack.engine.export.disk import DiskExport, Exported
+from airflow_provider_azstack.repo.images.reader import ImageReader
+
+TIB = 1024**4
 
 DISKS = {"as it is": 0, "1 TiB": TIB}
 
@@ -31,60 +35,27 @@ def run_of(disk: str) -> str:
     return disk.replace(" ", "-").lower()
 
 
-def back_up(options: argparse.Namespace) -> None:
+def fill(options: argparse.Namespace) -> None:
     """Back the data set up, at each size."""
-    from sources import FileDisk  # noqa: PLC0415
-
-    from airflow_provider_azstack.engine.backup.disk import back_up_disk  # noqa: PLC0415
-    from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
-    from airflow_provider_azstack.secret import Secret  # noqa: PLC0415
-    from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415
-
-    repository = Repository.open(LocalStore(options.repository), Secret(PASSPHRASE))
+    repository = opened(options.repository)
     with closing(repository), closing(repository.open_session("benchmark")) as session:
         for disk, size in DISKS.items():
             source = FileDisk(options.data / "base.img")
             source.size_bytes = size or source.size_bytes
-            back_up_disk(
-                source,
-                session,
-                name=image_name(run_of(disk)),
-                run="export",
-                vm_key=VM,
-                set_id="export",
-                snapshot=snapshot_of(source.size_bytes),
-                previous=None,
-            )
+            back_up(session, source, run_of(disk))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Export one disk in this process, and return what it cost."""
-    from airflow_provider_azstack.engine.export.disk import DiskExport  # noqa: PLC0415
-    from airflow_provider_azstack.repo.images.reader import ImageReader  # noqa: PLC0415
-    from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
-    from airflow_provider_azstack.secret import Secret  # noqa: PLC0415
-    from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415
-
-    repository = Repository.open(LocalStore(options.repository), Secret(PASSPHRASE))
+    repository = opened(options.repository)
     image = repository.image(image_name(run_of(options.disk)))
-    started, cpu = time.perf_counter(), time.process_time()
-    export = DiskExport(image, ImageReader(image, repository.reader()), "raw")
-    exported = export.to_file(options.repository.parent / "exported.img")
-    return {
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time() - cpu,
-        "peak_mib": peak_mib(),
-        "data": exported.data_bytes,
-    }
 
+    def work() -> Exported:
+        export = DiskExport(image, ImageReader(image, repository.reader()), "raw")
+        return export.to_file(options.repository.parent / "exported.img")
 
-def in_a_process(options: argparse.Namespace, repository: Path, *arguments: str) -> bytes:
-    """Run a part of this script in a process of its own."""
-    command = [sys.executable, __file__, str(options.data), "--repository", str(repository)]
-    done = subprocess.run(
-        [*command, *arguments], check=True, stdout=subprocess.PIPE, env=environment()
-    )
-    return done.stdout
+    exported, cost = measured(work)
+    return {**cost, "data": exported.data_bytes}
 
 
 @contextmanager
@@ -94,7 +65,7 @@ def workplace(options: argparse.Namespace) -> Iterator[Path]:
         repository = Path(name) / "repository"
         repository.mkdir()
         create(repository)
-        in_a_process(options, repository, "--back-up")
+        answer(__file__, options.data, "--repository", repository, "--back-up")
         yield repository
 
 
@@ -115,10 +86,9 @@ def report(results: dict[str, dict[str, Any]]) -> bool:
         "peak memory < 300 MiB": max(r["peak_mib"] for r in results.values()) < 300,
         "1 TiB costs what its data cost": large["cpu_seconds"] < 1.25 * one["cpu_seconds"],
     }
-    for bar, holds in bars.items():
-        print(f"  {'holds ' if holds else 'MISSED'}  {bar}")
+    holds = not missed(bars)
     print(f"  load of the machine: {', '.join(f'{load:.1f}' for load in os.getloadavg())}")
-    return all(bars.values())
+    return holds
 
 
 def main() -> int:
@@ -132,7 +102,7 @@ def main() -> int:
     parser.add_argument("--back-up", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.back_up:
-        back_up(options)
+        fill(options)
         return 0
     if options.disk:
         print(json.dumps(measure(options)))
@@ -142,7 +112,8 @@ def main() -> int:
         for disk in DISKS:
             tries = []
             for _ in range(options.tries):
-                tries.append(json.loads(in_a_process(options, repository, "--disk", disk)))
+                where = ("--repository", repository, "--disk", disk)
+                tries.append(answer(__file__, options.data, *where))
                 (repository.parent / "exported.img").unlink()
             results[disk] = sorted(tries, key=lambda r: r["seconds"])[len(tries) // 2]
     return 0 if report(results) else 1

@@ -26,12 +26,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from backup import MIB, PASSPHRASE, create, environment, peak_mib
-from records import VM, image_name, snapshot_of
+from emulated import snapshot_url
+from processes import await_all, await_word, measured, start, tell
+from records import MIB, back_up, create, opened
 from sources import FileDisk
 
-from airflow_provider_azstack.arm.client import Credentials, Stack
-from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.model import Extent
 from airflow_provider_azstack.secret import Secret
@@ -102,9 +101,7 @@ class Clipped(FileDisk):
 def stream(asked: dict[str, Any]) -> None:
     """Be one stream: wait for the word, back up, and say what it cost."""
     from airflow_provider_azstack.arm.blobs import BlobDisk, Grant  # noqa: PLC0415
-    from airflow_provider_azstack.engine.backup.disk import IN_FLIGHT, back_up_disk  # noqa: PLC0415
-    from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
-    from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415
+    from airflow_provider_azstack.engine.backup.disk import IN_FLIGHT  # noqa: PLC0415
 
     path = Path(asked["path"])
     blob = BlobDisk(
@@ -113,28 +110,17 @@ def stream(asked: dict[str, Any]) -> None:
         ca_bundle=asked["ca"],
         connections=asked["readers"] or IN_FLIGHT,
     )
-    repository = Repository.open(LocalStore(Path(asked["repository"])), Secret(PASSPHRASE))
-    session = repository.open_session("benchmark")
-
-    def back_up(run: str, source: Any, **more: Any) -> Any:
-        snapshot, name = snapshot_of(path.stat().st_size), image_name(run)
-        known = {"vm_key": VM, "set_id": run, "snapshot": snapshot, "run": run, "name": name}
-        return back_up_disk(source, session, **known, **more)
-
-    most, previous = asked["mib"] * MIB, None
+    session = opened(Path(asked["repository"])).open_session("benchmark")
+    before = ""
     if path.stem != "base":
-        base = path.with_name("base.img")
-        previous = back_up("before", FileDisk(base), previous=None)
+        before = "before"
+        back_up(session, FileDisk(path.with_name("base.img")), before)
+    source = Clipped(path, blob.read_into, asked["mib"] * MIB)
     more = {"readers": asked["readers"]} if asked["readers"] else {}
-    source = Clipped(path, blob.read_into, most)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    started, cpu = time.perf_counter(), time.process_time()
-    image = back_up("first", source, previous=previous, **more)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    await_word()
+    image, cost = measured(lambda: back_up(session, source, "first", before, **more))
     session.close()
-    cost = {"seconds": seconds, "cpu": cpu, "mib": image.changed_bytes / MIB, "peak": peak_mib()}
-    print(json.dumps({**cost, "read": image.read_bytes / MIB}))
+    print(json.dumps({**cost, "mib": image.changed_bytes / MIB, "read": image.read_bytes / MIB}))
 
 
 def together(setting: Setting, url: str, ca: str | None, args: argparse.Namespace) -> list[Any]:
@@ -152,18 +138,10 @@ def together(setting: Setting, url: str, ca: str | None, args: argparse.Namespac
                 "mib": args.mib,
                 "readers": setting.readers,
             }
-            command = [sys.executable, __file__, "--stream", json.dumps(asked)]
-            pipe = subprocess.PIPE
-            process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, text=True, env=environment()
-            )
-            processes.append(stack.enter_context(process))
+            processes.append(stack.enter_context(start(__file__, "--stream", asked)))
+        await_all(processes)
         for process in processes:
-            if process.stdout.readline() != "ready\n":
-                raise SystemExit("a stream did not begin")
-        for process in processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
+            tell(process)
         return [json.loads(process.stdout.readline()) for process in processes]
 
 
@@ -217,13 +195,7 @@ class Emulated:
         running = self._stack.enter_context(Emulator(self._root / f"tls-{tls}", tls=tls))
         spec = DiskSpec(size_bytes=self._path.stat().st_size, content=self._path)
         disk = running.add_vm("vm", "benchmark", [spec]).disks[0]
-        credentials = Credentials(
-            running.tenant_id, running.client_id, Secret(running.client_secret)
-        )
-        with Stack(running.arm_url, credentials, ca_bundle=str(running.ca_file)) as stack:
-            snapshot = f"{disk.source.rpartition('/disks/')[0]}/snapshots/benchmark"
-            Compute(stack).create_snapshot(snapshot, disk.source, running.location, {})
-            url = Compute(stack).grant_read(snapshot, 86_400).url.reveal()
+        url = snapshot_url(running, disk)
         self._running[tls] = running, url
         return running, url
 
@@ -272,14 +244,14 @@ def table(title: str, lines: list[Setting], args: argparse.Namespace, serve: Ser
     for line, rounds in runs.items():
         medians[line] = median(max(one["seconds"] for one in streams) for streams in rounds)
         mib = sum(one["mib"] for one in rounds[0])
-        cpu = median(sum(one["cpu"] for one in streams) for streams in rounds)
+        cpu = median(sum(one["cpu_seconds"] for one in streams) for streams in rounds)
         first = next(other for other in lines if other[:2] == line[:2])
         speed = mib / medians[line]
         ratio = speed * medians[first] / sum(one["mib"] for one in runs[first][0])
         print(
             f"{line!s:<32}{line.streams:>8}{mib:>10.0f}{medians[line]:>9.2f}{speed:>8.0f}"
             f"{ratio:>7.2f}{cpu * 1024 / mib:>11.2f}{sum(one['read'] for one in rounds[0]):>10.0f}"
-            f"{max(one['peak'] for streams in rounds for one in streams):>10.0f}",
+            f"{max(one['peak_mib'] for streams in rounds for one in streams):>10.0f}",
             flush=True,
         )
     return medians

@@ -1,6 +1,8 @@
-"""The VM, the disk and the restore points that the benchmarks' backups are of."""
+"""The repository, the VM, the disk and the restore points that the benchmarks' backups are of."""
 
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from airflow_provider_azstack.model import (
     Disk,
@@ -10,10 +12,44 @@ from airflow_provider_azstack.model import (
     RestorePoint,
     VirtualMachine,
 )
+from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
+from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store.local import LocalStore
 
 VM = "00000000-0000-4000-8000-000000000000"
 DISK = "os"
+MIB = 1024**2
+_PASSPHRASE = Secret("only the benchmark's")  # its repository is deleted with it
+
+
+def create(directory: Path) -> None:
+    """Create a repository, its passphrase at full cost."""
+    Repository.create(LocalStore(directory), _PASSPHRASE)
+
+
+def opened(directory: Path, **options: Any) -> Repository:
+    """Open that repository."""
+    return Repository.open(LocalStore(directory), _PASSPHRASE, **options)
+
+
+def back_up(session: Session, disk: Any, run: str, based_on: str = "", **how: Any) -> Image:
+    """Store the disk; ``based_on`` is the run of the image before."""
+    from airflow_provider_azstack.engine.backup.disk import (  # noqa: PLC0415 - costs who backs up
+        back_up_disk,
+    )
+
+    return back_up_disk(
+        disk,
+        session,
+        name=image_name(run),
+        run=run,
+        vm_key=VM,
+        set_id=run,
+        snapshot=snapshot_of(disk.size_bytes),
+        previous=session.repository.image(image_name(based_on)) if based_on else None,
+        **how,
+    )
 
 
 def image_name(run: str) -> str:

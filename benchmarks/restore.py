@@ -10,16 +10,14 @@ reads, decrypts, decompresses and writes pages over plain HTTP; the emulator sha
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
-import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from emulated import connect, opened, reach
+from emulated import answer, connect, opened, reach, run
+from processes import measured
 
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.config import BackupHost
@@ -44,27 +42,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=1024, help="MiB of data on the disk")
     parser.add_argument("--size-gib", type=int, default=64, help="GiB of the disk itself")
-    parser.add_argument("--directory", default="/dev/shm", help="where everything is kept")  # noqa: S108 - memory
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        restore(json.loads(args.child))
-        return
-    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        measure(Path(directory), args.mib, args.size_gib)
+    run(parser, measure, restore)
 
 
-def measure(directory: Path, mib: int, size_gib: int) -> None:
+def measure(directory: Path, args: argparse.Namespace) -> None:
     """Prepare a stack and a repository, and let a child restore."""
     with Emulator(directory / "stack", tls=False) as emulator:
-        disk = emulator.add_vm("vm", "source", [DiskSpec(size_bytes=size_gib << 30)]).disks[0]
-        fill(disk, mib)
+        disk = emulator.add_vm("vm", "source", [DiskSpec(size_bytes=args.size_gib << 30)]).disks[0]
+        fill(disk, args.mib)
         emulator.add_group("target")
         repository, facts = reach(emulator, directory)
-        facts["mib"] = mib
         with connect(facts) as stack:
             back_up(stack, repository)
-        subprocess.run([sys.executable, __file__, "--child", json.dumps(facts)], check=True)
+        cost = answer(__file__, facts)
+    print(
+        f"planned in {cost['planned']:.2f} s; {args.mib} MiB restored in {cost['seconds']:.2f} s: "
+        f"{args.mib / cost['seconds']:.0f} MiB/s, "
+        f"{cost['cpu_seconds'] * 1024 / args.mib:.2f} CPU-s/GiB, peak {cost['peak_mib']:.0f} MiB"
+    )
 
 
 def fill(disk: EmulatedDisk, mib: int) -> None:
@@ -95,18 +90,11 @@ def restore(facts: dict[str, Any]) -> None:
         plan = plan_restore(stack, repository, read_request(REQUEST))
         planned = time.monotonic() - began
         session = repository.open_session("restore")
-        began, cpu = time.monotonic(), time.process_time()
-        (outcome,) = carry_out(stack, session, plan, lambda _: None)
-        seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+        (outcome,), cost = measured(lambda: carry_out(stack, session, plan, lambda _: None))
         session.close()
     if outcome.status != "done":
         sys.exit(outcome.reason)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(
-        f"planned in {planned:.2f} s; {facts['mib']} MiB restored in {seconds:.2f} s: "
-        f"{facts['mib'] / seconds:.0f} MiB/s, {cpu * 1024 / facts['mib']:.2f} CPU-s/GiB, "
-        f"peak {peak} MiB"
-    )
+    print(json.dumps({"planned": planned, **cost}))
 
 
 if __name__ == "__main__":

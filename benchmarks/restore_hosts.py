@@ -9,17 +9,15 @@ Says seconds of writing (medians), the gain over one host, and what ending the d
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from emulated import connect, opened, reach
+from emulated import connect, opened, reach, run, start
+from processes import await_all, await_word, tell
 from restore import MIB, back_up, fill
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
@@ -41,14 +39,7 @@ def main() -> None:
     parser.add_argument("--mb-per-second", type=float, default=32.0, help="of each host")
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--directory", default="/dev/shm", help="where everything is kept")  # noqa: S108 - memory
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        work(json.loads(args.child))
-        return
-    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        measure(Path(directory), args)
+    run(parser, measure, work)
 
 
 def measure(directory: Path, args: argparse.Namespace) -> None:
@@ -106,15 +97,11 @@ def run_hosts(
         at_work = []
         for host, work in tasks.items():
             order = {**facts, "session": session.id, "plan": name, "host": host, "tasks": work}
-            command = [sys.executable, __file__, "--child", json.dumps(order)]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            at_work.append(hosts.enter_context(subprocess.Popen(command, text=True, **pipes)))
-        for process in at_work:
-            process.stdout.readline()  # it is ready
+            at_work.append(hosts.enter_context(start(__file__, order)))
+        await_all(at_work)
         began = time.monotonic()
         for process in at_work:
-            process.stdin.write("begin\n")
-            process.stdin.flush()
+            tell(process)
         statuses = [process.wait() for process in at_work]
         seconds = time.monotonic() - began
     if any(statuses):
@@ -135,8 +122,7 @@ def work(facts: dict[str, Any]) -> None:
             stack, session, plan, tell=lambda _: None, host=facts["host"], pace=pace
         ) as restore,
     ):
-        print("ready", flush=True)
-        sys.stdin.readline()
+        await_word()
         for task in facts["tasks"]:
             share.write(restore, task)
 

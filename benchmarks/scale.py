@@ -12,7 +12,6 @@ that is measured.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,9 +22,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from backup import PASSPHRASE, create, environment, peak_mib
+from processes import answer, peak_mib
+from records import create, opened
 
 from airflow_provider_azstack.arm.client import Credentials, Stack
 from airflow_provider_azstack.config import BackupHost
@@ -54,10 +52,8 @@ from airflow_provider_azstack.policy import Policy
 from airflow_provider_azstack.repo.blocks.writer import BlockWriter
 from airflow_provider_azstack.repo.images.runs import REGION_BYTES, Run, store_runs
 from airflow_provider_azstack.repo.parallel import in_parallel
-from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.secret import Secret
-from airflow_provider_azstack.store.local import LocalStore
 
 VMS = (1_000, 10_000)
 DISKS_GIB = (32, 64, 64)
@@ -285,7 +281,7 @@ def measure_completion(_: int, paths: Paths) -> dict[str, Any]:
 
 
 def _joined(paths: Paths) -> tuple[Session, Job, tuple[Manifest, ...]]:
-    repository = Repository.open(LocalStore(paths.repository), Secret(PASSPHRASE))
+    repository = opened(paths.repository)
     lines = paths.job.read_bytes().splitlines()
     job = from_json(Job, lines[0], "job")
     manifests = tuple(from_json(Manifest, line, "manifest") for line in lines[1:])
@@ -296,7 +292,7 @@ def prepare_job(count: int, paths: Paths) -> None:
     """Make all that the streams of a job would have left, and what was there before."""
     paths.repository.mkdir()
     create(paths.repository)
-    repository = Repository.open(LocalStore(paths.repository), Secret(PASSPHRASE))
+    repository = opened(paths.repository)
     session = repository.open_session("backup", run="today")
     job = Job(run="today", session=session.id, policy="nightly", stack=STACK)
     vms = machines(count)
@@ -450,11 +446,7 @@ MEASURES: dict[str, Callable[[int, Paths], dict[str, Any]]] = {
 
 def run(step: str, count: int, directory: Path) -> dict[str, Any]:
     """Do one step in a process of its own."""
-    command = [sys.executable, __file__, "--step", step, "--vms", str(count)]
-    command += ["--directory", str(directory)]
-    done = subprocess.run(command, check=True, env=environment(), stdout=subprocess.PIPE)
-    result: dict[str, Any] = json.loads(done.stdout or b"{}")
-    return result
+    return answer(__file__, "--step", step, "--vms", count, "--directory", directory)
 
 
 def report(results: dict[tuple[str, int], dict[str, Any]], counts: list[int]) -> bool:

@@ -10,20 +10,20 @@ simulation of just that number of hosts said right after the first job.
 """
 
 import argparse
-import json
 import os
 import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import emulated
 from emulated import connect, opened, reach
+from processes import await_all, await_word, tell
 
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.config import BackupHost
@@ -61,14 +61,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=2, help="of each host")
     parser.add_argument("--limit", type=int, default=8, help="MB a second of each host")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--directory", default="/dev/shm", help="where everything is kept")  # noqa: S108 - memory
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        host(json.loads(args.child))
-        return
-    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        measure(Path(directory), args)
+    emulated.run(parser, measure, host)
 
 
 def measure(directory: Path, args: argparse.Namespace) -> None:
@@ -154,18 +147,16 @@ def job(
     facts: dict[str, Any],
 ) -> JobRecord:
     """Run one compound job, each host in a process of its own."""
-    children = [start(host, facts) for host in hosts]
+    children = [child_of(host, facts) for host in hosts]
     session = repository.open_session("benchmark", run=run)
     this = Job(run=run, session=session.id, policy="all", stack=stack.name, mode="full")
     vms = discover(stack, POLICY, None).vms
     past = Past(repository.job_outlines())
-    for child in children:
-        child.stdout.readline()  # it is ready
+    await_all(children)
     started_at = datetime.now(UTC)
     manifests = prepare(this, vms, hosts, Terms(POLICY), past, now=started_at, costs=COSTS)
     for child, manifest in zip(children, manifests, strict=True):
-        child.stdin.write(to_json(manifest) + b"\n")
-        child.stdin.close()
+        tell(child, to_json(manifest).decode())
     if any(child.wait() for child in children):
         sys.exit("a host failed")
     record = complete(session, this, manifests, started_at=started_at)
@@ -175,11 +166,10 @@ def job(
     return record
 
 
-def start(host: BackupHost, facts: dict[str, Any]) -> Any:
+def child_of(host: BackupHost, facts: dict[str, Any]) -> "subprocess.Popen[str]":
     """Start a host's process."""
     told = {**facts, "host": host.name, "streams": host.streams, "limit": host.limit_bytes}
-    command = [sys.executable, __file__, "--child", json.dumps(told)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return emulated.start(__file__, told)
 
 
 def host(facts: dict[str, Any]) -> None:
@@ -189,8 +179,7 @@ def host(facts: dict[str, Any]) -> None:
     with connect(facts, sleep=no_sleep) as stack:
         next(iter(stack.subscriptions()), None)
         repository = opened(facts)
-        print("ready", flush=True)
-        manifest = from_json(Manifest, sys.stdin.buffer.readline(), "manifest")
+        manifest = from_json(Manifest, await_word().encode(), "manifest")
         queue = list(reversed(manifest.workloads))
 
         def stream() -> None:

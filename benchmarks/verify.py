@@ -10,35 +10,29 @@ by the block.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from backup import MIB, PASSPHRASE, create, environment, peak_mib
+from processes import answer, measured, missed
+from records import MIB, create, opened
+
+from airflow_provider_azstack.repo.verify.verification import verify
 
 FULL_MIB_PER_SECOND = 600
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Verify one repository in this process, and return what it cost."""
-    from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
-    from airflow_provider_azstack.repo.verify.verification import verify  # noqa: PLC0415
-    from airflow_provider_azstack.secret import Secret  # noqa: PLC0415
-    from airflow_provider_azstack.store.local import LocalStore  # noqa: PLC0415
-
-    repository = Repository.open(LocalStore(options.repository), Secret(PASSPHRASE))
-    started, cpu = time.perf_counter(), time.process_time()
-    report = verify(repository, "full", threads=options.threads, progress=lambda _: None)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    repository = opened(options.repository)
+    report, cost = measured(
+        lambda: verify(repository, "full", threads=options.threads, progress=lambda _: None)
+    )
     if not report.is_sound:
         raise SystemExit(report.summary())
     return {
-        "seconds": seconds,
-        "cpu_seconds": cpu,
-        "peak_mib": peak_mib(),
+        **cost,
         "stored_mib": report.pack_bytes / MIB,
         "packs": report.packs,
         "groups": report.groups,
@@ -47,10 +41,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def in_a_process(repository: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure in a process of its own, and print a line."""
-    command = [sys.executable, __file__, str(options.data), "--repository", str(repository)]
-    command += ["--threads", str(options.threads)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment())
-    found: dict[str, Any] = json.loads(done.stdout)
+    what = ("--repository", repository, "--threads", options.threads)
+    found = answer(__file__, options.data, *what)
     print(
         f"{found['packs']:>7} packs{found['stored_mib']:>9.0f} MiB"
         f"{found['groups']:>7} groups{found['seconds']:>8.2f} s"
@@ -62,10 +54,8 @@ def in_a_process(repository: Path, options: argparse.Namespace) -> dict[str, Any
 def best_of_three(directory: Path, options: argparse.Namespace) -> float:
     """Back a disk up, read all of it three times, and return the best MiB a second."""
     create(directory)
-    script = Path(__file__).with_name("backup.py")
-    command = [sys.executable, str(script), str(options.data), "--step", "first", "--disk", "base"]
-    command += ["--repository", str(directory), "--readers", "8", "--based-on", ""]
-    subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment())
+    what = ("--step", "first", "--disk", "base", "--repository", directory)
+    answer(Path(__file__).with_name("backup.py"), options.data, *what)
     runs = [in_a_process(directory, options) for _ in range(3)]
     return max(float(run["stored_mib"] / run["seconds"]) for run in runs)
 
@@ -83,9 +73,8 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="verify-") as name:
         best = best_of_three(Path(name), options)
-    holds = best >= FULL_MIB_PER_SECOND
-    print(f"  {'holds ' if holds else 'MISSED'}  {best:.0f} >= {FULL_MIB_PER_SECOND} MiB/s")
-    return 0 if holds else 1
+    bar = f"{best:.0f} >= {FULL_MIB_PER_SECOND} MiB/s"
+    return 1 if missed({bar: best >= FULL_MIB_PER_SECOND}) else 0
 
 
 if __name__ == "__main__":

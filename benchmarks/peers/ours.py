@@ -12,11 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from records import VM, image_name, publish, snapshot_of
+from records import back_up, publish
 from sources import FileDisk
 
 from airflow_provider_azstack.console.arguments import add_repository, open_repository
-from airflow_provider_azstack.engine.backup.disk import back_up_disk
 
 
 def main() -> None:
@@ -28,20 +27,10 @@ def main() -> None:
     parser.add_argument("--based-on", default="", help="the run before; none for a first backup")
     parser.add_argument("--changes-known", action="store_true", help="believe the list beside it")
     args = parser.parse_args()
-    disk = FileDisk(args.disk)
     repository = open_repository(args)
     session = repository.open_session("benchmark", run=args.run)
-    image = back_up_disk(
-        disk,
-        session,
-        name=image_name(args.run),
-        run=args.run,
-        vm_key=VM,
-        set_id=args.run,
-        snapshot=snapshot_of(disk.size_bytes),
-        previous=repository.image(image_name(args.based_on)) if args.based_on else None,
-        trust="difference" if args.changes_known else "allocated",
-    )
+    trust = "difference" if args.changes_known else "allocated"
+    image = back_up(session, FileDisk(args.disk), args.run, args.based_on, trust=trust)
     publish(session, image)
     session.close()
 
