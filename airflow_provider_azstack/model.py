@@ -294,7 +294,7 @@ class JobVm(Record, frozen=True, kw_only=True):
 
     key: VmKey
     name: Text
-    host: Slug
+    host: Slug  # of its first piece, or of all of it
     status: VmStatus
     reason: Text = ""
     point: Text = ""
@@ -309,6 +309,12 @@ class JobVm(Record, frozen=True, kw_only=True):
     expected_bytes: Size = 0
     expected_seconds: float = 0.0
     ended_at: Moment | None = None  # when its last image was whole
+    more_hosts: tuple[Slug, ...] = ()  # of its other pieces, each once
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All backup hosts that streamed something of it."""
+        return (self.host, *self.more_hosts)
 
 
 class JobRecord(Record, frozen=True, kw_only=True):
@@ -333,6 +339,7 @@ class VmOutline(Record, frozen=True, kw_only=True, forbid_unknown_fields=False):
     changed_bytes: Size = 0
     seconds: float = 0.0
     is_waiting: bool = False
+    more_hosts: tuple[Slug, ...] = ()
 
 
 class JobOutline(Record, frozen=True, kw_only=True, forbid_unknown_fields=False):

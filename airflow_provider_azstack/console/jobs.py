@@ -25,6 +25,7 @@ _COLUMNS = (
     "unprotected",
     "read_bytes",
     "stored_bytes",
+    "hosts",
 )
 
 
@@ -49,5 +50,6 @@ def list_jobs(repository: "Repository", last: int, output: str) -> int:
     rows = [row._asdict() for row in job_rows(repository, last=last)]
     for row in rows:
         row["started_at"] = row["started_at"].isoformat(timespec="seconds")
+        row["hosts"] = row["hosts"] if output == "json" else ", ".join(row["hosts"])
     show(rows, output, _COLUMNS)
     return 0

@@ -284,7 +284,7 @@ def prune_table(report: "Pruned", seconds: float) -> Table:
 def _vm_row(vm: JobVm) -> Row:
     return {
         "vm": vm.name,
-        "host": vm.host,
+        "host": ", ".join(vm.hosts),
         "status": vm.status,
         "disks": vm.disks,
         "changed_bytes": vm.changed_bytes,

@@ -43,6 +43,7 @@ class JobRow(NamedTuple):
     changed_bytes: int
     read_bytes: int
     stored_bytes: int
+    hosts: tuple[str, ...]  # that its VMs were given to
 
 
 class Coverage(NamedTuple):
@@ -157,6 +158,7 @@ def _job_row(record: JobRecord) -> JobRow:
         changed_bytes=sum(vm.changed_bytes for vm in vms),
         read_bytes=sum(vm.read_bytes for vm in vms),
         stored_bytes=sum(vm.stored_bytes for vm in vms),
+        hosts=tuple(sorted({host for vm in vms for host in vm.hosts})),
     )
 
 

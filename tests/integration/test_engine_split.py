@@ -115,6 +115,7 @@ def test_first_and_incremental_backups_by_two_hosts_restore_bit_exactly(
     assert [image.part.length for image in parts] == [REGION_BYTES, REGION_BYTES, 8 * MIB]
     assert [image.changed_bytes for image in parts] == [MIB + 8192] * PARTS
     first = finish(it, run)
+    assert sorted(first.hosts) == ["a", "b"]
     require_point(it, vm, first)
     before = vm.disks[1].sha256()
     assert sum(image.stored_bytes for image in parts) < first.stored_bytes

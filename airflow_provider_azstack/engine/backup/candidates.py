@@ -37,10 +37,10 @@ from airflow_provider_azstack.store.base import ObjectInfo
 
 
 class Wanted(NamedTuple):
-    """A VM of the manifests: all of its pieces, and the host of the first."""
+    """A VM of the manifests: all of its pieces, and their hosts in that order, each once."""
 
     vm: WorkloadVm
-    host: str
+    hosts: tuple[str, ...]
     pieces: tuple[WorkloadVm, ...]
 
     def parts(self) -> dict[str, list[Part]]:
@@ -91,8 +91,9 @@ def wanted(session: Session, job: Job, manifests: Iterable[Manifest]) -> list[Wa
     found = []
     for of_vm in pieces.values():
         of_vm.sort(key=lambda piece: piece[:2])
-        _, host, first = of_vm[0]
-        found.append(Wanted(first, host, tuple(vm for _, _, vm in of_vm)))
+        hosts = dict.fromkeys(host for _, host, _ in of_vm)
+        in_order = tuple(vm for _, _, vm in of_vm)
+        found.append(Wanted(in_order[0], tuple(hosts), in_order))
     return found
 
 

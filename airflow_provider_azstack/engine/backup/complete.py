@@ -233,10 +233,12 @@ class _Publisher:
 
 def _job_vm(candidate: Candidate, point: str, suspicious: tuple[str, ...] = ()) -> JobVm:
     images, pieces = candidate.images, candidate.wanted.pieces
+    host, *more_hosts = candidate.wanted.hosts
     return JobVm(
         key=candidate.vm.key,
         name=candidate.vm.name,
-        host=candidate.wanted.host,
+        host=host,
+        more_hosts=tuple(more_hosts),
         status=candidate.status,
         reason=candidate.reason,
         point=point,

@@ -103,7 +103,7 @@ def vm_rows(record: JobRecord, shown: int = SHOWN) -> list[dict[str, Any]]:
     return [
         {
             "vm": vm.name,
-            "host": vm.host,
+            "host": ", ".join(vm.hosts),
             "expected_bytes": vm.expected_bytes,
             "moved_bytes": vm.changed_bytes,
             "expected_seconds": round(vm.expected_seconds, 1),

@@ -106,7 +106,8 @@ class Past:
         timed = {key: vm for key, vm in seen.items() if vm.seconds > 0}
         by_host: dict[str, list[_Seen]] = defaultdict(list)
         for vm in timed.values():
-            by_host[vm.host].append(vm)
+            if not vm.more_hosts:  # else nobody knows which of them was how fast
+                by_host[vm.host].append(vm)
         usual = _fitted(timed.values())
         fitted = {host: _fitted(vms) for host, vms in by_host.items()}
         rates = Rates({host: tempo for host, tempo in fitted.items() if tempo}, usual)
@@ -133,7 +134,7 @@ def _disks(vm: _Seen) -> int:
 
 
 def _unusual(vm: _Seen, rates: Rates) -> float:
-    usual = rates.tempo(vm.host).seconds(_disks(vm), vm.changed_bytes)
+    usual = rates.tempo("" if vm.more_hosts else vm.host).seconds(_disks(vm), vm.changed_bytes)
     factor = vm.seconds / max(usual, _SHORTEST)
     return min(max(factor, 1 / _MOST_UNUSUAL), _MOST_UNUSUAL)
 

@@ -33,12 +33,13 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("command", "field", "value"),
     [
         ("jobs", "run", "nightly-1-0"),
+        ("jobs", "hosts", ["a"]),
         ("coverage", "vm", "vm-1"),
         ("usage", "name", "vm-1"),
     ],
 )
 def test_each_report_is_a_table_and_json(
-    command: str, field: str, value: str, capsys: pytest.CaptureFixture[str]
+    command: str, field: str, value: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command]) == 0
     assert capsys.readouterr().out.splitlines()[0].split()

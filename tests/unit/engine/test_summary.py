@@ -3,10 +3,18 @@
 import json
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from airflow_provider_azstack.engine.summary import SHOWN, backup_table, prune_table, sync_table
-from airflow_provider_azstack.model import Job, JobRecord, JobVm, VmStatus
+from airflow_provider_azstack.model import (
+    Job,
+    JobRecord,
+    JobVm,
+    VmStatus,
+    from_plain,
+    to_plain,
+)
 from airflow_provider_azstack.repo.copies.sync import Outcome
 from airflow_provider_azstack.repo.prune.report import Report, Row
 
@@ -65,6 +73,15 @@ def test_a_row_says_what_moved_how_fast_and_why_not() -> None:
     assert "400.0 MB  400.0 MB  100.0 MB    4.0  10 s  40.0 MB/s" in web
     assert "read from the stack: 400.0 MB; sent to the repository: 100.0 MB" in text
     assert text.endswith("took: 1 min 23 s")
+
+
+def test_a_vm_in_pieces_names_all_of_its_hosts_and_old_records_are_read() -> None:
+    cut = msgspec.structs.replace(vm("big", 400), more_hosts=("three", "two"))
+    table = backup_table(record(cut, vm("web", 1)))
+    assert [row["host"] for row in table.rows] == ["one, three, two", "one"]
+    old = to_plain(record(cut))
+    del old["vms"][0]["more_hosts"]
+    assert from_plain(JobRecord, old, "a record").vms[0].hosts == ("one",)
 
 
 def test_nothing_in_a_table_is_live_or_secret() -> None:

@@ -73,6 +73,11 @@ def test_jobs_tell_how_they_went(site: Site) -> None:
     assert (rows[-1].vms, rows[-1].failed, rows[-1].unprotected) == (1, 1, 1)
     assert (rows[-1].seconds, rows[0].seconds) == (300, 600)
     assert rows[0].stored_bytes > 200_000
+    assert rows[-1].hosts == ("a",)
+    cut = JobVm(key=vm_key(1), name="v", host="b", more_hosts=("c",), status="done")
+    site.put_job(failed(2), cut, day=4)
+    rows = job_rows(site.repository)
+    assert rows[-1].hosts == ("a", "b", "c")
     assert job_rows(site.repository, last=1) == rows[-1:]
 
 

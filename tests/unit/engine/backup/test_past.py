@@ -68,6 +68,16 @@ def test_who_waits_longest_is_first_and_who_was_done_or_failed_does_not_wait() -
     assert names == ["e", "a", "b"], "never done, done on day 1, done on day 2"
 
 
+def test_a_vm_in_pieces_says_nothing_of_one_host() -> None:
+    """Its seconds are those of several hosts: they count for what is usual, and for no host."""
+    whole = [moved(number, 400 * MB, 10.0) for number in range(1, 4)]
+    pieces = moved(9, 400 * MB, 80.0, more_hosts=("b",))
+    rates = Past([job(1, *whole, pieces)]).rates()
+    assert rates.tempo("a") == Past([job(1, *whole)]).rates().tempo("a")
+    assert set(rates.hosts) == {"a"}
+    assert rates.factor(key(9)) > 1.0
+
+
 def test_tempo_is_found_again_in_what_was_measured() -> None:
     """Two hosts of which one is twice as fast; 2 s a disk; sizes over three orders."""
     rng = random.Random(5)
