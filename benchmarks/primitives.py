@@ -23,11 +23,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from processes import answer, measured, missed
 from records import MIB, back_up, create, opened
 from sources import FileDisk
+
+from airflow_provider_azstack.model import Compression
 
 BLOCK = 1024**2
 READ = 4 * BLOCK
@@ -53,7 +55,7 @@ def blocks(disk: FileDisk) -> list[tuple[int, int]]:
 class Primitives:
     """The bare calls, read by read, in one thread."""
 
-    def __init__(self, path: Path, directory: Path) -> None:
+    def __init__(self, path: Path, directory: Path, compression: Compression) -> None:
         from blake3 import blake3  # noqa: PLC0415 - the pipeline's own process imports its own
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
         from zstandard import ZstdCompressor, ZstdDecompressor  # noqa: PLC0415
@@ -66,7 +68,7 @@ class Primitives:
         self._directory = directory
         self._hash = blake3
         self._cipher = AESGCM(bytes(32))
-        self._compressor = ZstdCompressor(compression_params=COMPRESSION)
+        self._compressor = ZstdCompressor(compression_params=COMPRESSION[compression])
         self._decompressor = ZstdDecompressor()
         self._zeros = bytearray(BLOCK)
         self._buffer = lazy_buffer(READ)
@@ -75,7 +77,7 @@ class Primitives:
         self._pack = lazy_buffer(PACK)
         self._packed = 0
         self.spent: dict[str, float] = {}
-        self.data_bytes = 0
+        self.data_bytes = self.stored_bytes = 0
 
     def run(self) -> None:
         """Do everything to every block, and count the time of each call."""
@@ -107,6 +109,7 @@ class Primitives:
         if self._packed + len(sealed) > PACK:
             self._write(directory / f"{number}")
         self._packed += len(sealed)
+        self.stored_bytes += len(sealed)
 
     def _write(self, path: Path) -> None:
         def write() -> None:
@@ -129,19 +132,21 @@ class Primitives:
         return result
 
 
-def primitives(path: Path, directory: Path) -> dict[str, float]:
-    """Return the CPU-seconds of each primitive per GiB of data."""
-    bare = Primitives(path, directory)
+def primitives(path: Path, directory: Path, compression: Compression) -> dict[str, float]:
+    """Return the CPU-seconds of each primitive per GiB of data, and how many times less is left."""
+    bare = Primitives(path, directory, compression)
     bare.run()
-    return {stage: spent * 1024 * MIB / bare.data_bytes for stage, spent in bare.spent.items()}
+    found = {stage: spent * 1024 * MIB / bare.data_bytes for stage, spent in bare.spent.items()}
+    return {**found, "ratio": bare.data_bytes / bare.stored_bytes}
 
 
-def pipeline(path: Path, directory: Path) -> dict[str, float]:
+def pipeline(path: Path, directory: Path, compression: Compression) -> dict[str, float]:
     """Return the CPU-seconds per GiB of a first backup, and of reading all of it."""
     from airflow_provider_azstack.repo.images.reader import ImageReader  # noqa: PLC0415
 
     session = opened(directory).open_session("benchmark")
-    image, stored = measured(lambda: back_up(session, FileDisk(path), "first"))
+    disk = FileDisk(path)
+    image, stored = measured(lambda: back_up(session, disk, "first", compression=compression))
 
     def read() -> int:
         pieces = ImageReader(image, session.reader()).stream()
@@ -163,7 +168,8 @@ def rounds(options: argparse.Namespace) -> Iterator[dict[str, float]]:
             with tempfile.TemporaryDirectory(dir=options.directory) as name:
                 if what == "pipeline":
                     create(Path(name))
-                found |= answer(__file__, options.data, "--what", what, "--directory", name)
+                how = ("--directory", name, "--compression", options.compression)
+                found |= answer(__file__, options.data, "--what", what, *how)
         yield found
 
 
@@ -183,14 +189,17 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="directory that make_dataset.py filled")
     parser.add_argument("--directory", type=Path, help="where repositories are made and deleted")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compression", choices=get_args(Compression), default="standard")
     parser.add_argument("--what", choices=("primitives", "pipeline"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.what:
         measure = primitives if options.what == "primitives" else pipeline
-        print(json.dumps(measure(options.data / "base.img", options.directory)))
+        disk = options.data / "base.img"
+        print(json.dumps(measure(disk, options.directory, options.compression)))
         return 0
     runs = list(rounds(options))
     found = {stage: median(run[stage] for run in runs) for stage in runs[0]}
+    print(f"{found['ratio']:.2f} times less is stored: {options.compression}")
     storing = table("to store a block", WRITING, found)
     checking = table("to check it before it leaves", CHECKING, found)
     print(f"\n{'sum':<44}{storing + checking:>9.3f}")
