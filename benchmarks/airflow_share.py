@@ -125,13 +125,7 @@ def prepare(directory: Path, counts: list[int], processes: Processes) -> tuple[A
 
 def _connections(emulator: Emulator, directory: Path) -> dict[str, Any]:
     return {
-        "azure_stack_default": {
-            "conn_type": "azure_stack",
-            "host": emulator.arm_url,
-            "login": emulator.client_id,
-            "password": emulator.client_secret,
-            "extra": {"tenant_id": emulator.tenant_id, "subscription_id": emulator.subscription_id},
-        },
+        "azure_stack_default": emulator.airflow_connection,
         "azstack_repository_default": {
             "conn_type": "azstack_repository",
             "host": f"file://{directory}/repository",

@@ -60,17 +60,7 @@ def write_connection(emulator: Emulator, path: Path) -> Path:
         "location": emulator.location,
         "control_url": f"{emulator.arm_url}/emulator",
         "control_token": emulator.control_token,
-        "airflow_connection": {
-            "conn_type": "azure_stack",
-            "host": emulator.arm_url,
-            "login": emulator.client_id,
-            "password": emulator.client_secret,
-            "extra": {
-                "tenant_id": emulator.tenant_id,
-                "subscription_id": emulator.subscription_id,
-                "ca_bundle": str(emulator.ca_file),
-            },
-        },
+        "airflow_connection": emulator.airflow_connection,
     }
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from airflow_provider_azstack.emulator import control, leftovers, pki, routes
 from airflow_provider_azstack.emulator.faults import Faults
@@ -140,6 +140,21 @@ class Emulator(Fleet):
     def location(self) -> str:
         """The stack's region."""
         return self.world.location
+
+    @property
+    def airflow_connection(self) -> dict[str, Any]:
+        """How Airflow reaches the stack, the secret included."""
+        return {
+            "conn_type": "azure_stack",
+            "host": self.arm_url,
+            "login": self.client_id,
+            "password": self.client_secret,
+            "extra": {
+                "tenant_id": self.tenant_id,
+                "subscription_id": self.subscription_id,
+                "ca_bundle": str(self.ca_file),
+            },
+        }
 
     @property
     def behaviour(self) -> Behaviour:

@@ -96,17 +96,7 @@ class Site:
 def connections(emulator: Emulator, store_url: str, repository_id: str) -> dict[str, Any]:
     """Return the connections of a site."""
     return {
-        "azure_stack_default": {
-            "conn_type": "azure_stack",
-            "host": emulator.arm_url,
-            "login": emulator.client_id,
-            "password": emulator.client_secret,
-            "extra": {
-                "tenant_id": emulator.tenant_id,
-                "subscription_id": emulator.subscription_id,
-                "ca_bundle": str(emulator.ca_file),
-            },
-        },
+        "azure_stack_default": emulator.airflow_connection,
         "azstack_repository_default": {
             "conn_type": "azstack_repository",
             "host": store_url,

@@ -47,18 +47,6 @@ class Site:
     def __init__(self, directory: Path, stack: Emulator, made: Rig, vm: EmulatedVm) -> None:
         self.emulator, self.rig, self.vm = stack, made, vm
         self.secrets = {stack.client_secret}
-        extra = {
-            "tenant_id": stack.tenant_id,
-            "subscription_id": stack.subscription_id,
-            "ca_bundle": str(stack.ca_file),
-        }
-        sign_in = {
-            "conn_type": "azure_stack",
-            "host": stack.arm_url,
-            "login": stack.client_id,
-            "password": stack.client_secret,
-            "extra": extra,
-        }
         repository = {
             "conn_type": "azstack_repository",
             "host": f"file://{directory}/repository",
@@ -68,7 +56,7 @@ class Site:
             directory / "airflow",
             AZSTACK_CONF=str(directory / "two_hosts.conf"),
             AZSTACK_RUNTIME_DIR=str(directory / "pace"),
-            AIRFLOW_CONN_AZURE_STACK_DEFAULT=json.dumps(sign_in),
+            AIRFLOW_CONN_AZURE_STACK_DEFAULT=json.dumps(stack.airflow_connection),
             AIRFLOW_CONN_AZSTACK_REPOSITORY_DEFAULT=json.dumps(repository),
         )
         for dag_id, hosts in (("one_host", ["alpha"]), ("two_hosts", ["alpha", "beta"])):
