@@ -2,8 +2,9 @@
 One VM's bodies, as the stack tells them, into a ``VirtualMachine``.
 
 Owns which disks can be protected, what identifies a disk, and what of the bodies is kept; how the
-bodies are asked for is the caller's business. Used by discovery, over lists, and when snapshots are
-taken, over single requests: both must see the same VM.
+bodies are asked for is the caller's business. Used by discovery, over lists, for the VM and its
+disks; and when snapshots are taken, over single requests, for all that belongs to it as well: both
+must see the same VM.
 Invariant: what is kept holds everything needed to create the VM again, and no secret.
 """
 
@@ -11,6 +12,8 @@ import re
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
+
+from msgspec.structs import replace
 
 from airflow_provider_azstack.arm import compute
 from airflow_provider_azstack.errors import SourceGone
@@ -49,8 +52,8 @@ class BlobFacts(NamedTuple):
     created: str  # when it came into being: another blob of the same name has another time
 
 
-class Source(Protocol):
-    """Where bodies come from."""
+class DiskSource(Protocol):
+    """Where the bodies of disks come from."""
 
     def body(self, resource_id: str) -> Body | None:
         """Return a resource's body, or None when there is none."""
@@ -63,13 +66,17 @@ class Source(Protocol):
         :raises NotProtectableError: its storage account cannot be used.
         """
 
+
+class Source(DiskSource, Protocol):
+    """Where all bodies come from."""
+
     def extensions(self, body: Body) -> list[Body]:
         """Return the extensions of a VM, as far as they are told."""
 
 
-def machine(body: Body, source: Source, left_out: Callable[[Disk], bool]) -> VirtualMachine:
+def outline(body: Body, source: DiskSource, left_out: Callable[[Disk], bool]) -> VirtualMachine:
     """
-    Return the VM of ``body`` with its disks and all that belongs to it.
+    Return the VM of ``body`` with its disks: what has to be known before it is snapshotted.
 
     :param left_out: tells which disks the policy excludes.
     :raises NotProtectableError: it cannot be backed up.
@@ -77,14 +84,10 @@ def machine(body: Body, source: Source, left_out: Callable[[Disk], bool]) -> Vir
     """
     properties = body.get("properties") or {}
     _check_kind(properties)
-    resources = {body["id"]: cleaned(body)}
-    disks = [_disk(entry, lun, source, resources) for lun, entry in _entries(properties)]
+    disks = [_disk(entry, lun, source) for lun, entry in _entries(properties)]
     kept = tuple(disk for disk in disks if not left_out(disk))
     if not kept:
         raise NotProtectableError("the policy excludes each of its disks")
-    _add_network(properties, source, resources)
-    _add(reference(properties.get("availabilitySet")), source, resources)
-    resources |= {extension["id"]: cleaned(extension) for extension in source.extensions(body)}
     return VirtualMachine(
         id=body["id"],
         key=vm_key(body),
@@ -98,8 +101,35 @@ def machine(body: Body, source: Source, left_out: Callable[[Disk], bool]) -> Vir
         disks=kept,
         excluded=tuple(disk for disk in disks if disk not in kept),
         tags=dict(body.get("tags") or {}),
-        resources=resources,
     )
+
+
+def machine(body: Body, source: Source, left_out: Callable[[Disk], bool]) -> VirtualMachine:
+    """Return the same VM with the bodies of all that belongs to it, to create it again from."""
+    keeper = _Keeper(source)
+    keeper.resources[body["id"]] = cleaned(body)
+    vm = outline(body, keeper, left_out)
+    properties = body.get("properties") or {}
+    _ask_for_network(properties, keeper)
+    keeper.body(reference(properties.get("availabilitySet")))
+    extensions = {extension["id"]: cleaned(extension) for extension in source.extensions(body)}
+    return replace(vm, resources=keeper.resources | extensions)
+
+
+class _Keeper:
+    """A source that keeps the bodies it was asked for, cleaned."""
+
+    def __init__(self, source: DiskSource) -> None:
+        self.resources: dict[str, Body] = {}
+        self.blob = source.blob
+        self._source = source
+
+    def body(self, resource_id: str) -> Body | None:
+        """Return a resource's body; None when there is none, or nothing was asked for."""
+        found = self._source.body(resource_id) if resource_id else None
+        if found is not None:
+            self.resources[resource_id] = cleaned(found)
+        return found
 
 
 def vm_key(body: Body) -> str:
@@ -178,13 +208,12 @@ def _entries(properties: Body) -> list[tuple[int | None, Body]]:
     return [(None, os_disk), *((int(entry["lun"]), entry) for entry in data)]
 
 
-def _disk(entry: Body, lun: int | None, source: Source, resources: dict[str, Body]) -> Disk:
+def _disk(entry: Body, lun: int | None, source: DiskSource) -> Disk:
     name = str(entry.get("name", ""))
     if managed := reference(entry.get("managedDisk")):
         body = source.body(managed)
         if body is None:
             raise SourceGone(f"disk {managed} does not exist or may not be read")
-        resources[managed] = cleaned(body)
         kind, place, account = "managed", managed, ""
         size, unique_id, sku = _managed_facts(name, body)
     elif url := str((entry.get("vhd") or {}).get("uri") or ""):
@@ -230,22 +259,15 @@ def _without_footer(size_bytes: int) -> int:
     return size_bytes - VHD_FOOTER_BYTES if size_bytes % MIB == VHD_FOOTER_BYTES else size_bytes
 
 
-def _add_network(properties: Body, source: Source, resources: dict[str, Body]) -> None:
-    """Keep the VM's NICs and, through them, security groups and public addresses."""
+def _ask_for_network(properties: Body, keeper: _Keeper) -> None:
+    """Have the VM's NICs kept and, through them, security groups and public addresses."""
     for entry in (properties.get("networkProfile") or {}).get("networkInterfaces") or ():
-        nic = _add(reference(entry), source, resources)
+        nic = keeper.body(reference(entry))
         nic_properties = (nic or {}).get("properties") or {}
-        _add(reference(nic_properties.get("networkSecurityGroup")), source, resources)
+        keeper.body(reference(nic_properties.get("networkSecurityGroup")))
         for configuration in nic_properties.get("ipConfigurations") or ():
             inner = configuration.get("properties") or {}
-            _add(reference(inner.get("publicIPAddress")), source, resources)
-
-
-def _add(resource_id: str, source: Source, resources: dict[str, Body]) -> Body | None:
-    body = source.body(resource_id) if resource_id else None
-    if body is not None:
-        resources[resource_id] = cleaned(body)
-    return body
+            keeper.body(reference(inner.get("publicIPAddress")))
 
 
 def disk_places(body: Body) -> list[str]:

@@ -11,7 +11,6 @@ VMs. The power state would cost one request for each VM: it is looked at when sn
 
 import logging
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from threading import Lock
 from typing import NamedTuple, Self
@@ -23,28 +22,19 @@ from airflow_provider_azstack.engine.machines import (
     Body,
     NotProtectableError,
     id_part,
-    machine,
-    resource_type,
+    outline,
 )
 from airflow_provider_azstack.errors import AccessDenied, ConfigurationError, SourceGone
 from airflow_provider_azstack.model import Disk, Unprotected, VirtualMachine
 from airflow_provider_azstack.policy import Policy, TriggerConf, is_like
+from airflow_provider_azstack.repo.parallel import in_parallel
 
 log = logging.getLogger(__name__)
 
 THREADS = 8  # for what no list serves: one request for each unmanaged disk
 
 _VMS = "Microsoft.Compute/virtualMachines"
-_LISTED = {
-    kind.lower(): kind
-    for kind in (
-        "Microsoft.Compute/disks",
-        "Microsoft.Compute/availabilitySets",
-        "Microsoft.Network/networkInterfaces",
-        "Microsoft.Network/networkSecurityGroups",
-        "Microsoft.Network/publicIPAddresses",
-    )
-}
+_DISKS = "Microsoft.Compute/disks"
 
 
 class Inventory(NamedTuple):
@@ -78,8 +68,7 @@ def discover(
         if not asked:
             _accept_nothing(stack, policy, trigger, len(seen), subscriptions)
         _check_snapshot_group(stack, policy, {id_part(b["id"], "subscriptions") for _, b in asked})
-        with ThreadPoolExecutor(threads, "discover") as pool:
-            found = list(pool.map(lambda item: _examined(item[0], item[1], policy), asked))
+        found = list(in_parallel(lambda item: _examined(*item, policy), asked, threads))
     inventory = Inventory(
         tuple(sorted((f for f in found if isinstance(f, VirtualMachine)), key=lambda f: f.id)),
         tuple(sorted((f for f in found if isinstance(f, Unprotected)), key=lambda f: f.id)),
@@ -113,17 +102,12 @@ class Lists:
             return self._lists[kind]
 
     def body(self, resource_id: str) -> Body | None:
-        """Return a resource from its list; None for what is in no list or another subscription."""
-        kind = _LISTED.get(resource_type(resource_id))
-        return self.of(kind).get(resource_id.lower()) if kind else None
+        """Return a managed disk from the list; None for what is in another subscription."""
+        return self.of(_DISKS).get(resource_id.lower())
 
     def blob(self, url: str) -> BlobFacts:
         """Return the facts of an unmanaged disk, by a request of its own."""
         return self._accounts.facts(url)
-
-    def extensions(self, body: Body) -> list[Body]:
-        """Return the extensions that the list of VMs tells."""
-        return list(body.get("resources") or ())
 
     def __enter__(self) -> Self:
         return self
@@ -222,6 +206,6 @@ def _examined(lists: Lists, body: Body, policy: Policy) -> VirtualMachine | Unpr
         return policy.exclude.leaves_out_disk(name, disk.key, disk.name)
 
     try:
-        return machine(body, lists, left_out)
+        return outline(body, lists, left_out)
     except (NotProtectableError, SourceGone) as error:
         return Unprotected(id=body["id"], name=name, reason=str(error))

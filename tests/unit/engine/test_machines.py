@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from airflow_provider_azstack.engine.machines import (
     GIB,
@@ -12,6 +13,7 @@ from airflow_provider_azstack.engine.machines import (
     disk_places,
     id_part,
     machine,
+    outline,
     resource_type,
 )
 from airflow_provider_azstack.errors import SourceGone
@@ -138,6 +140,13 @@ def test_everything_that_is_needed_to_create_the_vm_again_is_there() -> None:
     }
     assert vm.resources[vm.id]["plan"]["name"] == "p"
     assert from_json(VirtualMachine, to_json(vm), "it") == vm
+
+
+def test_the_outline_is_the_same_vm_without_bodies() -> None:
+    """Discovery and snapshots see the same VM; ten thousand need no bodies to be shared out."""
+    found = outline(copy.deepcopy(VM), bodies(), lambda disk: disk.key == "data-3")
+    assert found.resources == {}
+    assert found == replace(made(out="data-3"), resources={})
 
 
 def test_no_secret_and_nothing_volatile_is_kept() -> None:
