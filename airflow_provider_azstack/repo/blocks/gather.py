@@ -8,7 +8,6 @@ again block by block, so what one of them lost costs no other, and other copies 
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Self
 
 from airflow_provider_azstack.errors import IntegrityError, ObjectNotFound, ShortRead, Tampered
@@ -55,12 +54,7 @@ class Gatherer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def gather(self, block_ids: Iterable[bytes]) -> Gathered:

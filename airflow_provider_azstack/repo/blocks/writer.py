@@ -9,7 +9,6 @@ and in a durable index segment. An error anywhere stops the whole writer and is 
 
 import threading
 from collections.abc import Iterable
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from airflow_provider_azstack.errors import IntegrityError, StoreError, Tampered
@@ -163,12 +162,7 @@ class BlockWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.abort()
 
     def _claim(self, block_id: bytes) -> bool:
