@@ -59,6 +59,16 @@ _MEANINGS: dict[int, tuple[type[AzStackError], str]] = {
     412: (SourceChanged, "the disk is not what it was when reading began"),
     416: (SourceChanged, "the disk is not what it was when reading began"),
 }
+_CODES: dict[str, tuple[type[AzStackError], str]] = {
+    "SequenceNumberConditionNotMet": (
+        Refused,
+        (
+            "this is no longer the page blob that was made to be written here, another restore "
+            "has made its own in its place: that one is left alone; let one restore at a time go "
+            "there, then start this one again"
+        ),
+    ),
+}
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,100})</Code>")
 T = TypeVar("T")
 
@@ -333,7 +343,8 @@ def error_for(what: str, status: int, code: str, version: str) -> AzStackError:
             f"{said}: the blob service does not speak x-ms-version {version}: "
             "choose the connection's API profile to match the stack"
         )
-    kind, advice = _MEANINGS.get(status, (ConfigurationError, "the service refuses the request"))
+    unknown = ConfigurationError, "the service refuses the request"
+    kind, advice = _CODES.get(code) or _MEANINGS.get(status, unknown)
     if status < 400:
         kind, advice = Refused, "an answer that leads elsewhere is not followed"
     return kind(f"{said}: {advice}")

@@ -3,8 +3,8 @@ Writing a disk behind a signed URL, page by page.
 
 Owns ``Put Page``; refuses to know what kind of disk it is, where the bytes come from, and when the
 disk is whole.
-Invariant: ``write`` returns only when the service acknowledged every byte. Repeating a write is
-harmless, so what is in doubt is sent again.
+Invariants: ``write`` returns only when the service acknowledged every byte. Repeating a write is
+harmless, so what is in doubt is sent again. No page reaches a blob of another sequence number.
 """
 
 import base64
@@ -34,6 +34,8 @@ class DiskWriter:
     A page blob, or a managed disk that waits for its upload, written by signed URL. Thread-safe.
 
     :param grant: asks for write access; called again at 80% of its time, and once when refused.
+    :param sequence_number: of the page blob that is meant, where another one may come into its
+        place; None for a managed disk, whose access ends with it.
     :param blob_version: ``x-ms-version`` of the requests: the profile's.
     """
 
@@ -41,6 +43,7 @@ class DiskWriter:
         self,
         grant: Callable[[], Grant],
         *,
+        sequence_number: int | None = None,
         blob_version: str = PROFILES[DEFAULT_PROFILE].blob,
         ca_bundle: str | None = None,
         connections: int = 8,
@@ -65,6 +68,9 @@ class DiskWriter:
             ),
             wall_clock=wall_clock,
         )
+        self._conditions: dict[str, str] = {}
+        if sequence_number is not None:
+            self._conditions["x-ms-if-sequence-number-eq"] = str(sequence_number)
         self._writes = itertools.count()
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
@@ -73,12 +79,14 @@ class DiskWriter:
 
         :raises SourceBusy: the disk is leased, or is not waiting for an upload (any more).
         :raises SourceGone: there is no such disk.
+        :raises Refused: it is not the one that is meant; it is untouched.
         """
         if offset < 0 or offset % PAGE_BYTES or not 0 < len(data) <= MAX_WRITE_BYTES:
             raise ValueError(f"{len(data)} bytes at {offset} are no pages to write at once")
         headers = {
             "x-ms-page-write": "update",
             "x-ms-range": f"bytes={offset}-{offset + len(data) - 1}",
+            **self._conditions,
         }
         if next(self._writes) % MD5_EVERY == 0:
             digest = hashlib.md5(data, usedforsecurity=False).digest()

@@ -25,6 +25,7 @@ _SHORT_SECONDS = 900  # how long a signature for one request of our own holds
 _KEY_SECONDS = 300.0  # a key that was rotated is asked for again before long
 _MAX_LIST_BYTES = 16 * 2**20
 _META = "x-ms-meta-"
+_SEQUENCE = "x-ms-blob-sequence-number"
 
 
 class BlobProperties(NamedTuple):
@@ -36,6 +37,8 @@ class BlobProperties(NamedTuple):
     blob_type: str
     metadata: Mapping[str, str]
     copy_status: str = ""  # of a blob that the service makes as a copy: success when it is done
+    is_leased: bool = False  # a VM has it, or somebody else does
+    sequence_number: int | None = None  # of a page blob; writers may insist on it
 
 
 class BlobSnapshot(NamedTuple):
@@ -89,18 +92,25 @@ class Storage:
         return self._grant(account_id, url, "rw", seconds)
 
     def create_page_blob(
-        self, account_id: str, url: str, size_bytes: int, metadata: Mapping[str, str]
+        self,
+        account_id: str,
+        url: str,
+        size_bytes: int,
+        metadata: Mapping[str, str],
+        sequence_number: int = 0,
     ) -> None:
         """
         Create an empty page blob.
 
         :param size_bytes: with the VHD footer.
+        :param sequence_number: below 2^63; what tells this blob from another of its name.
         :raises Refused: there is a blob of that name; it is untouched.
         :raises SourceGone: there is no such container.
         """
         headers = {
             "x-ms-blob-type": "PageBlob",
             "x-ms-blob-content-length": str(size_bytes),
+            _SEQUENCE: str(sequence_number),
             "If-None-Match": "*",
             **{_META + name: value for name, value in metadata.items()},
         }
@@ -132,6 +142,23 @@ class Storage:
             self._client.exchange("PUT", keeper, _nothing, headers=headers, refusals=refusals)
         except Refusal as refusal:
             raise UnsupportedStack(f"{url} cannot be made as a copy: {refusal}") from None
+
+    def number_page_blob(
+        self, account_id: str, url: str, found: BlobProperties, sequence_number: int
+    ) -> None:
+        """
+        Give a page blob its sequence number: a copy has that of its source.
+
+        :param found: what was seen of it: another blob, or one that was written, is left alone.
+        :raises SourceChanged: it is another one now.
+        """
+        headers = {
+            "x-ms-sequence-number-action": "update",
+            _SEQUENCE: str(sequence_number),
+            "If-Match": found.etag,
+        }
+        keeper = self._keeper(account_id, url, "w")
+        self._client.exchange("PUT", keeper, _nothing, query="comp=properties", headers=headers)
 
     def delete_page_blob(self, account_id: str, url: str, metadata: Mapping[str, str]) -> None:
         """
@@ -271,9 +298,11 @@ def _nothing(_response: urllib3.BaseHTTPResponse) -> None:
 
 def _read_properties(response: urllib3.BaseHTTPResponse) -> BlobProperties:
     headers = response.headers
-    length = headers.get("content-length", "")
+    length, number = headers.get("content-length", ""), headers.get(_SEQUENCE, "")
     if not length.isdigit() or len(length) > 16 or "etag" not in headers:
         raise Doubt("properties without ETag or length")
+    if number and not (number.isdigit() and len(number) < 20):
+        raise Doubt("properties with a sequence number that is none")
     return BlobProperties(
         int(length),
         headers["etag"],
@@ -285,6 +314,8 @@ def _read_properties(response: urllib3.BaseHTTPResponse) -> BlobProperties:
             if name.lower().startswith(_META)
         },
         headers.get("x-ms-copy-status", "").lower(),
+        headers.get("x-ms-lease-state", "").lower() == "leased",
+        int(number) if number else None,
     )
 
 

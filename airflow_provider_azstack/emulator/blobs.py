@@ -1,7 +1,7 @@
 """
 The blob service: page blobs of storage accounts, and managed disks through their grants.
 
-Owns reading, writing, snapshots and listing of page blobs; knows no VMs.
+Owns reading, creation, snapshots and listing of page blobs; knows no VMs.
 Invariant: a range is served from one content, so a snapshot's answers never change.
 """
 
@@ -20,10 +20,9 @@ from airflow_provider_azstack.emulator.http import (
     escape,
     http_date,
 )
-from airflow_provider_azstack.emulator.layers import PAGE, Content, Volume
+from airflow_provider_azstack.emulator.layers import Content, Volume
 from airflow_provider_azstack.emulator.state import Blob, BlobSnapshot, World, stamp
 
-MAX_WRITE = 4 << 20
 MAX_MD5 = 4 << 20
 
 
@@ -60,7 +59,7 @@ def list_pages(world: World, call: Call) -> Answer:
     if "prevsnapshot" in call.query and mode == "refused":
         raise Problem(400, "UnsupportedQueryParameter", "prevsnapshot is not supported.")
     if "prevsnapshot" in call.query and mode == "supported":
-        previous = _blob(world, call).snapshots.get(call.query["prevsnapshot"])
+        previous = blob_of(world, call).snapshots.get(call.query["prevsnapshot"])
         if previous is None:
             raise Problem(409, "PreviousSnapshotNotFound", "The previous snapshot is not found.")
         since = previous.content
@@ -93,29 +92,6 @@ def _previous(world: World, call: Call, url: str) -> Content:
     return content_of(grant.resource, freeze=False)
 
 
-def put_page(world: World, call: Call) -> Answer:
-    """``PUT ?comp=page``: write or clear whole 4 KiB pages of a blob."""
-    signatures.check_account(world, call, "w")
-    blob = _blob(world, call)
-    _check_lease(blob, call)
-    with blob.volume.lock:  # nobody changes the number in between
-        sequence.check(call, blob.sequence)
-        _write(call, blob.volume, blob.etag)
-    return _touched(world, blob)
-
-
-def put_managed_page(world: World, call: Call) -> Answer:
-    """``PUT ?comp=page`` of a managed disk through a write grant."""
-    grant = signatures.grant_of(world, call)
-    if grant.access != "Write" or grant.resource.volume is None:
-        raise Problem(403, "AuthorizationPermissionMismatch", "The grant permits reading only.")
-    sequence.check(call, 0)  # nobody can give such a disk another number
-    settings = grant.resource.settings
-    _write(call, grant.resource.volume, settings["etag"])
-    settings["etag"] = world.etag()
-    return written(settings["etag"], world.clock())
-
-
 def put_blob(world: World, call: Call) -> Answer:
     """``PUT`` an empty page blob."""
     signatures.check_account(world, call, "cw")
@@ -128,34 +104,20 @@ def put_blob(world: World, call: Call) -> Answer:
     if key[:2] not in world.containers:
         raise Problem(404, "ContainerNotFound", "The specified container does not exist.")
     if key in world.blobs:
-        _check_lease(world.blobs[key], call)
+        check_lease(world.blobs[key], call)
         if call.header("If-None-Match") == "*":
             raise Problem(409, "BlobAlreadyExists", "The specified blob already exists.")
     volume = Volume(world.layers, size)
-    number = sequence.first(call)
+    number = sequence.first(call) if world.behaviour.sequence_numbers else 0
     blob = Blob(volume, world.etag(), world.clock(), metadata_of(call), sequence=number)
     world.blobs[key] = blob
     return written(blob.etag, blob.modified)
 
 
-def set_properties(world: World, call: Call) -> Answer:
-    """``PUT ?comp=properties``: give a page blob another sequence number."""
-    signatures.check_account(world, call, "w")
-    blob = _blob(world, call)
-    _check_lease(blob, call)
-    with blob.volume.lock:
-        _check_etag(call, blob.etag)
-        blob.sequence = sequence.changed(call, blob.sequence)
-        answer = _touched(world, blob)
-    answer.status = 200
-    answer.headers[sequence.HEADER] = str(blob.sequence)
-    return answer
-
-
 def snapshot(world: World, call: Call) -> Answer:
     """``PUT ?comp=snapshot``: at once, whatever the size, and no matter who holds the lease."""
     signatures.check_account(world, call, "cw")
-    blob = _blob(world, call)
+    blob = blob_of(world, call)
     if len(blob.snapshots) >= world.behaviour.snapshots_per_blob:
         raise Problem(
             409, "SnapshotCountExceeded", "The snapshot count against this blob is exceeded."
@@ -182,7 +144,7 @@ def _unused_time(world: World, blob: Blob) -> str:
 def delete_blob(world: World, call: Call) -> Answer:
     """``DELETE`` a blob or one snapshot."""
     signatures.check_account(world, call, "d")
-    blob = _blob(world, call)
+    blob = blob_of(world, call)
     if "snapshot" in call.query:
         if blob.snapshots.pop(call.query["snapshot"], None) is None:
             raise _blob_not_found()
@@ -191,7 +153,7 @@ def delete_blob(world: World, call: Call) -> Answer:
     if choice == "only":
         blob.snapshots.clear()
         return Answer(202)
-    _check_lease(blob, call)
+    check_lease(blob, call)
     if blob.snapshots and choice != "include":
         raise Problem(
             409, "SnapshotsPresent", "This operation is not permitted while the blob has snapshots."
@@ -203,7 +165,7 @@ def delete_blob(world: World, call: Call) -> Answer:
 def lease(world: World, call: Call) -> Answer:
     """``PUT ?comp=lease``: attached VHDs are leased for ever; nobody here should ask."""
     signatures.check_account(world, call, "w")
-    if _blob(world, call).leased_by:
+    if blob_of(world, call).leased_by:
         raise Problem(409, "LeaseAlreadyPresent", "There is already a lease present.")
     raise Problem(501, "NotImplemented", "Leases are only taken by virtual machines here.")
 
@@ -259,7 +221,7 @@ def _read(call: Call, found: Found) -> Answer:
     }
     if call.method == "HEAD":
         return Answer(200, {**headers, "Content-Length": str(size)})
-    window = _range(call, size)
+    window = range_of(call, size)
     if window is None:
         return Answer(200, headers, Extract(found.content, 0, size))
     start, end = window
@@ -273,7 +235,8 @@ def _read(call: Call, found: Found) -> Answer:
     return Answer(206, headers, extract)
 
 
-def _range(call: Call, size: int) -> tuple[int, int] | None:
+def range_of(call: Call, size: int) -> tuple[int, int] | None:
+    """Return from where to where a request asks, or None when it asks for all."""
     text = call.header("x-ms-range") or call.header("Range")
     if not text:
         return None
@@ -292,7 +255,7 @@ def _range(call: Call, size: int) -> tuple[int, int] | None:
 def _page_list(world: World, call: Call, found: Found, since: Content | None) -> Answer:
     _check_conditions(call, found)
     size = found.content.size_bytes
-    start, end = _range(call, size) or (0, size)
+    start, end = range_of(call, size) or (0, size)
     if end - start > world.behaviour.page_list_limit_bytes:
         raise Problem(500, "OperationTimedOut", "Operation could not be completed in time.")
     if since is None:
@@ -311,38 +274,14 @@ def _page_list(world: World, call: Call, found: Found, since: Content | None) ->
     return answer
 
 
-def _write(call: Call, volume: Volume, etag: str) -> None:
-    _check_etag(call, etag)
-    start, end = _range(call, 1 << 62) or (0, 0)
-    aligned = start % PAGE == 0 and (end % PAGE == 0 or end == volume.size_bytes)
-    if not start < end <= volume.size_bytes or not aligned:
-        raise Problem(
-            416, "InvalidPageRange", "The page range specified is invalid: pages have 4 KiB."
-        )
-    mode = call.header("x-ms-page-write").lower()
-    if mode == "clear":
-        volume.clear(start, end - start)
-    elif mode == "update" and len(call.body) == end - start <= MAX_WRITE:
-        _check_md5(call)
-        volume.write(start, call.body)
-    else:
-        raise Problem(400, "InvalidHeaderValue", "HeaderName: x-ms-page-write, or a wrong length")
-
-
-def _check_md5(call: Call) -> None:
-    sent = call.header("Content-MD5")
-    digest = hashlib.md5(call.body, usedforsecurity=False).digest()
-    if sent and sent != base64.b64encode(digest).decode():
-        raise Problem(400, "Md5Mismatch", "The MD5 value specified did not match with the body.")
-
-
 def _check_conditions(call: Call, found: Found) -> None:
-    _check_etag(call, found.etag)
+    check_etag(call, found.etag)
     if call.header("If-None-Match") == found.etag:
         raise Problem(304, "ConditionNotMet", "The blob has not changed.")
 
 
-def _check_etag(call: Call, etag: str) -> None:
+def check_etag(call: Call, etag: str) -> None:
+    """Refuse a request that means another state of a blob."""
     if call.header("If-Match") not in {"", "*", etag}:
         raise Problem(
             412,
@@ -351,12 +290,14 @@ def _check_etag(call: Call, etag: str) -> None:
         )
 
 
-def _touched(world: World, blob: Blob) -> Answer:
+def touched(world: World, blob: Blob) -> Answer:
+    """Give a changed blob a new ETag, and return the answer."""
     blob.etag, blob.modified = world.etag(), world.clock()
     return written(blob.etag, blob.modified)
 
 
-def _check_lease(blob: Blob, call: Call) -> None:
+def check_lease(blob: Blob, call: Call) -> None:
+    """Refuse a change of a blob that another one has leased."""
     if blob.leased_by and call.header("x-ms-lease-id") != blob.leased_by:
         raise Problem(
             412,
@@ -379,7 +320,8 @@ def key_of(call: Call) -> tuple[str, str, str]:
     return call.params["account"], call.params["container"], call.params["blob"]
 
 
-def _blob(world: World, call: Call) -> Blob:
+def blob_of(world: World, call: Call) -> Blob:
+    """Return the blob that a request names."""
     found = world.blobs.get(key_of(call))
     if found is None:
         raise _blob_not_found()
@@ -388,7 +330,7 @@ def _blob(world: World, call: Call) -> Blob:
 
 def find(world: World, call: Call) -> Found:
     """Return the blob or the snapshot that a request means."""
-    blob = _blob(world, call)
+    blob = blob_of(world, call)
     if "snapshot" not in call.query:
         leased, content = bool(blob.leased_by), blob.volume.content()
         return Found(

@@ -20,6 +20,7 @@ from airflow_provider_azstack.emulator import (
     signatures,
     storage,
     versions,
+    writes,
 )
 from airflow_provider_azstack.emulator.http import Answer, Call, Problem, Route, Router
 from airflow_provider_azstack.emulator.state import Seen, World
@@ -171,7 +172,7 @@ BLOBS = Router([
     Route("GET", f"{_MANAGED}?", blobs.get_managed),
     Route("HEAD", f"{_MANAGED}?", blobs.get_managed),
     Route("GET", f"{_MANAGED}?pagelist", blobs.list_managed_pages),
-    Route("PUT", f"{_MANAGED}?page", blobs.put_managed_page),
+    Route("PUT", f"{_MANAGED}?page", writes.put_managed_page),
     Route("PUT", f"{_CONTAINER}?container", blobs.put_container),
     Route("GET", f"{_CONTAINER}?container.list", blobs.list_blobs),
     Route("GET", f"{_BLOB}?", blobs.get_blob),
@@ -179,9 +180,9 @@ BLOBS = Router([
     Route("PUT", f"{_BLOB}?", copies.put_blob),
     Route("DELETE", f"{_BLOB}?", blobs.delete_blob),
     Route("GET", f"{_BLOB}?pagelist", blobs.list_pages),
-    Route("PUT", f"{_BLOB}?page", blobs.put_page),
+    Route("PUT", f"{_BLOB}?page", writes.put_page),
     Route("PUT", f"{_BLOB}?snapshot", blobs.snapshot),
-    Route("PUT", f"{_BLOB}?properties", blobs.set_properties),
+    Route("PUT", f"{_BLOB}?properties", writes.set_properties),
     Route("PUT", f"{_BLOB}?lease", blobs.lease),
 ])  # fmt: skip
 

@@ -33,6 +33,7 @@ class Behaviour:
     adfs_default_scope: bool = True  # False before hotfix 1.2108.2.130
     upload: bool = True  # createOption Upload
     os_disk_swap: bool = True  # another OS disk for a VM that exists
+    sequence_numbers: bool = True  # of page blobs; False: what is said of them is passed over
     copy_from_url: bool = True  # Copy Blob from another account or a managed disk's grant
     token_seconds: int = 3599
     snapshots_per_blob: int = 1000

@@ -80,13 +80,17 @@ class Accounts:
         except SourceGone:
             return None
 
-    def create(self, url: str, size_bytes: int, metadata: Mapping[str, str]) -> None:
-        """Create an empty page blob; never touches one that is there."""
-        self._storage.create_page_blob(self._account(url).id, url, size_bytes, metadata)
+    def create(self, url: str, size_bytes: int, metadata: Mapping[str, str], number: int) -> None:
+        """Create an empty page blob of that sequence number; never touches one that is there."""
+        self._storage.create_page_blob(self._account(url).id, url, size_bytes, metadata, number)
 
     def copy(self, url: str, source: Secret, metadata: Mapping[str, str]) -> None:
         """Begin to make a page blob as a copy of a snapshot, by its signed URL."""
         self._storage.copy_page_blob(self._account(url).id, url, source, metadata)
+
+    def number(self, url: str, found: BlobProperties, number: int) -> None:
+        """Give a page blob its sequence number, if it still is the one that was found."""
+        self._storage.number_page_blob(self._account(url).id, url, found, number)
 
     def grant_write(self, url: str, seconds: int) -> Grant:
         """Return a signed URL to write and read a blob by."""

@@ -78,6 +78,8 @@ def test_only_what_differs_is_written(
     # Of 17 MiB in several pieces: those that differ, a copy, a footer.
     assert len(page_writes(emulator)) <= 2 * 8
     assert not [key for key in emulator.world.blobs if key[0] == "staging"]
+    copies = [blob.sequence for blob in emulator.world.blobs.values() if blob.is_copy]
+    assert len(set(copies) - {0}) == len(copies)  # a copy comes with the number of its source
     assert not [left for left in emulator.leftovers() if left.kind == "grant"]
 
 

@@ -11,6 +11,14 @@ from airflow_provider_azstack.arm.disk_writer import DiskWriter
 from airflow_provider_azstack.arm.storage import Storage
 from airflow_provider_azstack.store.local import LocalStore
 
+_ON_BLOBS = (
+    "create_page_blob",
+    "copy_page_blob",
+    "number_page_blob",
+    "delete_page_blob",
+    "snapshot_blob",
+)
+
 
 class DeathError(BaseException):
     """The process is gone."""
@@ -33,7 +41,7 @@ class Mortal:
         patch.setattr(Stack, "request", self._dying(request, lambda args: args[1] != "GET"))
         for kind, names in (
             (DiskWriter, ("write",)),
-            (Storage, ("create_page_blob", "copy_page_blob", "delete_page_blob", "snapshot_blob")),
+            (Storage, _ON_BLOBS),
             (LocalStore, ("put",)),
         ):
             for name in names:

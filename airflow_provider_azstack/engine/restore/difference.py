@@ -21,6 +21,7 @@ from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES
 from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.engine.backup.audit import compare, sample_offsets, unchanged_ranges
 from airflow_provider_azstack.engine.crew import Crew
+from airflow_provider_azstack.engine.restore.page_blob import READ_SECONDS, BlobTarget, is_copy
 from airflow_provider_azstack.engine.restore.parts import Regions, part_name
 from airflow_provider_azstack.engine.restore.records import (
     COMPARED,
@@ -30,12 +31,7 @@ from airflow_provider_azstack.engine.restore.records import (
 )
 from airflow_provider_azstack.engine.restore.safety import Safety
 from airflow_provider_azstack.engine.restore.standing import Standing, look
-from airflow_provider_azstack.engine.restore.targets import (
-    READ_SECONDS,
-    BlobTarget,
-    is_copy,
-    writer_of,
-)
+from airflow_provider_azstack.engine.restore.targets import writer_of
 from airflow_provider_azstack.engine.restore.writing import THREADS, Restore
 from airflow_provider_azstack.errors import (
     AzStackError,
@@ -160,7 +156,7 @@ class _Overwriting:
             if found is None:
                 self._blob.copy(self._read(undo)().url, self._mark)
             self._until_copied()
-            self._there = self._there._replace(found=self._blob.found())
+            self._there = self._there._replace(found=self._blob.distinguished())
             before = BlobDisk(
                 self._read(undo),
                 size_bytes=self._disk.size_bytes,
@@ -171,7 +167,8 @@ class _Overwriting:
                 clock=self._restore.stack.clock,
             )
             undo.enter_context(before)
-            with writer_of(self._restore.stack, self._blob, THREADS) as writer:
+            found = self._there.found
+            with writer_of(self._restore.stack, self._blob, found, THREADS) as writer:
                 self._write(before, writer)
         self._restore.session.check()
         self._there.note(COMPARED, PartDone(bytes=self._written))

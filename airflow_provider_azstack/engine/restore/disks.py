@@ -174,7 +174,8 @@ class _DiskRestore:
             self._write(there)
         if not (there.is_whole or self._is_written(there)):
             raise IntegrityError(f"{self._disk.id}: parts of it are not noted: try again")
-        there.target.finish()  # D5
+        assert there.found is not None  # noqa: S101 - it was opened
+        there.target.finish(there.found)  # D5
         whole = self._finished(there)
         if self._restore.plan.request.verify:
             self.verify(whole.target)  # D6
@@ -196,7 +197,7 @@ class _DiskRestore:
         if not (there.is_open or there.is_whole):
             raise SourceGone(f"{self._disk.id} is not there to be written (any more): run again")
         if there.is_open:
-            with writer_of(self._restore.stack, there.target, self._threads) as writer:
+            with writer_of(self._restore.stack, there.target, there.found, self._threads) as writer:
                 self._write_parts(writer, there, share)
         self._restore.tell(f"{self._content}: this share is done")
 
@@ -206,7 +207,7 @@ class _DiskRestore:
             self._content.compare(disk)
 
     def _write(self, there: Standing) -> None:
-        with writer_of(self._restore.stack, there.target, self._threads) as writer:
+        with writer_of(self._restore.stack, there.target, there.found, self._threads) as writer:
             self._write_parts(writer, there)  # D3
             if FOOTER not in there.done():
                 footer = self._content.footer()
@@ -244,14 +245,15 @@ class _DiskRestore:
             log.warning("%s was ended half way: it is deleted and made again", self._disk.id)
             there.target.discard()
             there = there._replace(found=None)
-        if there.is_open and not self._is_admitted(there.target):
+        if there.is_open and not self._is_admitted(there):
             there.target.discard()
             there = there._replace(found=None)
         return created(there)  # D2
 
-    def _is_admitted(self, target: Target) -> bool:
+    def _is_admitted(self, there: Standing) -> bool:
+        assert there.found is not None  # noqa: S101 - it is open
         try:
-            target.admit()
+            there.target.admit(there.found)
         except SourceBusy:
             log.warning(
                 "%s: an earlier try's access has not ended and the stack gives no second one: it "

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from airflow_provider_azstack.engine.restore.page_blob import Found, is_copy
 from airflow_provider_azstack.engine.restore.records import (
     COMPARED,
     COMPLETE,
@@ -16,7 +17,7 @@ from airflow_provider_azstack.engine.restore.records import (
     PlannedDisk,
     PlannedVm,
 )
-from airflow_provider_azstack.engine.restore.targets import Found, Target, is_copy, target_of
+from airflow_provider_azstack.engine.restore.targets import Target, target_of
 from airflow_provider_azstack.engine.restore.writing import Restore
 from airflow_provider_azstack.model import Record
 

@@ -3,17 +3,23 @@ What a disk is written to: a managed disk that waits for its upload, or a page b
 
 Owns how each comes into being, is granted, becomes usable, and is thrown away; knows nothing of
 where the bytes come from.
-Invariants: nothing is used, finished or deleted here that does not carry this plan's mark. A
-managed disk becomes usable by ``finish`` only, which is called when every byte is there; an upload
-that somebody else ended before that is thrown away, never taken for a disk.
+Invariants: nothing is used, finished or deleted here that does not carry this plan's mark, and
+nothing is written but the very disk that was found with it. A managed disk becomes usable by
+``finish`` only, which is called when every byte is there; an upload that somebody else ended before
+that is thrown away, never taken for a disk.
+
+A process may sleep for hours between two writes, while its disk is deleted and another restore
+makes one of the same name. Access to a managed disk is granted by the stack for that very disk and
+ends with it, and is asked for anew only while the disk is the one that was found. A page blob is
+written by its URL, by whoever may sign for the account: so each has a sequence number of its own,
+and a writer insists, with every page, on the one that it found.
 """
 
 import logging
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.client import Stack
@@ -23,32 +29,20 @@ from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.arm.vhd import FOOTER_BYTES
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.restore.bodies import TAG
+from airflow_provider_azstack.engine.restore.page_blob import READ_SECONDS, BlobTarget, Found
 from airflow_provider_azstack.engine.restore.records import PlannedDisk
-from airflow_provider_azstack.errors import AccessDenied, Refused, SourceBusy
-from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.errors import (
+    AccessDenied,
+    Refused,
+    SourceBusy,
+    SourceGone,
+)
 
 log = logging.getLogger(__name__)
 
 GRANT_SECONDS = 24 * 3600  # a write grant cannot be given up and asked for again
-READ_SECONDS = 4 * 3600
 TRY_SECONDS = 600  # of two grants at once, to see whether there is such a thing
 _WAITING = {"readytoupload", "activeupload"}
-_PLAN, _ATTEMPT = TAG.replace("-", "_"), f"{TAG}-attempt".replace("-", "_")
-
-_COPY = "copy-"
-
-
-def is_copy(attempt: str, mark: str = "") -> bool:
-    """Tell whether a disk came into being as a copy, and of the snapshot of this mark."""
-    return attempt.startswith(f"{_COPY}{mark}")
-
-
-class Found(NamedTuple):
-    """What is there of a disk: which very one, and what it is fit for."""
-
-    attempt: str
-    is_open: bool  # it can still be written
-    is_whole: bool = False  # it holds everything by the way it came into being
 
 
 class Target(Protocol):
@@ -64,11 +58,12 @@ class Target(Protocol):
     def create(self) -> Found:
         """Create it, empty."""
 
-    def admit(self) -> None:
+    def admit(self, found: Found) -> None:
         """
         Get access for going on with what an earlier try left.
 
         :raises SourceBusy: that try's access has not ended, and there is no second one.
+        :raises Refused: another disk is in its place.
         """
 
     def admits_several(self, first_page: Callable[[], bytes]) -> bool:
@@ -78,11 +73,19 @@ class Target(Protocol):
         :param first_page: what the disk's first page shall be: a try may write it.
         """
 
-    def grant(self) -> Grant:
-        """Grant writing."""
+    def grant(self, found: Found) -> Grant:
+        """
+        Grant writing.
 
-    def finish(self) -> None:
-        """Make it usable: every byte is there."""
+        :raises Refused: another disk is in its place.
+        """
+
+    def finish(self, found: Found) -> None:
+        """
+        Make it usable: every byte is there.
+
+        :raises Refused: another disk is in its place.
+        """
 
     def read_grant(self, undo: ExitStack) -> Callable[[], Grant]:
         """Return what grants reading after ``finish``; what must be revoked goes on ``undo``."""
@@ -124,9 +127,11 @@ class ManagedTarget:
         made = self._compute.create_disk(self._disk.id, managed_body(self._disk, creation))
         return Found(self._attempt(made), is_open=True)
 
-    def admit(self) -> None:
-        self._granted = self._compute.grant_write(self._disk.id, GRANT_SECONDS)
-        self._is_fresh = True
+    def admit(self, found: Found) -> None:
+        self._require(found)
+        granted = self._compute.grant_write(self._disk.id, GRANT_SECONDS)
+        self._require(found)  # else this is access to what came into its place in between
+        self._granted, self._is_fresh = granted, True
 
     def admits_several(self, first_page: Callable[[], bytes]) -> bool:
         try:
@@ -139,10 +144,10 @@ class ManagedTarget:
             return False
         return True
 
-    def grant(self) -> Grant:
+    def grant(self, found: Found) -> Grant:
         if not self._is_fresh:
             try:
-                self.admit()
+                self.admit(found)
             except SourceBusy:
                 if (left := self._left()) is None:
                     raise
@@ -160,7 +165,8 @@ class ManagedTarget:
         self._granted = Grant(grant.url, now, left)
         return self._granted
 
-    def finish(self) -> None:
+    def finish(self, found: Found) -> None:
+        self._require(found)
         self._compute.revoke(self._disk.id)
 
     def read_grant(self, undo: ExitStack) -> Callable[[], Grant]:
@@ -170,6 +176,13 @@ class ManagedTarget:
     def discard(self) -> None:
         if self._body() is not None:
             self._compute.delete_disk(self._disk.id)
+
+    def _require(self, found: Found) -> None:
+        body = self._body()
+        if body is None:
+            raise SourceGone(f"{self._disk.id} is not there (any more): run again")
+        if self._attempt(body) != found.attempt:
+            raise Refused(f"{self._disk.id} was made again by another try: left alone")
 
     def _body(self) -> dict[str, Any] | None:
         body = self._stack.find(self._disk.id)
@@ -181,68 +194,6 @@ class ManagedTarget:
         properties = body.get("properties") or {}
         unique_id = properties.get("uniqueId") or properties.get("timeCreated")
         return f"{self._disk.id.lower()} {unique_id}"
-
-
-class BlobTarget:
-    """A page blob, for an unmanaged disk or to import a managed one from."""
-
-    def __init__(self, accounts: Accounts, plan: str, url: str, size_bytes: int) -> None:
-        self._accounts = accounts
-        self._plan = plan
-        self._url = url
-        self._size_bytes = size_bytes
-
-    def found(self) -> Found | None:
-        found = self._accounts.properties(self._url)
-        if found is None:
-            return None
-        if found.metadata.get(_PLAN) != self._plan:
-            raise Refused(f"{self._url} exists and is not of this restore: left alone")
-        is_open = found.length == self._size_bytes + FOOTER_BYTES
-        return Found(found.metadata.get(_ATTEMPT, ""), is_open=is_open)
-
-    def copy(self, source: Secret, mark: str, random: Callable[[], uuid.UUID] = uuid.uuid4) -> None:
-        """
-        Begin to create it as a copy of a snapshot.
-
-        :param mark: of that very snapshot; :func:`is_copy` finds it in the attempt.
-        """
-        attempt = f"{_COPY}{mark}-{random().hex}"
-        self._accounts.copy(self._url, source, {_PLAN: self._plan, _ATTEMPT: attempt})
-
-    def is_copied(self) -> bool:
-        """Tell whether the copy that was begun is done."""
-        found = self._accounts.properties(self._url)
-        return found is not None and found.copy_status == "success"
-
-    def create(self, random: Callable[[], uuid.UUID] = uuid.uuid4) -> Found:
-        attempt = random().hex
-        metadata = {_PLAN: self._plan, _ATTEMPT: attempt}
-        try:
-            self._accounts.create(self._url, self._size_bytes + FOOTER_BYTES, metadata)
-        except Refused:
-            if (first := self.found()) is None:
-                raise
-            return first  # another try of the same task was faster
-        return Found(attempt, is_open=True)
-
-    def admit(self) -> None:
-        """Do nothing: we sign as often as we like."""
-
-    def admits_several(self, first_page: Callable[[], bytes]) -> bool:  # noqa: ARG002 - not tried
-        return True
-
-    def grant(self) -> Grant:
-        return self._accounts.grant_write(self._url, READ_SECONDS)
-
-    def finish(self) -> None:
-        """Do nothing: a blob is what its pages are."""
-
-    def read_grant(self, undo: ExitStack) -> Callable[[], Grant]:  # noqa: ARG002 - it just ends
-        return lambda: self._accounts.grant(self._url, "", READ_SECONDS)
-
-    def discard(self) -> None:
-        self._accounts.delete(self._url, {_PLAN: self._plan})
 
 
 class ImportedTarget(ManagedTarget):
@@ -260,16 +211,16 @@ class ImportedTarget(ManagedTarget):
     def create(self) -> Found:
         return self._blob.create()
 
-    def admit(self) -> None:
-        self._blob.admit()
+    def admit(self, found: Found) -> None:
+        self._blob.admit(found)
 
     def admits_several(self, first_page: Callable[[], bytes]) -> bool:
         return self._blob.admits_several(first_page)
 
-    def grant(self) -> Grant:
-        return self._blob.grant()
+    def grant(self, found: Found) -> Grant:
+        return self._blob.grant(found)
 
-    def finish(self) -> None:
+    def finish(self, found: Found) -> None:  # noqa: ARG002 - staged under a name of this plan's own
         if self._body() is None:
             creation = {
                 "createOption": "Import",
@@ -303,14 +254,22 @@ def target_of(stack: Stack, accounts: Accounts, plan: str, disk: PlannedDisk) ->
     return ManagedTarget(stack, plan, disk)
 
 
-def writer_of(stack: Stack, target: Target, threads: int) -> DiskWriter:
-    """Open a disk for writing; close it in the end."""
-    return _writer(stack, target.grant, threads)
+def writer_of(stack: Stack, target: Target, found: Found | None, threads: int) -> DiskWriter:
+    """
+    Open a disk for writing; close it in the end.
+
+    :param found: the very disk: what comes into its place is not written.
+    """
+    assert found is not None  # noqa: S101 - callers have looked
+    return _writer(stack, partial(target.grant, found), threads, found.number)
 
 
-def _writer(stack: Stack, grant: Callable[[], Grant], threads: int) -> DiskWriter:
+def _writer(
+    stack: Stack, grant: Callable[[], Grant], threads: int, number: int | None = None
+) -> DiskWriter:
     return DiskWriter(
         grant,
+        sequence_number=number,
         blob_version=stack.profile.blob,
         ca_bundle=stack.ca_bundle,
         connections=threads,

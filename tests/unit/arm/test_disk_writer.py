@@ -11,7 +11,7 @@ from support.virtual_clock import VirtualClock
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, DiskWriter
-from airflow_provider_azstack.arm.storage import Storage
+from airflow_provider_azstack.arm.storage import BlobProperties, Storage
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.errors import (
     AccessDenied,
@@ -182,3 +182,33 @@ def test_the_disk_of_a_vm_is_not_written(
     ):
         pages.write(0, b"x" * 4096)
     assert vm.disks[0].read(0, 4096) == bytes(4096)
+
+
+def test_a_blob_that_took_anothers_place_is_not_written(
+    emulator: Emulator, blob: tuple[Storage, str, str]
+) -> None:
+    """Each has a number of its own; a copy gets one after it came with its source's."""
+    storage, account, container = blob
+    url = f"{container}/new.vhd"
+
+    def found() -> BlobProperties:
+        return storage.properties(account, url)
+
+    storage.create_page_blob(account, url, MIB + 512, MARK, 5)
+    assert found().sequence_number == 5
+    stale = found()
+    with DiskWriter(lambda: storage.grant_write(account, url, 600), sequence_number=5) as pages:
+        pages.write(0, b"x" * 4096)
+        storage.number_page_blob(account, url, found(), 6)
+        with pytest.raises(Refused, match="another restore"):
+            pages.write(4096, b"x" * 4096)
+    with pytest.raises(SourceChanged):
+        storage.number_page_blob(account, url, stale, 7)
+    assert found().sequence_number == 6
+    assert disk_at(emulator, url).read(0, 8192) == b"x" * 4096 + bytes(4096)
+
+
+def test_a_managed_disk_has_no_number_to_insist_on(emulator: Emulator, stack: Stack) -> None:
+    disk = upload(emulator, stack)
+    with writer(stack, disk, sequence_number=5) as pages, pytest.raises(Refused):
+        pages.write(0, b"x" * 4096)
