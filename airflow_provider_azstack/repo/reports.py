@@ -6,15 +6,16 @@ Invariant: a VM that any job ever saw is in the coverage, above all when it has 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from airflow_provider_azstack.model import JobRecord, JobVm, RestorePoint
 from airflow_provider_azstack.repo.points import flags
 from airflow_provider_azstack.repo.usage import Usage, usage
 from airflow_provider_azstack.repo.verify import ledger
-from airflow_provider_azstack.repo.verify.record_check import read_points
+from airflow_provider_azstack.repo.verify.record_check import Named, read_points
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
@@ -85,8 +86,31 @@ class _Vm:
         self.points: list[str] = []
         self.policy = ""
         self.last: JobVm | None = None
+        self.last_at = (datetime.min.replace(tzinfo=UTC), "")
         self.reason = ""
         self.is_unprotected = False
+
+
+class Told(NamedTuple):
+    """What the repository tells, read once; the points and the jobs as they come."""
+
+    now: datetime
+    points: Iterable[Named]  # by VM, each VM's oldest first
+    jobs: Iterable[JobRecord]  # the newest record of each, in no order
+    verifications: Sequence[ledger.Verified]  # that came to their end, oldest first
+    flagged: AbstractSet[tuple[str, str]]  # VM key and id of each suspicious point
+
+    @classmethod
+    def of(cls, repository: "Repository") -> "Told":
+        """Begin to read."""
+        now = repository.now()
+        return cls(
+            now=now,
+            points=read_points(repository.records, THREADS),
+            jobs=repository.each_job(),
+            verifications=ledger.outcomes(repository.records, now),
+            flagged=flags.flagged(repository),
+        )
 
 
 def job_rows(repository: "Repository", *, last: int = 0) -> list[JobRow]:
@@ -95,16 +119,21 @@ def job_rows(repository: "Repository", *, last: int = 0) -> list[JobRow]:
 
     :param last: only so many, the newest; 0 is all.
     """
-    return [_job_row(record) for record in repository.jobs()[-last:]]
+    rows = [job_row(record) for record in repository.each_job()]
+    return sorted(rows, key=lambda row: (row.started_at, row.run))[-last:]
 
 
 def coverage(repository: "Repository") -> list[Coverage]:
     """Return how each VM is protected, those that are not before all others."""
-    now = repository.now()
-    vms = _vms_of_points(repository)
-    _add_jobs(vms, repository.jobs())
-    verified = ledger.verified_points(repository.records, now)
-    suspicious = flags.flagged(repository)
+    return coverage_of(Told.of(repository))
+
+
+def coverage_of(told: Told) -> list[Coverage]:
+    """Return the same of what was read already."""
+    now = told.now
+    vms = _vms_of_points(told.points)
+    _add_jobs(vms, told.jobs)
+    verified = ledger.last_word(told.verifications)
     rows = []
     for key, vm in vms.items():
         good = verified.get(key)
@@ -117,7 +146,7 @@ def coverage(repository: "Repository") -> list[Coverage]:
                 verified_point=good.point if good else "",
                 verified_age_hours=_hours(now, good.taken_at if good else None),
                 read_since=good.read_since if good else None,
-                suspicious=sum((key, point) in suspicious for point in vm.points),
+                suspicious=sum((key, point) in told.flagged for point in vm.points),
                 policy=vm.policy,
                 reason=vm.reason,
                 vm_key="" if key == vm.id else key,
@@ -143,7 +172,8 @@ def usage_rows(repository: "Repository", by: By, *, threads: int = THREADS) -> l
     return sorted(rows, key=lambda row: row.needed_bytes, reverse=True)
 
 
-def _job_row(record: JobRecord) -> JobRow:
+def job_row(record: JobRecord) -> JobRow:
+    """Return how a compound job went."""
     vms = record.vms
     return JobRow(
         run=record.job.run,
@@ -162,10 +192,10 @@ def _job_row(record: JobRecord) -> JobRow:
     )
 
 
-def _vms_of_points(repository: "Repository") -> dict[str, _Vm]:
+def _vms_of_points(points: Iterable[Named]) -> dict[str, _Vm]:
     """Take up every readable point; unreadable ones are what verification is about."""
     vms: dict[str, _Vm] = {}
-    for _, point, _ in read_points(repository.records, THREADS):
+    for _, point, _ in points:
         if point is not None:
             _take_point(vms.setdefault(point.vm.key, _Vm(point.vm.name)), point)
     return vms
@@ -180,11 +210,15 @@ def _take_point(vm: _Vm, point: RestorePoint) -> None:
 
 def _add_jobs(vms: dict[str, _Vm], jobs: Iterable[JobRecord]) -> None:
     newest: dict[str, JobRecord] = {}
-    for record in jobs:  # oldest first: the last word is the newest job's
-        newest[record.job.policy] = record
+    for record in jobs:
+        before = newest.get(record.job.policy)
+        if before is None or _age(record) > _age(before):
+            newest[record.job.policy] = record
         for one in record.vms:
             vm = vms.setdefault(one.key, _Vm(one.name))
-            vm.last, vm.policy, vm.reason = one, record.job.policy, one.reason
+            if _age(record) > vm.last_at:  # the last word is the newest job's
+                vm.last, vm.last_at = one, _age(record)
+                vm.policy, vm.reason = record.job.policy, one.reason
     known = {vm.id.lower(): vm for vm in vms.values() if vm.id}
     for record in newest.values():
         for unprotected in record.unprotected:
@@ -193,6 +227,10 @@ def _add_jobs(vms: dict[str, _Vm], jobs: Iterable[JobRecord]) -> None:
             )
             vm.is_unprotected = True
             vm.policy, vm.reason = record.job.policy, unprotected.reason
+
+
+def _age(record: JobRecord) -> tuple[datetime, str]:
+    return record.started_at, record.job.run
 
 
 def _status(vm: _Vm) -> Status:

@@ -52,6 +52,7 @@ FORMAT = 1
 FEATURES = frozenset[str]()  # mandatory features that this version knows
 MAX_CONFIG_BYTES = 4096
 THREADS = 16  # that read small records at once: they may be far away
+JOB_THREADS = 4  # the record of a job of ten thousand VMs has megabytes
 _CONFIG = "config"
 
 
@@ -263,10 +264,19 @@ class Repository:
         """Return the manifest with that object name."""
         return self.records.get(name, Manifest)
 
+    def each_job(self) -> Iterator[JobRecord]:
+        """Yield the newest record of every compound job, one at a time, in no order."""
+        held: JobRecord | None = None
+        for record in self.records.all("jobs/", JobRecord, threads=JOB_THREADS):
+            if held is not None and held.job.run != record.job.run:  # its tries are neighbours
+                yield held
+            held = record
+        if held is not None:
+            yield held
+
     def jobs(self) -> list[JobRecord]:
         """Return the newest record of every compound job, oldest job first."""
-        newest = {record.job.run: record for record in self.records.all("jobs/", JobRecord)}
-        return sorted(newest.values(), key=lambda record: (record.started_at, record.job.run))
+        return sorted(self.each_job(), key=lambda record: (record.started_at, record.job.run))
 
     def job_outlines(self) -> Iterator[JobOutline]:
         """Yield what the records of all jobs, every try, say of how much was moved; in no order."""

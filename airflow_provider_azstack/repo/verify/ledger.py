@@ -8,7 +8,7 @@ claims to be of the future counts as never: a clock that was wrong once hides no
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
@@ -98,7 +98,11 @@ def verified_points(records: Records, now: datetime) -> dict[str, VerifiedPoint]
 
     Each verification says it of all VMs, so the last one has the last word.
     """
-    ended = outcomes(records, now)
+    return last_word(outcomes(records, now))
+
+
+def last_word(ended: Sequence[Verified]) -> dict[str, VerifiedPoint]:
+    """Return, by VM key, what the last of the verifications that came to their end found good."""
     last = ended[-1].outcome if ended else None
     return {point.vm_key: point for point in last.verified} if last else {}
 
