@@ -37,16 +37,20 @@ _RESTORED = "database"
 
 
 def measure(tool: Tool, data: Path, *, compare: bool) -> dict[str, Cost]:
-    """Run one program through all steps in its directory, and return what each took."""
+    """Run one program through its steps in its directory, and return what each took."""
     log = tool.place / "log"
     for command in tool.create():
         run(command, log)
     costs = {}
     for step, disk, based_on in BACKUPS:
+        if step not in tool.steps:
+            continue
         link(data / f"{disk}.img", tool.disk, is_unchanged=step == "unchanged")
         before = size_of(tool.repository)
         cost = run(tool.back_up(step, based_on), log)
         costs[step] = cost._replace(stored_bytes=size_of(tool.repository) - before)
+    if _RESTORED not in tool.steps:
+        return costs
     tool.target.mkdir()
     costs["restore"] = run(tool.restore(_RESTORED), log)
     if compare and not filecmp.cmp(tool.restored_file, tool.disk, shallow=False):

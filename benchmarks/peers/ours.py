@@ -9,6 +9,7 @@ Restoring and verifying are ``azstack`` commands, so they are not here.
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -16,6 +17,7 @@ from records import back_up, publish
 from sources import FileDisk
 
 from airflow_provider_azstack.console.arguments import add_repository, open_repository
+from airflow_provider_azstack.model import Compression
 
 
 def main() -> None:
@@ -26,11 +28,13 @@ def main() -> None:
     parser.add_argument("--run", required=True)
     parser.add_argument("--based-on", default="", help="the run before; none for a first backup")
     parser.add_argument("--changes-known", action="store_true", help="believe the list beside it")
+    parser.add_argument("--compression", choices=get_args(Compression), default="standard")
     args = parser.parse_args()
     repository = open_repository(args)
     session = repository.open_session("benchmark", run=args.run)
     trust = "difference" if args.changes_known else "allocated"
-    image = back_up(session, FileDisk(args.disk), args.run, args.based_on, trust=trust)
+    how = {"trust": trust, "compression": args.compression}
+    image = back_up(session, FileDisk(args.disk), args.run, args.based_on, **how)
     publish(session, image)
     session.close()
 
