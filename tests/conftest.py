@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from support.compound import Rig
+
     from airflow_provider_azstack.emulator import Emulator
     from airflow_provider_azstack.emulator.guests import GuestDisk
 
@@ -38,6 +40,15 @@ def tls_emulator(tmp_path: Path) -> Iterator["Emulator"]:
     with Emulator(tmp_path / "tls-stack") as stack:
         yield stack
         assert stack.crashes == []
+
+
+@pytest.fixture
+def it(emulator: "Emulator", tmp_path: Path) -> Iterator["Rig"]:
+    """The stack and a new repository, ``tmp_path / "repository"``, and what backs the one up."""
+    from support.compound import rig
+
+    with rig(emulator, tmp_path / "repository") as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """What happens to a restore when the stack, the network, or the process fails."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from support.compound import Rig, connect, rig
+from support.compound import Rig, connect
 from support.restores import body, digests, disk_at, error_of, execute, life, plan, restore
 
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
@@ -24,10 +23,9 @@ ASKED = {"vms": ["web01"], "mode": "alternate", "resource_group": "dr"}
 
 
 @pytest.fixture
-def site(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    emulator.add_group("dr")
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
+def site(it: Rig) -> Rig:
+    it.emulator.add_group("dr")
+    return it
 
 
 def a_vm(emulator: Emulator, *specs: DiskSpec, **more: Any) -> EmulatedVm:

@@ -1,11 +1,9 @@
 """What a plan refuses: every bad input at once, a line each, whatever else is wrong."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.compound import Rig, rig
+from support.compound import Rig
 from support.restores import plan
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
@@ -40,10 +38,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.fixture
-def site(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    emulator.add_group("dr")
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
+def site(it: Rig) -> Rig:
+    it.emulator.add_group("dr")
+    return it
 
 
 def test_all_bad_inputs_are_refused_at_once_with_a_line_each(site: Rig, emulator: Emulator) -> None:

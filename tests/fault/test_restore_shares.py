@@ -1,12 +1,10 @@
 """One disk that several hosts write together: what they may rely on when one of them fails."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.compound import Rig, rig
+from support.compound import Rig
 from support.mortal import DeathError, Mortal
 from support.restores import digests, execute, plan
 
@@ -74,11 +72,10 @@ def _say(_: str) -> None:
 
 
 @pytest.fixture
-def site(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    emulator.add_group("dr")
-    emulator.add_storage_account("staging", "rg")
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
+def site(it: Rig) -> Rig:
+    it.emulator.add_group("dr")
+    it.emulator.add_storage_account("staging", "rg")
+    return it
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """The world changes between discovery and streaming: noticed, never backed up as if it had not."""
 
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from support.compound import Rig, keyed, rig
+from support.compound import Rig, keyed
 
 from airflow_provider_azstack.arm.compute import Compute
-from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.errors import SourceChanged, SourceError, SourceGone
@@ -26,10 +24,9 @@ def spec(kind: str = "managed", size_mib: int = 4) -> DiskSpec:
 
 
 @pytest.fixture
-def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    emulator.add_storage_account("legacy", "prod")
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
+def it(it: Rig) -> Rig:
+    it.emulator.add_storage_account("legacy", "prod")
+    return it
 
 
 @pytest.fixture

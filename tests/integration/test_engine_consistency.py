@@ -1,11 +1,8 @@
 """Power around snapshots: who was running runs again, whatever happened."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import msgspec
 import pytest
-from support.compound import Rig, rig
+from support.compound import Rig
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.emulator.faults import Fault
@@ -17,12 +14,6 @@ from airflow_provider_azstack.model import Consistency
 pytestmark = pytest.mark.tier2
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
 
 
 @pytest.fixture

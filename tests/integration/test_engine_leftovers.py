@@ -1,14 +1,13 @@
 """Clean-up and janitor: nothing stays on the stack but what the next backup needs."""
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.compound import Rig, new_repository, rig
+from support.compound import Rig, new_repository
 
 from airflow_provider_azstack.arm.compute import Compute
-from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.engine import names
@@ -19,12 +18,6 @@ from airflow_provider_azstack.errors import SourceError
 pytestmark = pytest.mark.tier2
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
 
 
 @pytest.fixture

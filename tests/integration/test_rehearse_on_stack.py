@@ -1,13 +1,13 @@
 """Restores on trial on a stack: checked there, evidence kept, nothing left or touched."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.compound import Rig, rig
+from support.compound import Rig
 
-from airflow_provider_azstack.emulator import DiskSpec, Emulator
+from airflow_provider_azstack.emulator import DiskSpec
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.guests import GuestDisk
 from airflow_provider_azstack.engine.janitor import janitor
@@ -19,12 +19,6 @@ from airflow_provider_azstack.repo.verify.rehearsals import Rehearsal, rehearsal
 pytestmark = pytest.mark.tier2
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """What killed restores leave: the janitor removes what is half written, and nothing else."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support import restores
-from support.compound import Rig, connect, rig
+from support.compound import Rig, connect
 
-from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
 from airflow_provider_azstack.emulator.http import Problem
 from airflow_provider_azstack.engine.janitor import janitor
 from airflow_provider_azstack.engine.restore.execute import carry_out
@@ -19,12 +17,6 @@ from airflow_provider_azstack.errors import AzStackError
 pytestmark = pytest.mark.tier2
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
 
 
 @pytest.fixture
