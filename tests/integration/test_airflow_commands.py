@@ -1,7 +1,6 @@
 """The commands against a metadata database, a stack and a repository."""
 
 import json
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,30 +22,6 @@ from airflow_provider_azstack.hooks.stack import AzureStackHook
 
 pytestmark = pytest.mark.tier2
 Call = Callable[..., Any]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call a command as its parser does; return its state, its JSON and its remarks."""
-
-    def run(function: Callable[[Namespace], None], **given: Any) -> tuple[Any, Any, str]:
-        common = {
-            "verbose": False,
-            "output": "json",
-            "config": None,
-            "stack_conn_id": None,
-            "repository_conn_id": None,
-        }
-        state: Any = 0
-        capsys.readouterr()  # what came before is not the command's
-        try:
-            function(Namespace(**{**common, **given}))
-        except SystemExit as ended:
-            state = ended.code
-        printed = capsys.readouterr()
-        return state, json.loads(printed.out or "null"), printed.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Before and after a run: plan, estimate, simulation; and a window that ends a DAG run."""
 
 import json
-from argparse import Namespace
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,8 @@ def site(tls_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def call(site: Site, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call a command as its parser does; return its state, its JSON and its remarks."""
-
-    def run(function: Callable[[Namespace], None], **given: Any) -> tuple[int, Any, str]:
-        common = {"verbose": False, "output": "json", "config": str(site.conf)}
-        common |= {"stack_conn_id": None, "repository_conn_id": None}
-        state: Any = 0
-        capsys.readouterr()
-        try:
-            function(Namespace(**{**common, **given}))
-        except SystemExit as ended:
-            state = ended.code
-        printed = capsys.readouterr()
-        return state, json.loads(printed.out or "null"), printed.err
-
-    return run
+def call(call: Call, site: Site) -> Call:
+    return partial(call, config=str(site.conf))
 
 
 def policy_file(site: Site, **keys: Any) -> str:
