@@ -81,6 +81,8 @@ class VirtualMachine(Record, frozen=True, kw_only=True):
     size: Text
     os_type: Text
     power_state: Text  # "running", "deallocated", ...
+    # What it was made of: "publisher:offer:sku", or the ARM id of a custom image; "" is unknown.
+    image: Text = ""
     disks: tuple[Disk, ...]
     excluded: tuple[Disk, ...] = ()  # left out by the policy
     tags: dict[str, str] = {}
@@ -153,6 +155,7 @@ class WorkloadVm(Record, frozen=True, kw_only=True):
     pieces: int = 1  # that the VM was cut into, each streamed by itself
     elsewhere: tuple[DiskKey, ...] = ()  # disks that other pieces stream, this one nothing of them
     expected_seconds: float = 0.0  # of one stream, for what is streamed here
+    sibling: Text = ""  # key of another VM that was made of the same image, if one is known
 
     @property
     def streamed(self) -> tuple[WorkloadDisk, ...]:

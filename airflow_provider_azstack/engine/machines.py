@@ -98,6 +98,7 @@ def outline(body: Body, source: DiskSource, left_out: Callable[[Disk], bool]) ->
         size=(properties.get("hardwareProfile") or {}).get("vmSize", ""),
         os_type=_os_disk(properties).get("osType", ""),
         power_state=power_state(body),
+        image=_image(properties),
         disks=kept,
         excluded=tuple(disk for disk in disks if disk not in kept),
         tags=dict(body.get("tags") or {}),
@@ -192,13 +193,26 @@ def _check_kind(properties: Body) -> None:
         raise NotProtectableError("it is being deleted")
 
 
+def _storage_profile(properties: Body) -> Body:
+    return properties.get("storageProfile") or {}
+
+
 def _os_disk(properties: Body) -> Body:
-    return (properties.get("storageProfile") or {}).get("osDisk") or {}
+    return _storage_profile(properties).get("osDisk") or {}
+
+
+def _image(properties: Body) -> str:
+    """Return what a VM was made of, without the version: the next one has most of its files."""
+    image = _storage_profile(properties).get("imageReference") or {}
+    if image.get("id"):
+        return str(image["id"]).lower()
+    named = [str(image.get(part) or "") for part in ("publisher", "offer", "sku")]
+    return ":".join(named).lower() if all(named) else ""
 
 
 def _entries(properties: Body) -> list[tuple[int | None, Body]]:
     """Return the VM's disks as its body lists them: the OS disk first, then by LUN."""
-    profile = properties.get("storageProfile") or {}
+    profile = _storage_profile(properties)
     os_disk = _os_disk(properties)
     if not os_disk:
         raise NotProtectableError("the stack tells no OS disk")

@@ -15,6 +15,8 @@ from airflow_provider_azstack.engine.backup.complete import complete
 from airflow_provider_azstack.engine.backup.discover import Inventory, discover
 from airflow_provider_azstack.engine.backup.distribute import distribute
 from airflow_provider_azstack.engine.backup.manifests import spill
+from airflow_provider_azstack.engine.backup.past import Past
+from airflow_provider_azstack.engine.backup.siblings import siblings
 from airflow_provider_azstack.engine.backup.stream import snapshot_workload, stream_workload
 from airflow_provider_azstack.errors import StreamsFailed
 from airflow_provider_azstack.model import (
@@ -147,18 +149,28 @@ class Rig:
             stack=self.stack.name,
             mode=mode,
             consistency=self.policy.consistency,
+            compression=self.policy.compression,
             snapshot_group=self.policy.snapshot_resource_group or "",
         )
         inventory = discover(self.stack, self.policy, trigger)
         manifests = tuple(
             spill(session, manifest, limit_bytes=2000)
-            for manifest in distribute(job, inventory.vms, self.hosts, split_bytes=self.split_bytes)
+            for manifest in distribute(
+                job,
+                inventory.vms,
+                self.hosts,
+                siblings=siblings(inventory.vms, self._done()),
+                split_bytes=self.split_bytes,
+            )
         )
         return Run(self, session, job, inventory, manifests)
 
     def backup(self, **settings: object) -> dict[str, JobVm]:
         """Run the policy once, from the first step to the last."""
         return self.begin(**settings).finish()
+
+    def _done(self) -> set[str]:
+        return Past(self.repository.job_outlines()).done()
 
     def point(self, vm: JobVm) -> RestorePoint:
         return self.repository.point(vm.key, vm.point)

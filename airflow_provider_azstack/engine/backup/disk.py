@@ -44,6 +44,7 @@ def back_up_disk(
     snapshot: DiskSnapshot,
     part: DiskPart | None = None,
     previous: Image | None,
+    sibling: Image | None = None,
     trust: ChangesKnown = "difference",
     compression: Compression = "standard",
     readers: int = READERS,
@@ -60,6 +61,7 @@ def back_up_disk(
     :param name: the image's object name.
     :param part: all that is looked at and stored; None: the whole disk.
     :param previous: the image that the source's ``changed`` refers to; None stores everything.
+    :param sibling: without ``previous``: an image of a disk that may be like this one.
     :param trust: the best change source to believe. After ``ChangesLied`` the caller must say
         "everything" for this disk until an image of it succeeded.
     :param compression: of the blocks that are new.
@@ -80,6 +82,7 @@ def back_up_disk(
             rng=rng(),
             pace=pace,
             part=part,
+            sibling=sibling,
         )
         glance = _Glance(pipeline.tally, session.check, progress, started, clock)
         pipeline.run(readers, cancel, glance)

@@ -111,8 +111,9 @@ class DiskReader:
             return self._read_everything(snapshot, part)
         reference = _reference(self._repository, self._point, snapshot)
         trust: ChangesKnown = "difference" if reference else "allocated"
+        sibling = None if reference else self._sibling(snapshot)
         try:
-            return self._back_up(snapshot, part, reference, trust)
+            return self._back_up(snapshot, part, reference, trust, sibling)
         except ChangesLied as lie:
             # What earlier images took over on the stack's word may be wrong as well; this one is
             # made right at once rather than by a next run that has to remember the lie.
@@ -128,6 +129,22 @@ class DiskReader:
                 topic = lied_topic(self._set.id, snapshot.disk_key)
                 self._work.session.leave_note(self._vm.key, topic, self._work.who.encode())
             return self._read_everything(snapshot, part)
+
+    def _sibling(self, snapshot: DiskSnapshot) -> Image | None:
+        """Return the image of a sibling's disk in the same place, if there is one by now."""
+        key, place = self._vm.sibling, snapshot.disk_key
+        if not key or self._work.job.mode == "full":
+            return None
+        try:
+            point = self._repository.latest_point(key)
+            for published in point.images if point else ():
+                if published.disk_key == place:
+                    return self._repository.image(published.image)
+            made = self._repository.images(self._work.job.run, key, place)
+            return next((image for image in made if image.part is None), None)
+        except (IntegrityError, ObjectNotFound) as error:  # it would have saved work, no more
+            log.debug("no sibling of %s %s: %s", self._vm.name, place, error)
+            return None
 
     def _read_everything(self, snapshot: DiskSnapshot, part: DiskPart | None) -> Image:
         return self._back_up(snapshot, part, None, "everything")
@@ -162,6 +179,7 @@ class DiskReader:
         part: DiskPart | None,
         reference: Reference | None,
         trust: ChangesKnown,
+        sibling: Image | None = None,
     ) -> Image:
         name = self._name(snapshot, part)
         label = f"{self._vm.name} {snapshot.disk_key}"
@@ -186,6 +204,7 @@ class DiskReader:
                 snapshot=snapshot,
                 part=part,
                 previous=reference.image if reference else None,
+                sibling=sibling,
                 trust=trust,
                 compression=self._work.job.compression,
                 progress=tell,

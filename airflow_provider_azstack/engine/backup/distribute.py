@@ -63,6 +63,7 @@ def distribute(
     *,
     history: Mapping[str, int] | None = None,
     waiting: Mapping[str, int] | None = None,
+    siblings: Mapping[str, str] | None = None,
     batch_bytes: int = DEFAULT_BATCH_BYTES,
     account_cap: int | None = None,
     stack_cap: int | None = None,
@@ -75,6 +76,7 @@ def distribute(
 
     :param history: expected bytes by VM, where earlier jobs tell; else the disks' sizes count.
     :param waiting: VMs that go before all others, and their turns: the lowest is first.
+    :param siblings: by VM, another one that was made of the same image.
     :param batch_bytes: small VMs are gathered up to about this much.
     :param split_bytes: a VM of which more than this is expected may be cut; None: none is.
     :param at_once: how many parts of a disk may be streamed at the same time.
@@ -85,8 +87,8 @@ def distribute(
         raise ConfigurationError("no backup host is left to do the work: add one to the policy")
     shares = _shares(hosts, stack_cap)
     streams = sum(shares.values())
-    vms, known = list(vms), history or {}
-    light = [_workload_vm(vm, known.get(vm.key)) for vm in vms]
+    vms, known, like = list(vms), history or {}, siblings or {}
+    light = [_workload_vm(vm, known.get(vm.key), like.get(vm.key, "")) for vm in vms]
     pieces = _cut(light, split_bytes, streams, at_once)
     for key, turn in (waiting or {}).items():
         pieces[key] = [lump._replace(turn=turn) for lump in pieces.get(key, ())]
@@ -110,7 +112,7 @@ def distribute(
     )
 
 
-def _workload_vm(vm: VirtualMachine, expected_bytes: int | None) -> WorkloadVm:
+def _workload_vm(vm: VirtualMachine, expected_bytes: int | None, sibling: str) -> WorkloadVm:
     """Strip a VM to ids and sizes; what is expected of it is spread over its disks by size."""
     whole = sum(disk.size_bytes for disk in vm.disks) or 1
     expected = whole if expected_bytes is None else min(expected_bytes, whole)
@@ -118,6 +120,7 @@ def _workload_vm(vm: VirtualMachine, expected_bytes: int | None) -> WorkloadVm:
         id=vm.id,
         key=vm.key,
         name=vm.name,
+        sibling=sibling,
         excluded=tuple(disk.unique_id for disk in vm.excluded),
         disks=tuple(
             WorkloadDisk(

@@ -93,6 +93,10 @@ class Past:
             if told.done is not None
         }
 
+    def done(self) -> set[str]:
+        """Return the VMs of which some job made a restore point."""
+        return {key for key, told in self._told.items() if told.done is not None}
+
     def waiting(self) -> dict[str, int]:
         """Return the VMs that a window left out last, each with its place: 0 waits longest."""
         never = datetime.min.replace(tzinfo=UTC)

@@ -15,7 +15,7 @@ from itertools import groupby
 from random import Random
 
 from airflow_provider_azstack.engine.backup import audit
-from airflow_provider_azstack.engine.backup.before import Before
+from airflow_provider_azstack.engine.backup.before import Before, Likeness
 from airflow_provider_azstack.engine.backup.changes import SOURCES, DiskSource, Window, ask, windows
 from airflow_provider_azstack.engine.backup.fetch import Fetcher
 from airflow_provider_azstack.engine.backup.reads import (
@@ -74,14 +74,18 @@ class Pipeline:
         rng: Random,
         pace: Pace | None = None,
         part: DiskPart | None = None,
+        sibling: Image | None = None,
     ) -> None:
+        self._likeness = None if previous else Likeness()
+        like = previous or sibling
+        self._like = ImageReader(like, reader) if like and like.part is None else None
         if previous and not _fits(previous, source):
             previous = None
         self._source = source
         self._stretch = _stretch(part, source.size_bytes)
         self._writer = writer
         self._reader = reader
-        self._previous = ImageReader(previous, reader) if previous else None
+        self._previous = self._like if previous else None
         self._before = previous.regions if previous else ()
         self._previous_name = previous.name if previous else ""
         self._samples = audit.sample_offsets(previous, rng, *self._stretch) if previous else []
@@ -156,12 +160,12 @@ class Pipeline:
 
     def _store_region(self, number: int, extents: list[Extent], _scratch: Scratch) -> None:
         """Read what may hold data, and store what of it is not there yet; the rest is zero."""
-        self._store(number, extents, self._runs_before(number))
+        self._store(number, extents, self._runs_of(self._like, number))
 
     def _overlay_region(self, number: int, extents: list[Extent], _scratch: Scratch) -> None:
         """Lay the changes over the region as it was before."""
         offset, length = self._bounds(number)
-        before = self._runs_before(number)
+        before = self._runs_of(self._previous, number)
         if before is None:
             self._store(number, ask(self._source, "allocated", offset, length)[1], None)
             return
@@ -174,24 +178,25 @@ class Pipeline:
         parts += [partial(self._read_pages, reads) for reads in page_parts(pages)]
         self._open(number, base, extents, parts)
 
-    def _store(self, number: int, extents: list[Extent], before: list[Run] | None) -> None:
+    def _store(self, number: int, extents: list[Extent], like: list[Run] | None) -> None:
         size = self._source.size_bytes
         cells = cell_parts(whole_pages(extents, size), size)
         parts: list[Part]
-        if self._previous is None or before is None:
+        if self._like is None or like is None:
             parts = [partial(self._read_cells, part) for part in cells]
         else:
-            unfit = self._unfit_cells(before)
-            base = Before(self._previous, before, unfit, self._writer.find, self._keep)
-            parts = [partial(self._read_compared, base, near) for near in by_neighbourhood(cells)]
+            unfit, find = self._unfit_cells(like), self._writer.find
+            before = Before(self._like, like, unfit, find, self._keep, likeness=self._likeness)
+            parts = [partial(self._read_compared, before, near) for near in by_neighbourhood(cells)]
         self._open(number, [Run(*self._bounds(number))], extents, parts)
 
-    def _runs_before(self, number: int) -> list[Run] | None:
-        """Return a region's runs in the image before, None where they cannot be had."""
-        if self._previous is None:
+    def _runs_of(self, image: ImageReader | None, number: int) -> list[Run] | None:
+        """Return a region's runs in an earlier image, None where they cannot be had."""
+        offset, length = self._bounds(number)
+        if image is None or offset + length > image.size_bytes:
             return None
         try:
-            return self._previous.runs(*self._bounds(number))
+            return image.runs(offset, length)
         except IntegrityError as error:
             log.warning("read as if new: %s", error)
             return None

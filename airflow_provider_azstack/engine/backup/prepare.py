@@ -19,6 +19,7 @@ from airflow_provider_azstack.engine.backup.forecast import (
     with_limit,
 )
 from airflow_provider_azstack.engine.backup.past import Past, Rates
+from airflow_provider_azstack.engine.backup.siblings import siblings
 from airflow_provider_azstack.model import Job, Manifest, VirtualMachine
 from airflow_provider_azstack.policy import Policy
 
@@ -50,12 +51,14 @@ def prepare(
     :param stack_rate: bytes a second that the stack gives all hosts together; None: any.
     """
     rates = rates or past.rates()
+    vms = tuple(vms)
     shared = distribute(
         job,
         vms,
         hosts,
         history=past.expected_bytes(job.mode),
         waiting=past.waiting(),
+        siblings=siblings(vms, past.done()),
         batch_bytes=terms.policy.batch_bytes,
         account_cap=terms.caps.storage_account,
         stack_cap=terms.caps.stack,

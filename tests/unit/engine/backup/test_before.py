@@ -22,6 +22,18 @@ pytestmark = pytest.mark.tier1
 MIB = 1024**2
 
 
+class CountingStore(MemoryStore):
+    """Counts the cells of noise that are read back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = 0
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        self.cells += length >= MIB
+        return super().get_range(name, offset, length)
+
+
 def full_disk(size_bytes: int = 16 * MIB, seed: int = 3) -> SparseDisk:
     disk = SparseDisk(size_bytes)
     disk.write(0, Random(seed).randbytes(size_bytes))
@@ -131,6 +143,68 @@ def test_what_cannot_be_read_back_is_stored_anew() -> None:
         second = back_up(disk, session, first, trust="allocated")
         assert second.stored_bytes >= MIB
         assert ImageReader(second, session.reader()).read(0, MIB) == disk.read(0, MIB)
+
+
+def clone_of(disk: SparseDisk, pages: int, seed: int = 21) -> SparseDisk:
+    """Another disk with the same content, but for single pages of noise."""
+    clone = SparseDisk(disk.size_bytes)
+    clone.pages = dict(disk.pages)
+    noise = Random(seed)
+    for page in noise.sample(range(disk.size_bytes // PAGE), pages):
+        clone.write(page * PAGE, noise.randbytes(PAGE))
+    return clone
+
+
+def test_the_first_image_of_a_sibling_stores_what_makes_it_another() -> None:
+    """A VM made of the same image: the pages that differ, not the megabytes around them."""
+    with open_session() as session:
+        disk = full_disk(32 * MIB)
+        first = back_up(disk, session)
+        clone = clone_of(disk, 24)
+        image = back_up(clone, session, sibling=first)
+        assert image.stored_bytes <= 4 * MIB  # a few cells pass before the likeness is seen
+        assert_same(clone, image, session)
+
+
+def test_a_sibling_that_became_another_costs_a_few_comparisons() -> None:
+    """Half a disk alike, half of it not: of that half hardly a cell is read back."""
+    store = CountingStore()
+    with open_session(store) as session:
+        disk = full_disk(64 * MIB)
+        first = back_up(disk, session)
+        other = full_disk(64 * MIB, seed=99)
+        for page in range(8 * MIB // PAGE):
+            other.pages[page] = disk.pages[page]
+        store.cells = 0
+        image = back_up(other, session, sibling=first)
+        assert store.cells <= 16
+        assert image.stored_bytes >= 56 * MIB
+        assert_same(other, image, session)
+
+
+def test_a_disk_that_only_has_the_image_in_common_is_not_compared() -> None:
+    """Nothing alike was seen: no cell is read back."""
+    store = CountingStore()
+    with open_session(store) as session:
+        first = back_up(full_disk(), session)
+        store.cells = 0
+        other = full_disk(seed=98)
+        image = back_up(other, session, sibling=first)
+        assert store.cells == 0
+        assert_same(other, image, session)
+
+
+@pytest.mark.parametrize("size_bytes", [8 * MIB, 64 * MIB])
+def test_a_disk_that_was_resized_is_compared_where_both_are(size_bytes: int) -> None:
+    """Neither what was cut off nor what was added is asked of the image before."""
+    with open_session() as session:
+        disk = full_disk(32 * MIB)
+        first = back_up(disk, session)
+        resized = SparseDisk(size_bytes)
+        resized.pages = {n: page for n, page in disk.pages.items() if n * PAGE < size_bytes}
+        resized.write(5 * PAGE, b"z" * PAGE)
+        assert_same(resized, back_up(resized, session, first), session)
+        assert_same(resized, back_up(resized, session, sibling=first), session)
 
 
 @settings(max_examples=15, deadline=None)

@@ -1,0 +1,69 @@
+"""Virtual machines made of one image: the first backup of one builds on another's."""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+from support.compound import Rig, keyed, rig
+
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.emulator.guests import GuestDisk
+from airflow_provider_azstack.model import JobVm
+from airflow_provider_azstack.policy import TriggerConf
+
+pytestmark = pytest.mark.tier2
+
+PAGE = 4096
+PAGES = 60
+
+
+def changed(source: Path, target: Path) -> Path:
+    """A copy of a disk, some scattered pages of it replaced where it holds data."""
+    data = bytearray(source.read_bytes())
+    noise = Random(5)
+    held = [n for n in range(0, len(data), PAGE) if any(data[n : n + PAGE])]
+    for offset in noise.sample(held, PAGES):
+        data[offset : offset + PAGE] = noise.randbytes(PAGE)
+    target.write_bytes(data)
+    return target
+
+
+@pytest.fixture
+def fleet(
+    emulator: Emulator, guest_disk: Callable[..., GuestDisk], tmp_path: Path
+) -> dict[str, EmulatedVm]:
+    """A VM, a clone of it that went its own way a little, and one that did so altogether."""
+    first, other = guest_disk("first", seed=1), guest_disk("other", seed=2)
+    contents = {
+        "first": first.path,
+        "clone": changed(first.path, tmp_path / "clone.img"),
+        "other": other.path,
+    }
+    return {
+        name: emulator.add_vm(
+            name, "prod", [DiskSpec(size_bytes=path.stat().st_size, content=path)]
+        )
+        for name, path in contents.items()
+    }
+
+
+def require_same_bytes(it: Rig, vm: EmulatedVm, done: JobVm) -> int:
+    """Compare the OS disk with the guest's; return what its image added to the repository."""
+    assert done.status == "done", done
+    point = it.point(done)
+    assert it.digest(point, "os") == keyed(vm.disks)["os"].sha256(), vm.name
+    return it.repository.image(point.images[0].image).stored_bytes
+
+
+def test_a_clone_stores_the_pages_that_make_it_another(
+    emulator: Emulator, fleet: dict[str, EmulatedVm], tmp_path: Path
+) -> None:
+    """Of a new VM of a known image; of one that only has the image in common, everything."""
+    with rig(emulator, tmp_path / "repository") as it:
+        first = it.backup(trigger=TriggerConf(vms=("first",)))
+        whole = require_same_bytes(it, fleet["first"], first["first"])
+        rest = it.backup(trigger=TriggerConf(vms=("first", "clone", "other")))
+        assert require_same_bytes(it, fleet["clone"], rest["clone"]) < 1.5 * PAGES * PAGE
+        assert require_same_bytes(it, fleet["other"], rest["other"]) > whole // 2
+        require_same_bytes(it, fleet["first"], rest["first"])
