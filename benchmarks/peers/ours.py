@@ -13,7 +13,7 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from records import back_up, publish
+from records import back_up, image_name, publish
 from sources import FileDisk
 
 from airflow_provider_azstack.console.arguments import add_repository, open_repository
@@ -27,13 +27,15 @@ def main() -> None:
     parser.add_argument("--disk", type=Path, required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--based-on", default="", help="the run before; none for a first backup")
+    parser.add_argument("--like", default="", help="the run of a VM made of the same image")
     parser.add_argument("--changes-known", action="store_true", help="believe the list beside it")
     parser.add_argument("--compression", choices=get_args(Compression), default="standard")
     args = parser.parse_args()
     repository = open_repository(args)
     session = repository.open_session("benchmark", run=args.run)
     trust = "difference" if args.changes_known else "allocated"
-    how = {"trust": trust, "compression": args.compression}
+    sibling = repository.image(image_name(args.like)) if args.like else None
+    how = {"trust": trust, "compression": args.compression, "sibling": sibling}
     image = back_up(session, FileDisk(args.disk), args.run, args.based_on, **how)
     publish(session, image)
     session.close()

@@ -93,6 +93,7 @@ class Ours(Tool):
 
     def back_up(self, step: str, based_on: str) -> Command:
         told = ("--changes-known",) if self.knows_changes else ()
+        told += ("--like", "first") if step == "sibling" else ()  # as a job is told by the stack
         run = ("--run", step, "--based-on", based_on, "--compression", self.compression, *told)
         return self._python(HERE / "ours.py", "--disk", self.disk, *run)
 
