@@ -6,6 +6,7 @@ Invariant: a certificate is always verified, or the peer is this very machine. A
 the outside (nextLink, polling address, redirect) is used only on the host that was configured.
 """
 
+import functools
 import ipaddress
 import ssl
 from pathlib import Path
@@ -70,23 +71,28 @@ def same_origin(url: str, base: str, what: str) -> str:
 
 def ca_context(ca_bundle: str | None) -> ssl.SSLContext:
     """
-    Return a verifying TLS context.
+    Return a verifying TLS context: the same one until the file is another.
+
+    To read the system's CAs takes 20 ms of CPU, and every disk that is read has a client.
 
     :param ca_bundle: path of a PEM file or directory; None for the system's CAs.
     :raises ConfigurationError: no such file, or no certificate in it.
     """
-    if ca_bundle is None:
-        return ssl.create_default_context()
-    path = Path(ca_bundle)
     try:
-        if path.is_dir():
-            return ssl.create_default_context(capath=ca_bundle)
-        return ssl.create_default_context(cafile=ca_bundle)
+        written = Path(ca_bundle).stat().st_mtime_ns if ca_bundle else 0
+        return _context(ca_bundle, written)
     except OSError as error:  # ssl.SSLError is one
         raise ConfigurationError(
             f"ca_bundle {ca_bundle} cannot be used ({error.strerror or error}): "
             "give a readable PEM file with the CA certificates of the stack"
         ) from None
+
+
+@functools.lru_cache(maxsize=8)
+def _context(ca_bundle: str | None, _written: int) -> ssl.SSLContext:
+    if ca_bundle and Path(ca_bundle).is_dir():
+        return ssl.create_default_context(capath=ca_bundle)
+    return ssl.create_default_context(cafile=ca_bundle)
 
 
 def untrusted(error: BaseException, host: str) -> ConfigurationError | None:
@@ -101,9 +107,8 @@ def untrusted(error: BaseException, host: str) -> ConfigurationError | None:
                 "that signed it into ca_bundle, and use the name that the certificate has"
             )
         seen.add(id(one))
-        # azure-core, requests and urllib3 each hide the cause in a place of their own.
-        hidden = (getattr(one, name, None) for name in ("inner_exception", "reason"))
-        inner = (one.__cause__, one.__context__, *hidden, *one.args)
+        # urllib3 hides the cause in a place of its own.
+        inner = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
         todo += [e for e in inner if isinstance(e, BaseException) and id(e) not in seen]
     return None
 

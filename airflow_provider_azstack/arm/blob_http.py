@@ -1,27 +1,24 @@
 """
-Requests to page blobs by signed URL: connections, tries, renewal, pace.
+Requests to page blobs by signed URL: tries, renewal, pace.
 
 Owns the HTTP of the blob service; knows neither page lists nor disks.
 Invariant: an answer counts only when its reader vouched for it; any doubt throws it away and asks
 again. No signed URL reaches a log or a message.
 
-urllib3 because a range read through it costs a third of azure-storage-blob's CPU, and because that
-client retries no 429, ignores ``Retry-After`` and speaks versions that a stack refuses.
+azure-storage-blob is not used: it retries no 429, ignores ``Retry-After`` and speaks versions that
+a stack refuses.
 """
 
-import logging
 import re
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import HTTPError
 
-from airflow_provider_azstack.arm.addresses import ca_context, origin, require_tls, untrusted
+from airflow_provider_azstack.arm.addresses import ca_context
 from airflow_provider_azstack.arm.answers import one_line
 from airflow_provider_azstack.arm.grants import Grant, GrantKeeper
 from airflow_provider_azstack.arm.retry import (
@@ -30,6 +27,7 @@ from airflow_provider_azstack.arm.retry import (
     Patience,
     retry_after_seconds,
 )
+from airflow_provider_azstack.arm.ways import Ways, unreachable
 from airflow_provider_azstack.errors import (
     AccessDenied,
     AzStackError,
@@ -45,7 +43,6 @@ from airflow_provider_azstack.errors import (
 )
 from airflow_provider_azstack.secret import without_query
 
-CONNECT_TIMEOUT_SECONDS = 20.0
 READ_TIMEOUT_SECONDS = 60.0
 MAX_DOUBTS = 5  # answers thrown away for one request before we say that something is wrong
 RAISE_AFTER = 32  # good answers between two steps back up after throttling
@@ -108,21 +105,6 @@ class _Request(NamedTuple):
     body: bytes | memoryview | None = None
 
 
-class _NoSignatures(logging.Filter):
-    """urllib3 logs whole paths at DEBUG; ours hold signatures."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                re.sub(r"\?.*", "?***", a) if isinstance(a, str) and "sig=" in a else a
-                for a in record.args
-            )
-        return True
-
-
-logging.getLogger("urllib3.connectionpool").addFilter(_NoSignatures())
-
-
 class Gate:
     """Lets a number of requests run at once: halved when throttled, raised slowly after that."""
 
@@ -180,11 +162,11 @@ class BlobClient:
         self._version = version
         self._patience = patience or Patience()
         self._wall_clock = wall_clock
-        self._context = ca_context(ca_bundle)
-        self._connections = connections
-        self._timeout = urllib3.Timeout(CONNECT_TIMEOUT_SECONDS, read_timeout_seconds)
-        self._managers: dict[str, urllib3.PoolManager] = {}
-        self._ways: dict[tuple[str, str], _Way] = {}
+        self._ways = Ways(
+            ca_context(ca_bundle),
+            connections=connections,
+            read_timeout_seconds=read_timeout_seconds,
+        )
         self.gate = Gate(connections)
 
     def exchange(
@@ -233,8 +215,7 @@ class BlobClient:
 
     def close(self) -> None:
         """Close idle connections."""
-        for manager in self._managers.values():
-            manager.clear()
+        self._ways.close()
 
     def _attempt(
         self,
@@ -245,31 +226,17 @@ class BlobClient:
     ) -> T:
         url = grant.url.reveal() + (f"&{request.query}" if request.query else "")
         ticket = self.gate.enter()
-        response = None
-        clean = False
         try:
-            way = self._way_to(url)
-            response = way.urlopen(
-                request.method,
-                way.target(url),
-                headers=request.headers,
-                body=request.body,
-                timeout=self._timeout,
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            if not 200 <= response.status < 300:
-                raise self._refusal(response, what, request.refusals, ticket)
-            result = read(response)
-            clean = True
+            with self._ways.answer(
+                request.method, url, headers=request.headers, body=request.body
+            ) as response:
+                if not 200 <= response.status < 300:
+                    raise self._refusal(response, what, request.refusals, ticket)
+                result = read(response)
         except (HTTPError, OSError) as error:  # OSError: from a socket read directly
-            refused = untrusted(error, urlsplit(url).hostname or "")
-            raise refused or _Again(_unreachable(error, url, what)) from None
+            failure = unreachable(error, url, what)
+            raise (_Again(failure) if isinstance(failure, Unreachable) else failure) from None
         finally:
-            if response is not None:
-                _give_back(response, clean=clean)
             self.gate.leave()
         self.gate.succeeded()
         return result
@@ -294,45 +261,6 @@ class BlobClient:
         if status in refusals and code != "InvalidHeaderValue":
             return Refusal(what, status, code)
         return error_for(what, status, code, self._version)
-
-    def _way_to(self, url: str) -> "_Way":
-        """Return the connections to use for ``url``: the environment's proxy, if it has one."""
-        parts = urlsplit(url)
-        way = self._ways.get((parts.scheme, parts.netloc))
-        if way is None:
-            way = self._ways.setdefault((parts.scheme, parts.netloc), self._new_way(url))
-        return way
-
-    def _new_way(self, url: str) -> "_Way":
-        scheme, host, port = origin(require_tls(url, "the address of a disk"))
-        proxy = ""
-        if not urllib.request.proxy_bypass(host):
-            proxy = urllib.request.getproxies().get(scheme, "")
-        manager = self._managers.get(proxy)
-        if manager is None:
-            size, context = self._connections, self._context
-            manager = (
-                urllib3.ProxyManager(proxy, maxsize=size, ssl_context=context)
-                if proxy
-                else urllib3.PoolManager(maxsize=size, ssl_context=context)
-            )
-            manager = self._managers.setdefault(proxy, manager)
-        if proxy:
-            return _Way(manager.urlopen, is_direct=False)
-        return _Way(manager.connection_from_host(host, port, scheme).urlopen, is_direct=True)
-
-
-class _Way(NamedTuple):
-    """How a host is reached: found once, because the environment takes longer than a request."""
-
-    urlopen: Callable[..., urllib3.BaseHTTPResponse]
-    is_direct: bool
-
-    def target(self, url: str) -> str:
-        """Return what to ask for: a proxy wants the whole URL."""
-        if not self.is_direct:
-            return url
-        return urlunsplit(urlsplit(url)._replace(scheme="", netloc="")) or "/"
 
 
 def error_for(what: str, status: int, code: str, version: str) -> AzStackError:
@@ -363,23 +291,3 @@ def _patience_over(what: str, status: int, code: str, pause: float | None) -> Az
     if status in THROTTLING:
         return Throttled(f"{said}: run fewer streams, or try again later", pause or 0.0)
     return Unreachable(f"{said}: check the health of the stack's storage")
-
-
-def _unreachable(error: Exception, url: str, what: str) -> Unreachable:
-    parts = urlsplit(url)
-    reason = one_line(str(error)) if isinstance(error, NewConnectionError | ProtocolError) else ""
-    is_late = isinstance(error, ReadTimeoutError | TimeoutError)
-    kind = "no answer in time" if is_late else type(error).__name__
-    return Unreachable(
-        f"{what}: connection to {parts.netloc} failed ({reason or kind}): "
-        "check address, DNS, proxy and firewall"
-    )
-
-
-def _give_back(response: urllib3.BaseHTTPResponse, *, clean: bool) -> None:
-    """Return the connection to the pool, unless something of an answer may still be in it."""
-    if clean:
-        response.drain_conn()
-    else:
-        response.close()
-    response.release_conn()

@@ -82,7 +82,7 @@ def open_stack(args: Namespace, *, budget_seconds: float = 900.0) -> "Stack":
 
     :param budget_seconds: how long one request may be retried.
     """
-    # The client loads azure-identity and its like: not for commands that need no stack.
+    # The client loads urllib3 and TLS: not for commands that need no stack.
     from airflow_provider_azstack.arm.client import Credentials, Stack  # noqa: PLC0415
     from airflow_provider_azstack.arm.versions import DEFAULT_PROFILE  # noqa: PLC0415
 

@@ -55,7 +55,7 @@ class AzureStackHook(BaseHook):
         :param budget_seconds: how long one request may be retried; short where someone waits.
         :raises ConfigurationError: a field is missing or wrong.
         """
-        # The client loads azure-identity and its like: not while DAG files are parsed.
+        # The client loads urllib3: not while DAG files are parsed.
         from airflow_provider_azstack.arm.client import Credentials, Stack  # noqa: PLC0415
         from airflow_provider_azstack.arm.versions import DEFAULT_PROFILE  # noqa: PLC0415
 

@@ -1,5 +1,6 @@
 """What the Resource Manager and the sign-in service do to us, and what we make of it."""
 
+import base64
 import itertools
 import json
 import random
@@ -10,11 +11,13 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
+import certifi
 import pytest
 from support.http_server import Came, Reply, serving
 from support.stacks import granting, snapshot_id, stack_of
 from support.virtual_clock import VirtualClock
 
+from airflow_provider_azstack.arm.addresses import ca_context
 from airflow_provider_azstack.arm.client import Credentials, Stack
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.wire import Wire
@@ -321,8 +324,6 @@ def test_an_unknown_ca_is_refused_and_the_environment_cannot_change_that(
     stack = stack_of(tls_emulator, ca_bundle=None)
     with stack, pytest.raises(ConfigurationError, match="put the CA"):
         subscriptions(stack)
-    import certifi
-
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
     monkeypatch.setenv("CURL_CA_BUNDLE", certifi.where())
     with stack_of(tls_emulator) as stack:
@@ -479,3 +480,46 @@ def test_a_proxy_that_is_not_there_is_unreachable(
     with stack, pytest.raises(Unreachable, match="proxy"):
         subscriptions(stack)
     assert emulator.requests == []
+
+
+def test_a_proxy_is_told_its_password_and_nobody_else(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-N18: the password in the proxy's address goes to the proxy; no scheme means http."""
+    with serving(lambda _: Reply(403, {}, b"{}")) as proxy:
+        monkeypatch.setenv("http_proxy", f"user:p%40ss@127.0.0.1:{proxy.server_address[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        stack = stack_of(emulator)
+        with stack, pytest.raises(AccessDenied) as caught:
+            subscriptions(stack)
+        told = {came.headers.get("proxy-authorization") for came in proxy.came}
+    assert told == {"Basic " + base64.b64encode(b"user:p@ss").decode()}
+    assert "p%40ss" not in str(caught.value)
+    assert emulator.requests == []
+
+
+def test_a_proxy_of_another_kind_is_named(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-N18: what we cannot speak is said at once, without the proxy's password."""
+    monkeypatch.setenv("http_proxy", "socks5://user:canary@127.0.0.1:1080")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    stack = stack_of(emulator)
+    with stack, pytest.raises(ConfigurationError, match=r"socks5.*NO_PROXY") as caught:
+        subscriptions(stack)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.tier2
+def test_a_ca_that_was_replaced_is_read_again(tls_emulator: Emulator, tmp_path: Path) -> None:
+    """F-N14: CAs are read once, until their file is another one."""
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(Path(certifi.where()).read_bytes())
+    assert ca_context(str(bundle)) is ca_context(str(bundle))
+    with stack_of(tls_emulator, ca_bundle=str(bundle)) as stack, pytest.raises(ConfigurationError):
+        subscriptions(stack)
+    bundle.write_bytes(tls_emulator.ca_file.read_bytes())
+    with stack_of(tls_emulator, ca_bundle=str(bundle)) as stack:
+        assert subscriptions(stack) == [tls_emulator.subscription_id]
