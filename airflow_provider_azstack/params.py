@@ -19,6 +19,7 @@ _SECTIONS = {
     "resource_groups": "Which virtual machines",
     "tags": "Which virtual machines",
     "mode": "How",
+    "compression": "How",
     "hosts": "How",
 }
 
@@ -59,7 +60,7 @@ def trigger_form(hosts: tuple[str, ...]) -> dict[str, Param]:
         fields["section"] = _SECTIONS[key]
         if key == "hosts":
             fields["examples"] = list(hosts)
-        if key == "mode":
+        if key in {"mode", "compression"}:
             fields["values_display"] = {"null": "as the policy says"}
         form[key] = Param(nothing_asked[key], **fields)
     return form

@@ -27,7 +27,14 @@ from airflow_provider_azstack.config import (
     read_text,
 )
 from airflow_provider_azstack.errors import ConfigurationError
-from airflow_provider_azstack.model import WITHIN_PATTERN, Consistency, Mode, Record, Retention
+from airflow_provider_azstack.model import (
+    WITHIN_PATTERN,
+    Compression,
+    Consistency,
+    Mode,
+    Record,
+    Retention,
+)
 from airflow_provider_azstack.wording import one_line
 
 R = TypeVar("R", bound=Record)
@@ -110,6 +117,7 @@ class Policy(Record, frozen=True, kw_only=True):
     exclude: Exclude = Exclude()
     consistency: Consistency = "crash"
     mode: Mode = "incremental"
+    compression: Compression = "standard"
     hosts: Annotated[tuple[HostName, ...], Meta(max_length=200)] = ()
     snapshot_resource_group: GroupName | None = None
     batch_gib: Annotated[int, Meta(ge=1, le=65536)] = 64
@@ -173,6 +181,14 @@ class TriggerConf(Record, frozen=True, kw_only=True):
         Meta(
             title="Mode",
             description="`incremental` reads what changed, `full` reads every allocated range. "
+            "None: as the policy says.",
+        ),
+    ] = None
+    compression: Annotated[
+        Compression | None,
+        Meta(
+            title="Compression",
+            description="`fast` costs less CPU, `small` stores fewer bytes. "
             "None: as the policy says.",
         ),
     ] = None

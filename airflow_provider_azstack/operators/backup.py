@@ -88,6 +88,7 @@ class OpenSession(AzStackOperator):
             stack=stack_name,
             mode=trigger.mode or self.policy.mode,
             consistency=self.policy.consistency,
+            compression=trigger.compression or self.policy.compression,
             snapshot_group=self.policy.snapshot_resource_group or "",
             stop_starting_at=ends.stop_starting_at,
             stop_running_at=ends.stop_running_at,

@@ -156,11 +156,13 @@ def test_a_host_without_work_is_skipped_and_the_run_is_good(site: Site) -> None:
 def test_a_trigger_may_narrow_hosts_and_vms(site: Site) -> None:
     """The other host takes no part; VMs that were not asked for are not touched."""
     add_vm(site, "web-1"), add_vm(site, "db-1")
-    run = site.run(site.dag("narrowed"), {"hosts": ["two"], "vms": ["web-*"], "mode": "full"})
+    conf = {"hosts": ["two"], "vms": ["web-*"], "mode": "full", "compression": "fast"}
+    run = site.run(site.dag("narrowed", compression="small"), conf)
     assert run.state == "success"
     assert run.of("one.accept_manifest") == ["skipped"]
     assert run.of("two.workloads.stream") == ["success"]
     assert published(site) == ["web-1"]
+    assert [record.job.compression for record in site.reopen().jobs()] == ["fast"]
 
 
 def test_an_unknown_key_is_refused_before_anything_is_touched(site: Site) -> None:

@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.compound import Rig, connect, keyed, rig
+from support.repositories import prose
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.engine.backup.stream import stream_workload
 from airflow_provider_azstack.errors import Cancelled, SessionLost, StreamsFailed
-from airflow_provider_azstack.model import JobVm
+from airflow_provider_azstack.model import Compression, JobVm
 
 pytestmark = pytest.mark.tier2
 
@@ -73,6 +75,17 @@ def test_a_disk_that_fails_stops_no_other_and_a_retry_reads_only_that_one(
     named = {image.disk_key: image.image for image in it.point(record).images}
     assert {key: named[key] for key in done} == done
     run.clean_up()
+
+
+def test_new_blocks_are_compressed_as_the_policy_says(it: Rig) -> None:
+    disk = it.emulator.add_vm("vm", "prod", [DiskSpec(size_bytes=8 * MIB)]).disks[0]
+    stored: dict[Compression, int] = {}
+    choices: tuple[Compression, ...] = ("fast", "standard", "small")
+    for number, choice in enumerate(choices):
+        disk.write(number * MIB, bytes([number]) + prose(MIB - 1))
+        it.policy = replace(it.policy, compression=choice)
+        stored[choice] = it.backup()["vm"].stored_bytes
+    assert stored["fast"] > 1.05 * stored["standard"] > 1.1 * stored["small"] > 0
 
 
 def test_an_older_stack_is_read_in_the_versions_that_it_speaks(it: Rig) -> None:

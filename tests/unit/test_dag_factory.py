@@ -246,6 +246,7 @@ def test_the_forms_defaults_ask_for_nothing(dag: DAG) -> None:
         "resource_groups": [],
         "tags": {},
         "mode": None,
+        "compression": None,
         "hosts": [],
     }
 

@@ -29,6 +29,7 @@ def test_the_example_policy_is_valid() -> None:
     policy = load_policy(DOCS / "policy.example.yaml")
     assert policy.name == "nightly"
     assert policy.batch_bytes == 64 << 30
+    assert policy.compression == "standard"
     assert policy.retention.keep_daily == 14
     assert policy.exclude.leaves_out_vm("Web-scratch")
 
@@ -42,6 +43,7 @@ def test_the_example_policy_is_valid() -> None:
         ({"name": "a", "selection": {"vm": []}}, "vm"),
         ({"name": "a", "selection": {"vms": "web"}}, r"\$\.selection\.vms"),
         ({"name": "a", "consistency": "application"}, "application"),
+        ({"name": "a", "compression": "best"}, "'best'.*compression.*fast, small, standard"),
         ({"name": "a", "exclude": {"disks": ["data-1"]}}, "Expected vm/disk, .*disks"),
         ({"name": "a", "stop_starting_after": "25:00"}, '"06:00", or a span .*stop_starting_after'),
         ({"name": "a", "stop_running_after": 1320}, "stop_running_after`: put it in quotes"),
@@ -141,6 +143,7 @@ def test_the_form_and_the_parser_agree() -> None:
     assert all(field["title"] and field["description"] for field in params.values())
     assert read_trigger({key: field["default"] for key, field in params.items()}) == TriggerConf()
     assert set(params["mode"]["enum"]) == {"full", "incremental", None}
+    assert params["compression"]["enum"] == ["fast", "small", "standard", None]
     pattern = params["vms"]["items"]["pattern"]
     assert re.search(pattern, "web-*")
     assert not re.search(pattern, "vm1\n")

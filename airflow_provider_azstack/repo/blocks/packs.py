@@ -44,18 +44,19 @@ BLOCK_SIZE = 2**20
 # (about 150 MiB by itself) stays under 300 MiB, and an fsync or a PUT per 32 MiB is still cheap.
 PACK_BYTES = 32 * 2**20
 MAX_BLOCKS = 16_384  # bounds the directory when blocks are tiny
-# Compressing and checking a block are two thirds of a backup's CPU. What that takes for content of
+# Compressing and checking a block are two thirds of a backup's CPU. What both take for content of
 # file systems, and how many times less is stored:
 #
 #             CPU-s/GiB   ratio
-#   fast            1.7    2.12   matches of at least 7 bytes, no search where there were none
-#   standard        2.3    2.55
-#   small           3.8    2.95   zstd's level 3
+#   fast            1.7    2.10   matches of at least 7 bytes, and larger steps where there are none
+#   standard        2.4    2.53
+#   small           4.1    2.92   zstd's level 3
 #
-# zstd's level 1 takes 2.7 for 2.70, -1 2.3 for 2.44, -5 1.8 for 2.05, and 5 7.7 for 3.04. For fast
-# and standard, window and table fit into a core's second cache, and literals stay as they are (a
-# target length above 0), which also saves a fifth of decompressing. No choice's window is larger
-# than a block, so none needs more memory to read.
+# Beside standard, zstd's level 1 takes 13% more CPU for 6% fewer bytes, -1 3% less for 4% more,
+# -5 22% less for 24% more, where fast takes 27% less for 20% more; 5 takes 3.3 times as much for
+# 16% fewer. For fast and standard, window and table fit into a core's second cache, and literals
+# stay as they are (a target length above 0), which also saves a fifth of decompressing. No window
+# is larger than a block, so none of them needs more memory to read.
 _FASTEST = {
     "strategy": zstandard.STRATEGY_FAST,
     "window_log": 18,

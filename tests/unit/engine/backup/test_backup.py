@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.disks import PAGE, SparseDisk, assert_same, back_up, open_session
+from support.repositories import prose
 from support.stores import MemoryStore
 
 from airflow_provider_azstack.engine.progress import Progress
@@ -48,6 +49,18 @@ def test_all_change_sources_give_the_same_image() -> None:
         assert images["allocated"].regions == images["everything"].regions
         assert images["difference"].based_on == first.name
         assert images["allocated"].based_on == ""
+
+
+def test_another_choice_of_compression_stores_nothing_again() -> None:
+    """What the repository has is known by its raw bytes."""
+    with open_session() as session:
+        disk = SparseDisk(8 * MIB)
+        for offset in range(0, 4 * MIB, MIB):
+            disk.write(offset, offset.to_bytes(8, "big") + prose(MIB - 8))
+        images = [back_up(disk, session, compression=c) for c in ("small", "fast", "standard")]
+        assert images[0].stored_bytes > MIB
+        assert [image.stored_bytes for image in images[1:]] == [0, 0]
+        assert_same(disk, images[2], session)
 
 
 def test_only_what_is_allocated_is_read_at_first() -> None:

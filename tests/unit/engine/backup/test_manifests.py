@@ -56,6 +56,16 @@ def test_a_manifest_is_the_same_after_its_way(session: Session, limit_bytes: int
         assert workload_vms(session.repository, workload) == original.vms
 
 
+def test_the_choice_of_compression_travels_and_none_is_the_standard_one(session: Session) -> None:
+    """A manifest of before there was a choice has no such key, and neither has one without."""
+    whole = manifest(session)
+    job = msgspec.structs.replace(whole.job, compression="small")
+    chosen = msgspec.structs.replace(whole, job=job)
+    assert from_plain(Manifest, to_plain(chosen), "it").job.compression == "small"
+    assert "compression" not in to_plain(whole)["job"]
+    assert from_plain(Manifest, to_plain(whole), "it").job.compression == "standard"
+
+
 def test_a_workload_of_another_run_host_or_number_is_refused(session: Session) -> None:
     sent = spill(session, manifest(session), limit_bytes=100).workloads[0]
     other_run = msgspec.structs.replace(sent, job=msgspec.structs.replace(sent.job, run="run-2"))
