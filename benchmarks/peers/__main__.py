@@ -34,6 +34,8 @@ BACKUPS = (
     ("database", "scattered", "first"),
 )
 _RESTORED = "database"
+_ROUND_BYTES = 8 * 1024**3  # a repository, and a disk restored
+_ZEROS = bytes(64 * MIB)
 
 
 def measure(tool: Tool, data: Path, *, compare: bool) -> dict[str, Cost]:
@@ -82,6 +84,14 @@ def in_turn(tools: list[type[Tool]], options: argparse.Namespace) -> Results:
     return results
 
 
+def touch_memory(directory: Path) -> None:
+    """Use once what a round needs: a virtual machine pays for the first use of each page."""
+    needed = min(_ROUND_BYTES, shutil.disk_usage(directory).free // 2)
+    with tempfile.TemporaryFile(dir=directory) as file:
+        for _ in range(needed // len(_ZEROS)):
+            file.write(_ZEROS)
+
+
 def main() -> int:
     """Measure, print, and fail when a bar is missed."""
     parser = argparse.ArgumentParser(
@@ -106,6 +116,7 @@ def main() -> int:
         script = Path(__file__).resolve().parent.parent / "make_dataset.py"
         subprocess.run([sys.executable, script, options.data], check=True)
     loads = ", ".join(f"{load:.1f}" for load in os.getloadavg())
+    touch_memory(options.directory)
     results = in_turn(found, options)
     size = (options.data / "base.img").stat().st_blocks * 512
     print(f"{size / MIB:.0f} MiB of data; load of the machine before: {loads}")
