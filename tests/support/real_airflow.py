@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 ROOT = Path(__file__).parents[2]
 AIRFLOW = [sys.executable, "-m", "airflow"]
@@ -43,6 +44,12 @@ def describe_distribution(directory: Path) -> Path:
         capture_output=True,
     )
     return directory
+
+
+def showing(places: Mapping[str, str], secrets: Iterable[str]) -> set[tuple[str, str]]:
+    """Return where a secret is to be read, raw or percent-encoded, and how it begins."""
+    forms = {form for one in secrets for form in (one, quote(one, safe=""), quote(one))}
+    return {(place, form[:6]) for place, text in places.items() for form in forms if form in text}
 
 
 class RealAirflow:
@@ -167,6 +174,12 @@ class RealAirflow:
         """Return the whole metadata database as text."""
         with self._database() as database:
             return "\n".join(database.iterdump())
+
+    def written(self) -> dict[str, str]:
+        """Return what it keeps and what it printed: place -> text."""
+        logs = [*self.logs.rglob("*.log"), *self.home.glob("*.log")]
+        texts = {str(log): log.read_text(errors="replace") for log in logs}
+        return {"database": self.dump(), **texts}
 
     def _database(self) -> closing[sqlite3.Connection]:
         return closing(
