@@ -86,10 +86,10 @@ def test_a_rerun_stores_nothing_that_was_indexed(mode: str) -> None:
     store, repository = fresh()
     with pytest.raises(Crash):
         back_up(reopen(repository, CrashingStore(store, index + 1, mode)), BLOCKS)  # type: ignore[arg-type]
-    before = {name for name in store.objects if name.startswith("packs/")}
+    before = store.names("packs/")
     recover(repository)
     back_up(reopen(repository), BLOCKS, "run-2")
-    assert {name for name in store.objects if name.startswith("packs/")} == before
+    assert store.names("packs/") == before
 
 
 def test_a_fenced_writer_that_resumes_harms_nobody() -> None:

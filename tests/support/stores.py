@@ -7,7 +7,7 @@ None of them inherits from what it tests. ``CrashingStore`` and the faulty ones 
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from threading import Lock
@@ -41,6 +41,13 @@ class MemoryStore(Store):
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self._lock = Lock()
+
+    def names(self, prefix: str) -> set[str]:
+        return {name for name in self.objects if name.startswith(prefix)}
+
+    def lose(self, names: Iterable[str]) -> None:
+        for name in names:
+            del self.objects[name]
 
     @property
     def url(self) -> str:

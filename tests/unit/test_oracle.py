@@ -29,7 +29,6 @@ def test_the_oracle_sees_lost_points_wrong_bytes_and_lost_packs() -> None:
         assert_repository_sound(repository, {first: {"os": "0" * 64}})
     with pytest.raises(AssertionError, match="lost"):
         assert_repository_sound(repository, {("nobody", "p"): {}})
-    for name in [name for name in store.objects if name.startswith("packs/")]:
-        store.delete(name)
+    store.lose(store.names("packs/"))
     with pytest.raises(MissingBlock):
         assert_repository_sound(repository, expected)

@@ -363,8 +363,7 @@ def test_lost_blocks_of_the_image_before_are_stored_again() -> None:
     with open_session(store) as session:
         disk = noisy_disk()
         first = back_up(disk, session)
-        for name in [n for n in store.objects if n.startswith("packs/")]:
-            del store.objects[name]
+        store.lose(store.names("packs/"))
     with open_session(store) as session:
         disk.freeze()
         disk.write(MIB, b"changed")
@@ -380,12 +379,11 @@ def test_idle_regions_heal_too() -> None:
     with open_session(store) as session:
         disk = noisy_disk()
         first = back_up(disk, session)
-        data = {name for name in store.objects if name.startswith("packs/")}
+        data = store.names("packs/")
         disk.freeze()
         disk.write(MIB, b"changed")
         second = back_up(disk, session, first)
-        for name in data:
-            del store.objects[name]
+        store.lose(data)
     with open_session(store) as session:
         disk.freeze()
         healed = back_up(disk, session, second)

@@ -63,8 +63,7 @@ def test_damage_fails_a_conversion_with_its_place_or_is_salvaged(tmp_path: Path)
         image = back_up(some_disk(), session)
         reader = ImageReader(image, session.reader())
         list(reader.extents())
-        for name in [name for name in store.objects if name.startswith("packs/")]:
-            del store.objects[name]
+        store.lose(store.names("packs/"))
         target = tmp_path / "out.qcow2"
         with pytest.raises(MissingBlock, match="disk offset"):
             convert(reader, "qcow2", target)

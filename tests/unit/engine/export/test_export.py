@@ -211,12 +211,11 @@ def damaged(session: Session) -> tuple[SparseDisk, Image]:
     first = back_up(disk, session)
     store = session.repository.store
     assert isinstance(store, MemoryStore)
-    packs = {name for name in store.objects if name.startswith("packs/")}
+    packs = store.names("packs/")
     disk.freeze()
     disk.write(40 * MIB, Random(9).randbytes(MIB))
     second = back_up(disk, session, first)
-    for name in packs:
-        del store.objects[name]
+    store.lose(packs)
     return disk, second
 
 

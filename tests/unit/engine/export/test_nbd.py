@@ -275,8 +275,7 @@ def test_a_damaged_block_is_an_input_output_error_with_its_place(
     with open_session(store) as session:
         disk = some_disk()
         first = back_up(disk, session)
-        for name in [name for name in store.objects if name.startswith("packs/")]:
-            del store.objects[name]
+        store.lose(store.names("packs/"))
         disk.freeze()
         disk.write(50 * MIB, Random(9).randbytes(MIB))
         reader = ImageReader(back_up(disk, session, first, trust="difference"), session.reader())
@@ -311,8 +310,7 @@ def test_the_cache_salvages_when_asked() -> None:
         image = back_up(disk, session)
         reader = ImageReader(image, session.reader())
         list(reader.extents())
-        for name in [name for name in store.objects if name.startswith("packs/")]:
-            del store.objects[name]
+        store.lose(store.names("packs/"))
         lost: list[Extent] = []
         with CellCache(reader) as cache, pytest.raises(MissingBlock):
             cache.read(MIB, 1)

@@ -152,14 +152,13 @@ def test_a_missing_block_names_image_and_offset() -> None:
     with open_session(store) as session:
         disk = some_disk()
         first = back_up(disk, session)
-        packs = {name for name in store.objects if name.startswith("packs/")}
+        packs = store.names("packs/")
         disk.freeze()
         disk.write(200 * MIB, Random(3).randbytes(PAGE))
         second = back_up(disk, session, first)
         reader = ImageReader(second, session.reader())
         reader.read(200 * MIB, 1)
-        for name in packs:
-            del store.objects[name]
+        store.lose(packs)
         assert reader.read(200 * MIB, PAGE) == disk.read(200 * MIB, PAGE)
         with pytest.raises(MissingBlock, match=rf"{second.name}, disk offset {MIB + 100}: .*block"):
             reader.read(MIB + 100, 10)
@@ -240,14 +239,13 @@ def test_a_damaged_block_is_zero_when_the_rest_shall_be_saved() -> None:
     with open_session(store) as session:
         disk = some_disk()
         first = back_up(disk, session)
-        packs = {name for name in store.objects if name.startswith("packs/")}
+        packs = store.names("packs/")
         disk.freeze()
         disk.write(200 * MIB, Random(3).randbytes(PAGE))
         second = back_up(disk, session, first)
         reader = ImageReader(second, session.reader())
         list(reader.extents())  # the groups of both regions are in memory, their blocks are not
-        for name in packs:
-            del store.objects[name]
+        store.lose(packs)
         with pytest.raises(MissingBlock, match=f"disk offset {MIB}:"):
             list(reader.stream())
         lost: list[Extent] = []
