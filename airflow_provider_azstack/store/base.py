@@ -41,6 +41,11 @@ class Store(ABC):
     def url(self) -> str:
         """Where this store is, without credentials."""
 
+    @property
+    def is_near(self) -> bool:
+        """Tell whether reading waits for nothing but this machine: then threads gain nothing."""
+        return False
+
     @abstractmethod
     def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
         """

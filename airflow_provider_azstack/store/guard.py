@@ -38,6 +38,10 @@ class StoreWrapper(Store):
     def url(self) -> str:
         return self.inner.url
 
+    @property
+    def is_near(self) -> bool:
+        return self.inner.is_near
+
     def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
         self.inner.put(name, data)
 

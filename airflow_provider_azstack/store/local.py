@@ -47,6 +47,10 @@ from airflow_provider_azstack.store.base import (
 
 T = TypeVar("T")
 
+# These are other machines, and show one machine's changes to another one late, unless they are
+# mounted not to.
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "afs", "fuse.sshfs", "fuse.s3fs"})
+
 TEMPORARY = ".put-"  # starts with a dot: no valid name does, so no listing shows one
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -92,6 +96,10 @@ class LocalStore(Store):
     @property
     def url(self) -> str:
         return self._root.as_uri()
+
+    @property
+    def is_near(self) -> bool:
+        return self.file_system() not in NETWORK_FILE_SYSTEMS
 
     def file_system(self, mounts: Path = Path("/proc/self/mountinfo")) -> str:
         """Return the file system's type as the kernel calls it, ``""`` when it does not tell."""

@@ -21,15 +21,12 @@ from airflow_provider_azstack.errors import (
     ShortRead,
 )
 from airflow_provider_azstack.store.base import Store
-from airflow_provider_azstack.store.local import LocalStore
+from airflow_provider_azstack.store.local import NETWORK_FILE_SYSTEMS, LocalStore
 
 RACERS = 8
 ROUNDS = 5
 # More than the 1,000 entries that a page of any of the services holds.
 ENOUGH_FOR_TWO_PAGES = 1100
-
-# These show one machine's changes to another one late, unless they are mounted not to.
-NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "afs", "fuse.sshfs", "fuse.s3fs"})
 
 _SAMPLE = bytes(range(256)) * 16
 

@@ -12,6 +12,7 @@ in the record: ten thousand take no more memory than a few.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from itertools import chain, repeat
 
@@ -45,9 +46,11 @@ from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
-# Of each VM most is waiting for a store that is far away. Where it is near, more threads would only
-# wait for each other.
-THREADS, THREADS_NEAR = 32, 8
+# To look at a VM is to read, which waits for a store that is far away and for nothing but this one
+# processor where it is near: there, more threads would only take it from each other. To publish is
+# to wait until a point is durable, wherever that is.
+LOOKING, LOOKING_NEAR = 32, 1
+PUBLISHING = 8
 SHOWN = 5  # VMs that an error names
 
 
@@ -76,9 +79,9 @@ def complete(
     publisher = _Publisher(session, job, reasons or {}, clock)
     whole = tuple(manifests)
     of_job = wanted(session, job, whole)
-    is_near = session.repository.store.url.startswith("file:")
-    threads = THREADS_NEAR if is_near else THREADS
-    vms = tuple(in_parallel(publisher.finished, of_job, threads))
+    looking = LOOKING_NEAR if session.repository.store.is_near else LOOKING
+    with closing(in_parallel(publisher.looked_at, of_job, looking)) as candidates:
+        vms = tuple(in_parallel(publisher.finished, candidates, PUBLISHING))
     record = JobRecord(
         job=job,
         status=_status(vms, unprotected),
@@ -128,9 +131,23 @@ class _Publisher:
         self._require = session.presence()
         self._reader = session.reader()
 
-    def finished(self, vm: Wanted) -> JobVm:
+    def looked_at(self, vm: Wanted) -> Candidate:
+        """
+        Return what the repository has of a VM.
+
+        It is failed if a block is gone: an acknowledged write may have been lost. Only blocks that
+        the images before had not are looked at: the others are those of a published point, which
+        the collector keeps.
+        """
+        candidate = self._matcher.match(vm)
+        try:
+            self._require(chain.from_iterable(map(self._new_blocks, candidate.images)))
+        except (IntegrityError, ObjectNotFound) as error:
+            return candidate.but("failed", f"the repository lost what was stored: {error}")
+        return candidate
+
+    def finished(self, candidate: Candidate) -> JobVm:
         """Publish a complete VM's point; return how the VM fared."""
-        candidate = self._with_blocks_there(self._matcher.match(vm))
         if candidate.status == "done":
             try:
                 point = self._publish(candidate)
@@ -148,19 +165,6 @@ class _Publisher:
         reason = left_out or (f"{candidate.reason} ({told})" if told else candidate.reason)
         vm = _job_vm(candidate._replace(reason=reason[:1000], images=()), "")
         return replace(vm, is_waiting=bool(left_out))
-
-    def _with_blocks_there(self, candidate: Candidate) -> Candidate:
-        """
-        Fail a VM of which a block is gone: an acknowledged write may have been lost.
-
-        Only blocks that the image before had not are looked at: the others are those of a
-        published point, which the collector keeps.
-        """
-        try:
-            self._require(chain.from_iterable(map(self._new_blocks, candidate.images)))
-        except (IntegrityError, ObjectNotFound) as error:
-            return candidate.but("failed", f"the repository lost what was stored: {error}")
-        return candidate
 
     def _new_blocks(self, image: Image) -> Iterator[bytes]:
         """Yield the ids of the blocks that an image has and its predecessor had not."""

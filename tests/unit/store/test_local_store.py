@@ -23,6 +23,7 @@ from airflow_provider_azstack.errors import (
     StoreFull,
     Unreachable,
 )
+from airflow_provider_azstack.store.guard import ReadOnlyStore
 from airflow_provider_azstack.store.local import TEMPORARY, LocalStore
 
 tier1 = pytest.mark.tier1
@@ -321,6 +322,19 @@ def test_a_folder_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
     assert store.get("packs/ab/two") == b"y"
     with pytest.raises(ObjectNotFound):
         store.get("packs/ab/one")
+
+
+@tier1
+def test_a_directory_of_another_machine_is_not_near(tmp_path: Path) -> None:
+    """Many threads read at once where that waits for a network; elsewhere they only compete."""
+
+    class Mounted(LocalStore):
+        def file_system(self, mounts: Path = tmp_path) -> str:
+            return "nfs4"
+
+    assert LocalStore(tmp_path).is_near
+    assert ReadOnlyStore(LocalStore(tmp_path)).is_near
+    assert not ReadOnlyStore(Mounted(tmp_path)).is_near
 
 
 @tier1
