@@ -92,7 +92,7 @@ def _execute(stack: "Stack", session: "Session", plan: "RestorePlan", output: st
     keep(session, plan, plan.id)  # the janitor knows by it what is ours, if we are killed
     outcomes = carry_out(stack, session, plan, lambda line: say(escape(line)))
     show([outcome._asdict() for outcome in outcomes], output, ("vm", "status", "target", "reason"))
-    for outcome in outcomes:
+    for outcome in outcomes if output != "json" else ():  # JSON has them as well
         for line in outcome.lost:
             say(f"[yellow]lost:[/] {escape(outcome.vm)} {escape(line)}")
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]

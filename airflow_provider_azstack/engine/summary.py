@@ -38,6 +38,7 @@ class Column(NamedTuple):
     title: str
     show: Kind
     is_number: bool = True
+    is_logged: bool = True  # False: who logs the table has said it, in full and at its own level
 
 
 class Total(NamedTuple):
@@ -79,20 +80,21 @@ class Table:
 
     def text(self) -> str:
         """Return it for a log: columns in line."""
-        cells = self._cells()
-        widths = [max(len(row[n]) for row in cells) for n in range(len(self.columns))]
+        columns = [column for column in self.columns if column.is_logged]
+        cells = self._cells(columns)
+        widths = [max(len(row[n]) for row in cells) for n in range(len(columns))]
         lines = [self.title]
         for row in cells:
             padded = (
                 cell.rjust(width) if column.is_number else cell.ljust(width)
-                for cell, width, column in zip(row, widths, self.columns, strict=True)
+                for cell, width, column in zip(row, widths, columns, strict=True)
             )
             lines.append("  ".join(padded).rstrip())
         return "\n".join([*lines, *self._endings()])
 
     def markdown(self) -> str:
         """Return it as Markdown; what the rows hold is shown as it is and never taken for more."""
-        head, *rows = self._cells()
+        head, *rows = self._cells(self.columns)
         rule = ["---:" if column.is_number else "---" for column in self.columns]
         lines = [head, rule, *([_escaped(cell) for cell in row] for row in rows)]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -113,12 +115,9 @@ class Table:
             "markdown": self.markdown(),
         }
 
-    def _cells(self) -> list[list[str]]:
-        head = [column.title for column in self.columns]
-        return [
-            head,
-            *([_clean(c.show(row.get(c.key))) for c in self.columns] for row in self.rows),
-        ]
+    def _cells(self, columns: Sequence[Column]) -> list[list[str]]:
+        head = [column.title for column in columns]
+        return [head, *([_clean(c.show(row.get(c.key))) for c in columns] for row in self.rows)]
 
     def _endings(self) -> list[str]:
         more = [f"and {self.more} more"] if self.more else []
@@ -181,7 +180,8 @@ def restore_table(plan: "RestorePlan", outcomes: Iterable["RestoreOutcome"]) -> 
         *(_text(key, title) for key, title in (("vm", "VM"), ("status", "status"))),
         Column("disks", "disks", _said),
         Column("data_bytes", "data", _shown_bytes),
-        *(_text(key, key) for key in ("target", "reason")),
+        _text("target", "target"),
+        _text("reason", "reason")._replace(is_logged=False),
     )
     return Table(f"restore {plan.id}", columns, rows, size="data_bytes", totals=totals)
 

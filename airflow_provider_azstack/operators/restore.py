@@ -8,7 +8,7 @@ the stack, never from task states.
 """
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from airflow_provider_azstack.engine.restore.records import RestorePlan
     from airflow_provider_azstack.engine.restore.writing import Restore
     from airflow_provider_azstack.repo.sessions import Session
+
+
+SHOWN = 20  # reasons that an error names; more are in the log
+MAX_LINES = 500  # of what a VM lost, that go from task to task; all are in the log
 
 
 class OpenRestore(AzStackOperator):
@@ -81,10 +85,8 @@ class PlanRestore(AzStackOperator):
         plan = restore_prepare.remarked(plan, restore_prepare.Splitting.of(self.config))
         for remark in plan.remarks:
             self.log.warning("%s", remark)
-        for refusal in plan.refusals:
-            self.log.error("refused: %s", refusal)
         if plan.refusals:
-            raise Refused(f"{len(plan.refusals)} refusals: {'; '.join(plan.refusals[:20])}")
+            raise Refused(f"{len(plan.refusals)} refusals: {_shown(self, plan.refusals)}")
         return {
             **self.opened,
             "plan": restore_share.keep(session, plan, _text(self.opened, "run")),
@@ -244,12 +246,15 @@ class CreateVms(AzStackOperator):
             restore.opened(stack, session, plan, self.log.info) as work,
         ):
             outcomes = restore.create_vms(work)
-        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+        for outcome in outcomes:
+            for line in outcome.lost:
+                self.log.warning("%s %s", outcome.vm, line)
+        failed = [f"{one.vm}: {one.reason}" for one in outcomes if one.status == "failed"]
         summarise(self, context, "restore", restore_table(plan, outcomes), {"stack": plan.stack})
         if failed:
-            reasons = "; ".join(f"{outcome.vm}: {outcome.reason}" for outcome in failed)
-            raise IncompleteJob(f"{len(failed)} of {len(outcomes)} VMs not restored: {reasons}")
-        return [outcome._asdict() for outcome in outcomes]
+            shown = _shown(self, failed)
+            raise IncompleteJob(f"{len(failed)} of {len(outcomes)} VMs not restored: {shown}")
+        return [{**outcome._asdict(), "lost": _bounded(outcome.lost)} for outcome in outcomes]
 
 
 class CleanUpRestore(AzStackOperator):
@@ -277,6 +282,18 @@ class CleanUpRestore(AzStackOperator):
         finally:
             session.close()
         return gone
+
+
+def _shown(operator: AzStackOperator, reasons: Sequence[str]) -> str:
+    """Return what an error says of reasons, and log those that it has no room for."""
+    for reason in reasons[SHOWN:]:
+        operator.log.error("%s", reason)
+    return "; ".join(reasons[:SHOWN])
+
+
+def _bounded(lines: list[str]) -> list[str]:
+    more = len(lines) - MAX_LINES
+    return lines[:MAX_LINES] + ([f"and {more} more: see the log"] if more > 0 else [])
 
 
 def _require_approval(planned: Any, approval: str, context: Context) -> None:

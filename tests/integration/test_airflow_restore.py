@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import support.airflow_home
 from airflow.sdk.exceptions import AirflowFailException
-from support.airflow_run import HOSTS, Run, Site
+from support.airflow_run import HOSTS, Run, Site, xcoms
 from support.restores import disk_at
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
@@ -112,17 +112,43 @@ def test_a_request_that_is_none_fails_first(site: Site) -> None:
     assert ended.of("open_restore") == ["failed"]
 
 
-def test_a_disk_that_fails_fails_the_run_and_is_taken_away(site: Site) -> None:
+def test_a_disk_that_fails_fails_the_run_and_is_taken_away(
+    site: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
     """F-R1: no VM of half disks; what is whole stays for the next run, what is not is deleted."""
     back_up(site, "web01")
     site.emulator.faults.answer("PUT", "/md-.*comp=page", 409, times=1)
+    capfd.readouterr()
     ended = run(site, vms=["web01"], mode="alternate", resource_group="dr")
     assert ended.state == "failed"
     assert ended.of("complete") == ["failed"]
+    assert capfd.readouterr().out.count("not complete") == 1, "the reason is said once"
     assert vm_ids(site, "dr") == {}
     assert not [left for left in site.emulator.leftovers() if left.kind == "grant"]
     assert len(list(site.emulator.world.of_type("Microsoft.Compute/disks"))) == 3
     assert run(site, vms=["web01"], mode="alternate", resource_group="dr").state == "success"
+
+
+def test_what_a_salvage_lost_is_said_once_and_is_in_the_summary(
+    site: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A line for each place, as a warning; the run is green, for that is what was asked for."""
+    [vm] = back_up(site, "web01")
+    packs = [pack for pack in (site.path / "repository/packs").rglob("*") if pack.is_file()]
+    vm.disks[0].write(0, b"later" * 1000)
+    assert site.run(site.dag("backup_before_restore")).state == "success"
+    for pack in packs:
+        pack.chmod(0o600)
+        pack.unlink()
+    capfd.readouterr()
+    ended = run(site, vms=["web01"], mode="alternate", resource_group="dr", salvage=True)
+    assert ended.state == "success"
+    lines = [line for line in capfd.readouterr().out.splitlines() if " are lost" in line]
+    assert sorted(line.split("web01 ")[1].split(":")[0] for line in lines) == ["data-0", "os"]
+    assert all("[warning" in line for line in lines)
+    (summary,) = xcoms(ended.run_id, "summary")
+    assert summary["rows"][0]["reason"].startswith("os: ")
+    assert "are lost" in summary["markdown"]
 
 
 ASKED = """

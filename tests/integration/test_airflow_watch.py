@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.airflow_run import Site
+from support.airflow_run import Site, xcoms
 from support.statsd_server import StatsdServer
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
@@ -46,16 +46,6 @@ def statsd(monkeypatch: pytest.MonkeyPatch) -> Iterator[StatsdServer]:
         yield server
         stats._get_backend().statsd.close()
         stats.initialize(factory=stats_utils.NoStatsLogger, export_legacy_names=False)
-
-
-def xcoms(run_id: str, key: str) -> list[Any]:
-    from airflow.models.xcom import XComModel
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    with create_session() as session:
-        query = select(XComModel.value).where(XComModel.run_id == run_id, XComModel.key == key)
-        return list(session.scalars(query))
 
 
 def states(run_id: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_a_restore_writes_within_its_hosts_limit(it: Rig, tmp_path: Path) -> Non
     pace = Pace([Limit("a", 4 * MB)], directory=tmp_path / "pace")
     began = time.monotonic()
     with opened(it.stack, session, made, lambda _: None) as work:
-        write_disks(work._replace(pace=pace), list(each_disk(made)))
+        assert write_disks(work._replace(pace=pace), list(each_disk(made))) == []
     seconds = time.monotonic() - began
     session.close()
     assert seconds >= 4 * MIB / (4 * MB) - BURST_SECONDS

@@ -106,6 +106,17 @@ def connections(emulator: Emulator, store_url: str, repository_id: str) -> dict[
     }
 
 
+def xcoms(run_id: str, key: str) -> list[Any]:
+    """Return what the tasks of a run left under a key."""
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        query = select(XComModel.value).where(XComModel.run_id == run_id, XComModel.key == key)
+        return list(session.scalars(query))
+
+
 def asset_events(uri: str) -> list[dict[str, Any]]:
     """Return what the events of an asset say."""
     from airflow.models.asset import AssetEvent, AssetModel

@@ -18,6 +18,7 @@ its share, and ``write_disk`` does what is left when all of them have ended.
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
 from airflow_provider_azstack.engine.restore.parts import (
@@ -62,11 +63,19 @@ log = logging.getLogger(__name__)
 DISKS_AT_ONCE = 4
 
 
-def write_disks(restore: Restore, disks: Sequence[tuple[PlannedVm, PlannedDisk]]) -> None:
+class Failed(NamedTuple):
+    """A disk that could not be written, and why."""
+
+    vm: PlannedVm
+    disk: PlannedDisk
+    error: AzStackError
+
+
+def write_disks(restore: Restore, disks: Sequence[tuple[PlannedVm, PlannedDisk]]) -> list[Failed]:
     """
     Write disks until they are complete; those that are already are left alone.
 
-    :raises AzStackError: the first disk's error; all others were tried.
+    Return those that failed; all were tried. To say so is the caller's business.
     """
     at_once = max(1, min(DISKS_AT_ONCE, len(disks)))
     with ThreadPoolExecutor(at_once, "restore-disk") as pool:
@@ -74,12 +83,13 @@ def write_disks(restore: Restore, disks: Sequence[tuple[PlannedVm, PlannedDisk]]
             pool.submit(write_disk, restore, vm, disk, threads=max(2, THREADS // at_once))
             for vm, disk in disks
         ]
-    errors = [future.exception() for future in futures]
-    for error, (vm, disk) in zip(errors, disks, strict=True):
-        if error:
-            log.error("%s %s: %s", vm.name, disk.key, error)
-    for error in filter(None, errors):
-        raise error
+    failed = []
+    for future, (vm, disk) in zip(futures, disks, strict=True):
+        try:
+            future.result()
+        except AzStackError as error:
+            failed.append(Failed(vm, disk, error))
+    return failed
 
 
 def write_disk(
@@ -127,7 +137,7 @@ def discard_unfinished(
     """
     Delete what a restore left half-written; return their places.
 
-    :raises AzStackError: the first error; all others were tried.
+    :raises AzStackError: the first error; all others were tried, and are in the log.
     """
     gone: list[str] = []
     first_error: AzStackError | None = None
@@ -135,7 +145,8 @@ def discard_unfinished(
         try:
             gone += _discarded(restore, vm, disk)
         except AzStackError as error:
-            log.warning("%s %s: %s", vm.name, disk.key, error)
+            if first_error:
+                log.warning("%s %s: %s", vm.name, disk.key, error)
             first_error = first_error or error
     if first_error:
         raise first_error

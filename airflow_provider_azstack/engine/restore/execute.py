@@ -2,15 +2,16 @@
 Carry out a restore's plan: the disks, then what belongs to each VM, then the VM.
 
 Owns the order, what counts as done, and taking back what a failed try made; how disks are written
-is not its business.
+is not its business, and why a VM failed it tells its caller, not the log.
 Invariants: a VM is created only from disks that are noted as complete. What exists and does not
 carry this plan's mark is never changed, except a VM that the plan names to get disks. Doing it
 again changes nothing that is done.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from airflow_provider_azstack.arm.client import Stack
@@ -43,8 +44,6 @@ from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
-MAX_LINES = 500  # in an outcome, which goes from task to task
-
 
 class Outcome(NamedTuple):
     """What became of one VM of a plan."""
@@ -64,31 +63,29 @@ def carry_out(stack: Stack, session: Session, plan: RestorePlan, tell: Tell) -> 
     """
     require_agreed(plan, stack, session.repository)
     with opened(stack, session, plan, tell) as restore:
-        error: AzStackError | None = None
-        ready = prepare_vms(restore)
-        try:
-            write_disks(restore, [(vm, disk) for vm, disk in each_disk(plan) if vm.key in ready])
-        except AzStackError as first:
-            error = first
-        return create_vms(restore, str(error) if error else "")
+        why_not = prepare_vms(restore)
+        disks = [(vm, disk) for vm, disk in each_disk(plan) if vm.key not in why_not]
+        for vm, disk, error in write_disks(restore, disks):
+            told = [why_not[vm.key]] if vm.key in why_not else []
+            why_not[vm.key] = "; ".join([*told, f"{disk.key}: {error}"])
+        return create_vms(restore, why_not)
 
 
-def prepare_vms(restore: Restore) -> set[str]:
+def prepare_vms(restore: Restore) -> dict[str, str]:
     """
-    Stop the VMs whose disks are replaced, and take safety snapshots; return whose disks to write.
+    Stop the VMs whose disks are replaced, and take safety snapshots.
 
-    A VM that cannot be prepared stops no other; why it cannot shows again when it is its turn.
+    Return, by VM key, why a VM could not be prepared, whose disks are not to be written then; it
+    stops no other.
     """
-    ready = set()
+    why_not = {}
     for vm in restore.plan.vms:
         try:
             if vm.occupant:
                 replace.prepare(restore, vm)
         except AzStackError as error:
-            log.error("%s: %s", vm.name, error)  # noqa: TRY400 - the message says it all
-        else:
-            ready.add(vm.key)
-    return ready
+            why_not[vm.key] = str(error)
+    return why_not
 
 
 def discard(stack: Stack, session: Session, plan: RestorePlan) -> list[str]:
@@ -99,7 +96,12 @@ def discard(stack: Stack, session: Session, plan: RestorePlan) -> list[str]:
     """
     with opened(stack, session, plan, log.info) as restore:
         stuck = [line for vm in plan.vms if vm.occupant and (line := _stuck(restore, vm))]
-        gone = discard_unfinished(restore, each_disk(plan))
+        try:
+            gone = discard_unfinished(restore, each_disk(plan))
+        except AzStackError:
+            for line in stuck:
+                log.error("%s", line)  # noqa: TRY400 - the other error is raised
+            raise
     if stuck:
         raise SourceError("; ".join(stuck))
     return gone
@@ -110,7 +112,6 @@ def _stuck(restore: Restore, vm: PlannedVm) -> str:
     try:
         replace.give_up(restore, vm)
     except AzStackError as error:
-        log.error("%s: %s", vm.name, error)  # noqa: TRY400 - the message says it all
         return str(error)
     return ""
 
@@ -122,19 +123,22 @@ def opened(stack: Stack, session: Session, plan: RestorePlan, tell: Tell) -> Ite
         yield Restore(stack, accounts, session, plan, tell)
 
 
-def create_vms(restore: Restore, why_not: str = "") -> list[Outcome]:
+def create_vms(
+    restore: Restore, why_not: Mapping[str, str] = MappingProxyType({})
+) -> list[Outcome]:
     """
     Create each VM whose disks are complete; return how each fared.
 
-    :param why_not: why disks may be missing, for the VMs that lack one.
+    :param why_not: by VM key, what went wrong with it before this.
     """
     outcomes = []
     for vm in restore.plan.vms:
         try:
             target = create_vm(restore, vm)
         except AzStackError as error:
-            log.error("%s: %s", vm.name, error)  # noqa: TRY400 - the message says it all
-            reason = f"{error}: {why_not}" if why_not else str(error)
+            reason, before = str(error), why_not.get(vm.key, "")
+            if before not in reason:
+                reason = f"{reason}: {before}"
             reason += _given_up(restore, vm, error)
             outcomes.append(Outcome(vm.name, vm.target or vm.attach_to, "failed", reason, []))
         else:
@@ -147,15 +151,11 @@ def _lost(restore: Restore, vm: PlannedVm) -> list[str]:
     if not restore.plan.request.salvage:
         return []
     repository = restore.session.repository
-    lines = [
+    return [
         f"{disk.key}: {lost.length} bytes at {lost.offset} are lost, and zero now: {lost.reason}"
         for disk in vm.disks
         for lost in lost_ranges(repository, disk_prefix(restore.plan.id, vm.key, disk.key))
     ]
-    for line in lines:
-        log.warning("%s %s", vm.name, line)
-    more = len(lines) - MAX_LINES
-    return lines[:MAX_LINES] + ([f"and {more} more: see the log"] if more > 0 else [])
 
 
 def _given_up(restore: Restore, vm: PlannedVm, error: AzStackError) -> str:

@@ -7,6 +7,7 @@ Invariants: a disk is written by one host, or by several that prepared for it; w
 is the very plan that was agreed to, sealed in the repository.
 """
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ from airflow_provider_azstack.engine.restore.writing import Restore, Tell
 from airflow_provider_azstack.errors import ConfigurationError, ObjectExists
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
+
+log = logging.getLogger(__name__)
 
 Task = Mapping[str, Any]
 
@@ -74,7 +77,11 @@ def prepare(restore: Restore, splitting: Splitting) -> dict[str, Any]:
 
     Return the tasks of each host, and the disks to ``finish`` when all of them have ended.
     """
-    work = pieces(restore, prepare_vms(restore), splitting)
+    why_not = prepare_vms(restore)
+    for vm in restore.plan.vms:
+        if vm.key in why_not:
+            log.error("%s: %s", vm.name, why_not[vm.key])
+    work = pieces(restore, {vm.key for vm in restore.plan.vms} - why_not.keys(), splitting)
     split = {(piece.vm.key, piece.disk.key): None for piece in work if piece.share is not None}
     return {
         "disks": handed_out(work, splitting.streams),
@@ -100,8 +107,13 @@ def finish(restore: Restore, tasks: Iterable[Task]) -> None:
     Write what hosts left of the disks that they shared, and make those complete.
 
     :raises ConfigurationError: the plan has no such disk.
+    :raises AzStackError: the first disk's error; all others were tried, and are in the log.
     """
-    write_disks(restore, [_meant(restore, task) for task in tasks])
+    failed = write_disks(restore, [_meant(restore, task) for task in tasks])
+    for vm, disk, error in failed[1:]:
+        log.error("%s %s: %s", vm.name, disk.key, error)
+    if failed:
+        raise failed[0].error
 
 
 def _meant(restore: Restore, task: Task) -> tuple[PlannedVm, PlannedDisk]:

@@ -112,6 +112,28 @@ def test_one_of_two_is_partly(
     assert {row["vm"]: row["status"] for row in rows} == {"web01": "done", "db01": "failed"}
 
 
+def test_why_a_vm_failed_is_said_once_and_with_that_vm(
+    site: Rig,
+    emulator: Emulator,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the result's table, and neither beside it nor in a log; not with a VM that is well."""
+    emulator.add_vm("db01", "rg", [DiskSpec(size_bytes=MIB)])
+    site.backup()
+    Path("request.yaml").write_text("vms: [web01, db01]\nmode: alternate\nresource_group: dr\n")
+    emulator.faults.answer("PUT", "disks/db01", 409, body=b'{"error": {"code": "Odd"}}', times=99)
+    emulator.faults.answer("PUT", "virtualMachines/web01", 409, times=99)
+    caplog.clear()
+    assert main(["restore", "request.yaml", "--execute"]) == 2
+    printed = capsys.readouterr()
+    everything = printed.out + printed.err + caplog.text
+    assert everything.count("Odd") == 1
+    [db01] = [line for line in printed.out.splitlines() if line.startswith("db01")]
+    assert "not complete: os: " in db01
+    assert "Odd" in db01
+
+
 @pytest.mark.parametrize("text", ["vms: [", "{}", "vms: [a]\nmode: b\n", '{"made_at": 1}'])
 def test_what_is_no_request_and_no_plan_is_said_in_a_line(
     site: Rig, capsys: pytest.CaptureFixture[str], text: str
