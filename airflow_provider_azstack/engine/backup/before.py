@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 # Most of a cell that changed is as it was: pieces of this size are compared before their pages.
 _PIECE_BYTES = 16 * PAGE_BYTES
-_MOST_CREDIT = 8  # so four cells in a row that have nothing in common end it
+# What a sibling is trusted with at first, and at most: a cell that has little in common costs two.
+_CREDIT, _MOST_CREDIT = 4, 8
 
 
 class Found(NamedTuple):
@@ -43,7 +44,7 @@ class Likeness:
     """Whether a sibling's disk is like this one, as far as was seen. Thread-safe."""
 
     def __init__(self) -> None:
-        self._credit = 0
+        self._credit = _CREDIT
 
     def __bool__(self) -> bool:
         return self._credit > 0

@@ -162,7 +162,7 @@ def test_the_first_image_of_a_sibling_stores_what_makes_it_another() -> None:
         first = back_up(disk, session)
         clone = clone_of(disk, 24)
         image = back_up(clone, session, sibling=first)
-        assert image.stored_bytes <= 4 * MIB  # a few cells pass before the likeness is seen
+        assert image.stored_bytes <= 1.2 * 24 * PAGE
         assert_same(clone, image, session)
 
 
@@ -182,15 +182,15 @@ def test_a_sibling_that_became_another_costs_a_few_comparisons() -> None:
         assert_same(other, image, session)
 
 
-def test_a_disk_that_only_has_the_image_in_common_is_not_compared() -> None:
-    """Nothing alike was seen: no cell is read back."""
+def test_a_disk_that_only_has_the_image_in_common_is_hardly_compared() -> None:
+    """Nothing alike was seen: a cell for each reader is read back, and no more."""
     store = CountingStore()
     with open_session(store) as session:
         first = back_up(full_disk(), session)
         store.cells = 0
         other = full_disk(seed=98)
         image = back_up(other, session, sibling=first)
-        assert store.cells == 0
+        assert store.cells <= 8
         assert_same(other, image, session)
 
 
