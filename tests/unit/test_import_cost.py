@@ -1,4 +1,7 @@
-"""Airflow's DAG processor imports operators and DAG files all day: they load nothing heavy."""
+"""
+Airflow's DAG processor imports operators and DAG files all day: they load nothing heavy. Each task
+is a process of its own, which loads what it uses and nothing else.
+"""
 
 import json
 import os
@@ -8,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.compound import Rig
+
+from airflow_provider_azstack.model import to_plain
 
 pytestmark = pytest.mark.tier1
 
@@ -38,6 +44,32 @@ exec(OURS)
 seconds = time.process_time() - started
 print(json.dumps({"seconds": seconds, "modules": sorted(set(sys.modules) - before)}))
 """
+
+# What a stream does of its own: Airflow is not needed for it.
+STREAM = """
+import json, sys
+given = json.load(sys.stdin)
+from airflow_provider_azstack.arm.client import Credentials, Stack
+from airflow_provider_azstack.engine.backup.stream import stream_workload
+from airflow_provider_azstack.model import Workload, from_plain
+from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store import open_store
+repository = Repository.open(open_store(given["store"]), Secret("passphrase"))
+workload = from_plain(Workload, given["workload"], "the workload")
+session = repository.join_session(workload.job.session)
+credentials = Credentials(given["tenant"], given["client"], Secret(given["secret"]))
+with Stack(given["arm"], credentials) as stack:
+    stream_workload(stack, session, workload)
+print(json.dumps(sorted(sys.modules)))
+"""
+# Libraries that once were loaded, or easily are; and parts of ours that have other tasks.
+NOT_FOR_STREAMS = {"airflow", "asyncio", "azure", "jinja2", "msal", "obstore", "requests", "rich"}
+OTHER_PARTS = (
+    *(f"engine.{part}." for part in ("export", "guest", "restore")),
+    *(f"repo.{part}." for part in ("copies", "prune", "verify")),
+    *(f"{part}." for part in ("commands", "console", "emulator", "hooks", "operators")),
+)
 
 
 def above_bare_airflow(home: Path) -> dict[str, Any]:
@@ -76,3 +108,52 @@ def test_dag_files_load_nothing_heavy(home: Path) -> None:
     assert not {name for name in above["modules"] if name.split(".")[0] in HEAVY}
     # The time is printed, not asserted: the list of modules is what decides it.
     print(f"{1000 * above['seconds']:.0f} ms of CPU above bare Airflow")  # noqa: T201
+
+
+def test_a_dag_file_loads_its_own_dag_only() -> None:
+    """A backup's tasks do not load what approving a restore takes."""
+    script = "import sys; from airflow_provider_azstack.dag_factory import policy_files\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", script + "print(*sys.modules)"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    loaded = set(ended.stdout.split())
+    assert "airflow_provider_azstack.operators.backup" in loaded
+    assert "airflow_provider_azstack.operators.restore" not in loaded
+    assert "airflow_provider_azstack.operators.verify" not in loaded
+
+
+@pytest.mark.tier2
+def test_a_stream_loads_what_it_uses(it: Rig) -> None:
+    """A whole stream, from the passphrase to its last block, needs no client library of Azure's."""
+    disk = it.emulator.add_vm("vm", "group").disks[0]
+    disk.write(0, b"x" * 2**20)
+    run = it.begin()
+    (workload,) = run.workloads
+    given = {
+        "store": it.repository.store.url,
+        "workload": to_plain(workload),
+        "arm": it.emulator.arm_url,
+        "tenant": it.emulator.tenant_id,
+        "client": it.emulator.client_id,
+        "secret": it.emulator.client_secret,
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", STREAM],
+        input=json.dumps(given),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    loaded = json.loads(ended.stdout)
+    assert not NOT_FOR_STREAMS & {name.split(".")[0] for name in loaded}
+    other = tuple(f"airflow_provider_azstack.{part}" for part in OTHER_PARTS)
+    assert not [name for name in loaded if f"{name}.".startswith(other)]
+    assert run.complete().status == "complete"
+    run.clean_up()
