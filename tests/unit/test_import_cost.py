@@ -155,5 +155,5 @@ def test_a_stream_loads_what_it_uses(it: Rig) -> None:
     assert not NOT_FOR_STREAMS & {name.split(".")[0] for name in loaded}
     other = tuple(f"airflow_provider_azstack.{part}" for part in OTHER_PARTS)
     assert not [name for name in loaded if f"{name}.".startswith(other)]
-    assert run.complete().status == "complete"
+    assert run.complete().status == "done"
     run.clean_up()
