@@ -4,23 +4,21 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 
 import pytest
 from msgspec import structs
 from oracle import assert_repository_sound
-from support.compound import Rig, Run, connect, keyed, rig
+from support.compound import Rig, Run, connect, keyed
+from support.fleets import host
 from support.hosts import hurried, snapshot_at_once, stream_at_once
 from support.split_host import start
 
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.grants import GrantKeeper
-from airflow_provider_azstack.config import BackupHost
-from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.engine import names
@@ -43,10 +41,9 @@ SIZE = REGION_BYTES + 8 * MIB  # in parts of 256 and 8 MiB
 
 
 @pytest.fixture
-def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    hosts = tuple(BackupHost(name=n, streams=2, queue=n, executor=None) for n in "ab")
-    with rig(emulator, tmp_path / "repository", hosts=hosts, split_bytes=REGION_BYTES) as made:
-        yield made
+def it(it: Rig) -> Rig:
+    it.hosts, it.split_bytes = (host("a", 2), host("b", 2)), REGION_BYTES
+    return it
 
 
 @pytest.fixture

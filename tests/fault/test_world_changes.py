@@ -3,14 +3,13 @@
 import uuid
 
 import pytest
-from support.compound import Rig, keyed
+from support.compound import Rig, keyed, require_point
 
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.errors import SourceChanged, SourceError, SourceGone
-from airflow_provider_azstack.model import JobVm
 
 pytestmark = pytest.mark.tier2
 
@@ -40,12 +39,6 @@ def add_vm(it: Rig, name: str, kinds: list[str]) -> EmulatedVm:
     for number, disk in enumerate(vm.disks):
         disk.write(MIB, f"{name} {number} ".encode() * 500)
     return vm
-
-
-def require_point(it: Rig, vm: EmulatedVm, done: JobVm) -> None:
-    assert done.status == "done", done
-    for key, disk in keyed(vm.disks).items():
-        assert it.digest(it.point(done), key) == disk.sha256()
 
 
 def require_nothing_left_but_references(it: Rig) -> None:

@@ -1,17 +1,15 @@
 """One disk over several hosts: one snapshot set, parts read at once, one image in the end."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 import msgspec
 import pytest
-from support.compound import Rig, Run, keyed, rig
+from support.compound import Rig, Run, require_point
+from support.fleets import host
 from support.hosts import at_once, snapshot_at_once, stream_at_once
 
-from airflow_provider_azstack.config import BackupHost
-from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.engine.backup.manifests import workload_vms
@@ -29,11 +27,10 @@ KINDS = ["managed", "unmanaged"]
 
 
 @pytest.fixture
-def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    emulator.add_storage_account("legacy", "prod")
-    hosts = tuple(BackupHost(name=n, streams=2, queue=n, executor=None) for n in "ab")
-    with rig(emulator, tmp_path / "repository", hosts=hosts, split_bytes=REGION_BYTES) as made:
-        yield made
+def it(it: Rig) -> Rig:
+    it.emulator.add_storage_account("legacy", "prod")
+    it.hosts, it.split_bytes = (host("a", 2), host("b", 2)), REGION_BYTES
+    return it
 
 
 def new_vm(it: Rig, kind: DiskKind = "managed") -> EmulatedVm:
@@ -56,13 +53,6 @@ def new_vm(it: Rig, kind: DiskKind = "managed") -> EmulatedVm:
 @pytest.fixture
 def vm(it: Rig) -> EmulatedVm:
     return new_vm(it)
-
-
-def require_point(it: Rig, vm: EmulatedVm, done: JobVm) -> None:
-    assert done.status == "done", done
-    point = it.point(done)
-    for key, disk in keyed(vm.disks).items():
-        assert it.digest(point, key) == disk.sha256(), key
 
 
 def finish(it: Rig, run: Run) -> JobVm:

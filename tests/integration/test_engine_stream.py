@@ -1,20 +1,18 @@
 """Streams: what a failure leaves untouched, what a retry does not read again, who is believed."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from support.compound import Rig, connect, keyed, rig
+from support.compound import Rig, connect, require_point
 from support.repositories import prose
 
-from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.engine.backup.stream import stream_workload
 from airflow_provider_azstack.errors import Cancelled, SessionLost, StreamsFailed
-from airflow_provider_azstack.model import Compression, JobVm
+from airflow_provider_azstack.model import Compression
 
 pytestmark = pytest.mark.tier2
 
@@ -22,10 +20,9 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    emulator.add_storage_account("legacy", "prod")
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
+def it(it: Rig) -> Rig:
+    it.emulator.add_storage_account("legacy", "prod")
+    return it
 
 
 @pytest.fixture
@@ -39,12 +36,6 @@ def vm(it: Rig) -> EmulatedVm:
     for number, disk in enumerate(vm.disks):
         disk.write(number * MIB, bytes([number + 1]) * MIB)
     return vm
-
-
-def require_point(it: Rig, vm: EmulatedVm, done: JobVm) -> None:
-    assert done.status == "done", done
-    for key, disk in keyed(vm.disks).items():
-        assert it.digest(it.point(done), key) == disk.sha256()
 
 
 def refuse_grants_of(it: Rig, disk_key: str) -> Fault:

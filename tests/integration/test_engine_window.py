@@ -1,15 +1,15 @@
 """A window ends a job: what runs is finished or stopped, what is left out goes first next."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from support.compound import Rig, Run, rig
+from support.compound import Rig, Run
+from support.fleets import host
 
-from airflow_provider_azstack.config import BackupHost, Caps
-from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
+from airflow_provider_azstack.config import Caps
+from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
 from airflow_provider_azstack.engine.backup import disk, outlook
 from airflow_provider_azstack.engine.backup.past import Past
 from airflow_provider_azstack.engine.backup.prepare import Terms, prepare
@@ -26,10 +26,9 @@ NAMES = ("first", "second", "third")
 
 
 @pytest.fixture
-def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    one = BackupHost(name="a", streams=1, queue="a", executor=None)
-    with rig(emulator, tmp_path / "repository", hosts=(one,)) as made:
-        yield made
+def it(it: Rig) -> Rig:
+    it.hosts = (host("a", 1),)
+    return it
 
 
 @pytest.fixture

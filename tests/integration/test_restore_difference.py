@@ -1,11 +1,9 @@
 """Disks that replace others: only what differs is written, into a copy that the stack makes."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.compound import Rig, keyed, rig
+from support.compound import Rig, keyed
 from support.restores import digests, execute, plan, restore
 
 from airflow_provider_azstack.arm.blobs import BlobDisk
@@ -18,10 +16,9 @@ ASKED: dict[str, Any] = {"vms": ["web01"], "mode": "original", "replace": True}
 
 
 @pytest.fixture
-def site(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    emulator.add_storage_account("staging", "rg")
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
+def site(it: Rig) -> Rig:
+    it.emulator.add_storage_account("staging", "rg")
+    return it
 
 
 def changed_since(site: Rig, emulator: Emulator, kind: Any) -> tuple[EmulatedVm, dict[str, str]]:

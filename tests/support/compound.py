@@ -9,7 +9,7 @@ from pathlib import Path
 
 from airflow_provider_azstack.arm.client import Credentials, Stack
 from airflow_provider_azstack.config import BackupHost
-from airflow_provider_azstack.emulator import EmulatedDisk, Emulator
+from airflow_provider_azstack.emulator import EmulatedDisk, EmulatedVm, Emulator
 from airflow_provider_azstack.engine.backup.clean_up import clean_up
 from airflow_provider_azstack.engine.backup.complete import complete
 from airflow_provider_azstack.engine.backup.discover import Inventory, discover
@@ -198,3 +198,12 @@ def rig(emulator: Emulator, place: Path | Store, **settings: object) -> Iterator
 def keyed(disks: list[EmulatedDisk]) -> dict[str, EmulatedDisk]:
     """Return a VM's disks by their keys."""
     return {"os" if n == 0 else f"data-{n - 1}": disk for n, disk in enumerate(disks)}
+
+
+def require_point(it: Rig, vm: EmulatedVm, done: JobVm) -> None:
+    """Check that a VM's backup is done, and that its disks read back as they are on the stack."""
+    assert done.status == "done", done
+    point, disks = it.point(done), keyed(vm.disks)
+    assert {image.disk_key for image in point.images} == set(disks)
+    for key, disk in disks.items():
+        assert it.digest(point, key) == disk.sha256(), f"{vm.name} {key}"
