@@ -62,7 +62,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 @contextmanager
 def server(image: Path) -> Iterator[int]:
     """Serve an image's ranges from another process, and yield the port."""
-    script = Path(__file__).with_name("sources.py")
+    script = Path(__file__).with_name("range_server.py")
     command = [sys.executable, str(script), str(image)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
