@@ -116,7 +116,17 @@ class Throttled(TransientError):
 
 
 class Unreachable(TransientError):
-    """No connection, no answer in time, or only 5xx answers until the budget was used up."""
+    """
+    No connection, no answer in time, or only 5xx answers until the budget was used up.
+
+    :param is_silent: nothing came back, or not all of it; whoever is there said nothing.
+    :param is_unknown: whoever knows names says that there is none such.
+    """
+
+    def __init__(self, message: str, *, is_silent: bool = False, is_unknown: bool = False) -> None:
+        super().__init__(message)
+        self.is_silent = is_silent
+        self.is_unknown = is_unknown
 
 
 class SessionLost(TransientError):

@@ -8,7 +8,9 @@ the outside (nextLink, polling address, redirect) is used only on the host that 
 
 import functools
 import ipaddress
+import socket
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -16,6 +18,8 @@ from airflow_provider_azstack.errors import ConfigurationError, Refused
 from airflow_provider_azstack.secret import without_query
 
 _PORTS = {"http": 80, "https": 443}
+# Not everywhere is there a second word for it.
+_NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
 def origin(url: str) -> tuple[str, str, int]:
@@ -97,20 +101,33 @@ def _context(ca_bundle: str | None, _written: int) -> ssl.SSLContext:
 
 def untrusted(error: BaseException, host: str) -> ConfigurationError | None:
     """Return what to say when ``error`` comes from a certificate that does not verify."""
-    seen: set[int] = set()
-    todo: list[BaseException] = [error]
-    while todo:
-        one = todo.pop()
+    for one in _causes(error):
         if isinstance(one, ssl.SSLCertVerificationError):
             return ConfigurationError(
                 f"the certificate of {host} does not verify ({one.verify_message}): put the CA "
                 "that signed it into ca_bundle, and use the name that the certificate has"
             )
+    return None
+
+
+def is_unknown_name(error: BaseException) -> bool:
+    """Tell whether ``error`` comes from a name that does not exist; who did not say is no proof."""
+    return any(
+        isinstance(one, socket.gaierror) and one.errno in _NO_SUCH_NAME for one in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and all that it comes from."""
+    seen: set[int] = set()
+    todo: list[BaseException] = [error]
+    while todo:
+        one = todo.pop()
+        yield one
         seen.add(id(one))
         # urllib3 hides the cause in a place of its own.
         inner = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
         todo += [e for e in inner if isinstance(e, BaseException) and id(e) not in seen]
-    return None
 
 
 def _is_loopback(host: str) -> bool:

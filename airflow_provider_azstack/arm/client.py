@@ -7,6 +7,7 @@ Invariant: every request names the api-version of its resource type, goes to the
 ends within its budget, and fails with one of the package's errors.
 """
 
+import logging
 import random
 import re
 import threading
@@ -22,7 +23,13 @@ from airflow_provider_azstack.arm.addresses import origin, same_origin
 from airflow_provider_azstack.arm.answers import Answer, error_of
 from airflow_provider_azstack.arm.endpoints import PARAMS, PATH, parse_endpoints
 from airflow_provider_azstack.arm.operations import Operations
-from airflow_provider_azstack.arm.retry import RETRIED, Patience, Tries, retry_after_seconds
+from airflow_provider_azstack.arm.retry import (
+    CONTACT_SECONDS,
+    RETRIED,
+    Patience,
+    Tries,
+    retry_after_seconds,
+)
 from airflow_provider_azstack.arm.sign_in import Credentials, SignIn, SignInForm
 from airflow_provider_azstack.arm.versions import (
     DEFAULT_PROFILE,
@@ -31,10 +38,18 @@ from airflow_provider_azstack.arm.versions import (
     resource_type,
 )
 from airflow_provider_azstack.arm.wire import READ_TIMEOUT_SECONDS, Wire
-from airflow_provider_azstack.errors import InvalidName, Refused, Unreachable, UnsupportedStack
+from airflow_provider_azstack.errors import (
+    ConfigurationError,
+    InvalidName,
+    Refused,
+    Unreachable,
+    UnsupportedStack,
+)
 from airflow_provider_azstack.secret import Secret, without_query
 
 __all__ = ["Credentials", "Stack"]
+
+log = logging.getLogger(__name__)
 
 MAX_PAGES = 10_000  # a nextLink that leads in a circle ends here
 MAX_REDIRECTS = 5
@@ -53,6 +68,8 @@ class Stack:
     :param arm_endpoint: ``https://management.<region>.<domain>``; plain http on this machine only.
     :param ca_bundle: PEM file with the CAs of ARM, sign-in and blob hosts; None for the system's.
     :param retry_budget_seconds: how long one request may be refused, throttled or unanswered.
+    :param mid_work: wait that long also for a stack that was not heard of yet. Who has nothing
+        begun hears of it after two minutes, and of a name that does not exist at once.
     :param account_keys: keys of storage accounts by name, where the application may not list them.
     :param on_secret: called with every token, key and signed URL before its first use, so that
         the caller can have them masked in its logs.
@@ -67,6 +84,7 @@ class Stack:
         sign_in: SignInForm = "auto",
         profile: str = DEFAULT_PROFILE,
         retry_budget_seconds: float = 900.0,
+        mid_work: bool = False,
         operation_timeout_seconds: float = 3600.0,
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
@@ -86,6 +104,7 @@ class Stack:
         self._skew_seconds = 0.0
         self._lock = threading.Lock()
         self._signed_in: SignIn | None = None
+        self._waits_long = mid_work  # or once anything was heard
         self.name = origin(self._endpoint)[1]
         self.profile = profile_named(profile)
         self.ca_bundle = ca_bundle
@@ -266,8 +285,9 @@ class Stack:
                 token = sign_in.token()
                 answer = self._wire.send(method, url, what=what, token=token, body=body)
             except Unreachable as error:
-                tries.wait(error)
+                self._wait_for_contact(tries, error)
                 continue
+            self._waits_long = True
             self._learn_time(answer)
             if answer.status == 401:
                 sign_in.reject(token)
@@ -275,6 +295,17 @@ class Stack:
                 return answer
             pause = self._retry_after(answer)
             tries.wait(error_of(answer, pause), pause)
+
+    def _wait_for_contact(self, tries: Tries, error: Unreachable) -> None:
+        """Wait before the next try: not long where nothing was ever heard, as with a wrong host."""
+        if self._waits_long or not error.is_silent:
+            self._waits_long = True
+            tries.wait(error)
+            return
+        if error.is_unknown:
+            raise ConfigurationError(str(error)) from None
+        log.info("no answer yet: %s", error)
+        tries.wait(error, within_seconds=CONTACT_SECONDS)
 
     def _sign_in(self) -> SignIn:
         """Return the sign-in, found through the stack's endpoint list the first time."""

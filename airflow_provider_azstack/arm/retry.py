@@ -7,6 +7,7 @@ up to more than its budget.
 """
 
 import email.utils
+import math
 import random
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from airflow_provider_azstack.errors import AzStackError
 
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
+# Of a stack that was never heard of, by work that has not begun: most often its address is wrong.
+CONTACT_SECONDS = 120.0
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 THROTTLING = frozenset({429, 503})
 
@@ -55,21 +58,29 @@ class Tries:
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
-        self._deadline = patience.clock() + patience.budget_seconds
+        self._began = patience.clock()
         self._next_wait = FIRST_WAIT_SECONDS
 
-    def wait(self, failure: AzStackError, at_least_seconds: float | None = None) -> None:
+    def wait(
+        self,
+        failure: AzStackError,
+        at_least_seconds: float | None = None,
+        *,
+        within_seconds: float = math.inf,
+    ) -> None:
         """
         Sleep before the next try; raise ``failure`` when the budget has no room for that.
 
         :param at_least_seconds: what the other side asked for. It is obeyed, with jitter on top
             so that readers that were refused together do not come back together.
+        :param within_seconds: of the budget, since the first try.
         """
         jitter = self._patience.rng.uniform(0.5, 1.0)
         delay = self._next_wait * jitter
         if at_least_seconds is not None and at_least_seconds > delay:
             delay = at_least_seconds + FIRST_WAIT_SECONDS * jitter
-        if self._patience.clock() + delay > self._deadline:
+        budget = min(self._patience.budget_seconds, within_seconds)
+        if self._patience.clock() + delay > self._began + budget:
             raise failure
         self._next_wait = min(self._next_wait * 2, LONGEST_WAIT_SECONDS)
         self._patience.sleep(delay)

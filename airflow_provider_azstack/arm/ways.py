@@ -27,7 +27,12 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
-from airflow_provider_azstack.arm.addresses import origin, require_tls, untrusted
+from airflow_provider_azstack.arm.addresses import (
+    is_unknown_name,
+    origin,
+    require_tls,
+    untrusted,
+)
 from airflow_provider_azstack.arm.answers import one_line
 from airflow_provider_azstack.errors import AzStackError, ConfigurationError, Unreachable
 
@@ -167,7 +172,9 @@ def unreachable(error: Exception, url: str, what: str) -> AzStackError:
     kind = "no answer in time" if is_late else type(error).__name__
     return Unreachable(
         f"{what}: connection to {parts.netloc} failed ({reason or kind}): "
-        "check address, DNS, proxy and firewall"
+        "check address, DNS, proxy and firewall",
+        is_silent=True,
+        is_unknown=is_unknown_name(error),
     )
 
 

@@ -48,11 +48,12 @@ class AzureStackHook(BaseHook):
         super().__init__(**kwargs)
         self.azure_stack_conn_id = azure_stack_conn_id
 
-    def get_conn(self, *, budget_seconds: float = 900.0) -> "Stack":
+    def get_conn(self, *, budget_seconds: float = 900.0, mid_work: bool = False) -> "Stack":
         """
         Return the stack; the caller closes it.
 
         :param budget_seconds: how long one request may be retried; short where someone waits.
+        :param mid_work: so long also where the stack was not heard of yet.
         :raises ConfigurationError: a field is missing or wrong.
         """
         # The client loads urllib3: not while DAG files are parsed.
@@ -81,6 +82,7 @@ class AzureStackHook(BaseHook):
             profile=fields.text("profile") or DEFAULT_PROFILE,
             account_keys=fields.secrets("secret_account_keys"),
             retry_budget_seconds=budget_seconds,
+            mid_work=mid_work,
             on_secret=mask,
         )
 

@@ -135,7 +135,7 @@ class Discover(AzStackOperator):
         run = context["dag_run"]
         trigger = read_trigger(run.conf)
         session = self.join(job)
-        with self.open_stack() as stack:
+        with self.open_stack(mid_work=False) as stack:
             here = AzureStackHook(self.stack_conn_id).subscription_id
             inventory = discover.discover(stack, self.policy.within(here), trigger)
         for vm in inventory.unprotected:

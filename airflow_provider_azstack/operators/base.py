@@ -90,9 +90,13 @@ class AzStackOperator(BaseOperator):
             self._cancel.set()
             raise Cancelled("the task was told to stop")
 
-    def open_stack(self) -> "Stack":
-        """Return the stack; use it in a ``with``."""
-        return AzureStackHook(self.stack_conn_id).get_conn()
+    def open_stack(self, *, mid_work: bool = True) -> "Stack":
+        """
+        Return the stack; use it in a ``with``.
+
+        :param mid_work: outages are waited for; else a stack that never answers is said soon.
+        """
+        return AzureStackHook(self.stack_conn_id).get_conn(mid_work=mid_work)
 
     def open_repository(self) -> "Repository":
         """Return the repository."""

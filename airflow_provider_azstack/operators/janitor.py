@@ -28,7 +28,7 @@ class Janitor(AzStackOperator):
         """Return how many leftovers there were."""
         from airflow_provider_azstack.engine import janitor  # noqa: PLC0415 - loads cryptography
 
-        with self.open_stack() as stack:
+        with self.open_stack(mid_work=False) as stack:
             findings = janitor.janitor(stack, self.open_repository(), dry_run=self.only_report)
         for finding in findings:
             self.log.info("%s", finding)

@@ -80,7 +80,7 @@ class PlanRestore(AzStackOperator):
 
         session = self.open_repository().join_session(_text(self.opened, "session"))
         request = read_request(context["dag_run"].conf or {}, "the trigger's config")
-        with self.open_stack() as stack:
+        with self.open_stack(mid_work=False) as stack:
             plan = restore_plan.plan_restore(stack, session.repository, request)
         plan = restore_prepare.remarked(plan, restore_prepare.Splitting.of(self.config))
         for remark in plan.remarks:

@@ -22,6 +22,7 @@ from airflow_provider_azstack.arm.client import Credentials, Stack
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.wire import Wire
 from airflow_provider_azstack.emulator import Emulator
+from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Answer, Call, json_answer
 from airflow_provider_azstack.errors import (
     AccessDenied,
@@ -232,8 +233,6 @@ def test_a_polling_retry_after_is_honoured_and_capped(emulator: Emulator) -> Non
 
     def in_an_hour(_: Call, answer: Answer) -> Answer:
         return replace(answer, headers={**answer.headers, "Retry-After": "3600"})
-
-    from airflow_provider_azstack.emulator.faults import Fault
 
     emulator.faults.add(Fault("PUT", "/snapshots/", alter=in_an_hour))
     clock = VirtualClock()
@@ -451,6 +450,16 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def names_fail(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let no name resolve: the answer of this machine's own resolver is not ours to choose."""
+
+    def fail(host: str, *_: object, **__: object) -> None:
+        raise socket.gaierror(number, f"no address for {host}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+
+
+@pytest.mark.parametrize("mid_work", [False, True])
 @pytest.mark.parametrize(
     "endpoint",
     [
@@ -459,13 +468,54 @@ def closed_port() -> int:
         "https://management.stack.invalid",
     ],
 )
-def test_nobody_there_is_unreachable(endpoint: str) -> None:
-    """F-N18: connection refused (IPv4, IPv6) and an unknown name: tried again, then said."""
+def test_nobody_there_is_unreachable(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch, *, mid_work: bool
+) -> None:
+    """
+    F-N18: connection refused (IPv4, IPv6) and names that nobody can look up: tried again.
+
+    For two minutes by who has not begun anything, for a quarter of an hour by who has.
+    """
+    if "invalid" in endpoint:
+        names_fail(monkeypatch, socket.EAI_AGAIN)
     clock = VirtualClock()
-    stack = Stack(endpoint, SOMEBODY, **patient(clock, 30.0))  # type: ignore[arg-type]
+    stack = Stack(endpoint, SOMEBODY, mid_work=mid_work, **patient(clock))  # type: ignore[arg-type]
     with stack, pytest.raises(Unreachable, match="check address, DNS, proxy and firewall"):
         subscriptions(stack)
-    assert len(clock.slept) >= 3
+    most = 900.0 if mid_work else 120.0
+    assert most / 2 < clock.now - 1000.0 <= most
+
+
+def test_a_name_that_does_not_exist_is_said_at_once_unless_work_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """F-N18: it is a wrong address, then; in mid-work it may be a name service that is ill."""
+    names_fail(monkeypatch, socket.EAI_NONAME)
+    clock = VirtualClock()
+    endpoint = "https://management.stack.invalid"
+    stack = Stack(endpoint, SOMEBODY, **patient(clock))  # type: ignore[arg-type]
+    with (
+        stack,
+        pytest.raises(ConfigurationError, match=r"management\.stack\.invalid.*check address"),
+    ):
+        subscriptions(stack)
+    assert clock.slept == []
+    stack = Stack(endpoint, SOMEBODY, mid_work=True, **patient(clock))  # type: ignore[arg-type]
+    with stack, pytest.raises(Unreachable):
+        subscriptions(stack)
+    assert clock.now - 1000.0 > 450.0
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_a_stack_that_was_heard_once_is_waited_for(emulator: Emulator, *, heard: bool) -> None:
+    """F-N18: who said "not well" is there, and comes back; who never said a word may be nobody."""
+    if heard:
+        emulator.faults.answer("GET", "/metadata/endpoints", 503, times=1)
+    emulator.faults.add(Fault("GET", "/metadata/endpoints", hang_up=True, times=10_000))
+    clock = VirtualClock()
+    with stack_of(emulator, **patient(clock)) as stack, pytest.raises(Unreachable):
+        subscriptions(stack)
+    assert (clock.now - 1000.0 > 120.0) is heard
 
 
 def test_a_proxy_that_is_not_there_is_unreachable(

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import TimeRestriction
 
+from airflow_provider_azstack.arm.retry import CONTACT_SECONDS
 from airflow_provider_azstack.config import Config, Host
 from airflow_provider_azstack.dag_factory import backup_dag, janitor_dag, restore_dag
 from airflow_provider_azstack.errors import ConfigurationError
@@ -153,6 +154,15 @@ def test_streams_outlast_an_outage(dag: DAG) -> None:
     assert stream.retries >= 5
     assert stream.retry_delay >= timedelta(minutes=1)
     assert stream.retry_exponential_backoff > 1
+
+
+def test_discovery_is_red_ten_minutes_after_a_wrong_address_was_asked(dag: DAG) -> None:
+    """F-N18: all of its tries together, where nobody is there."""
+    discover = dag.get_task("discover")
+    waits = discover.retries * discover.retry_delay
+    assert (discover.retries + 1) * timedelta(seconds=CONTACT_SECONDS) + waits < timedelta(
+        minutes=10
+    )
 
 
 def test_airflows_own_limit_is_above_the_pools(dag: DAG) -> None:
