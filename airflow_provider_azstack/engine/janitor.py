@@ -19,6 +19,7 @@ from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.leftovers import Leftover, Sweep
 from airflow_provider_azstack.engine.restore.execute import opened
 from airflow_provider_azstack.errors import SourceError
+from airflow_provider_azstack.repo import restores
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 
@@ -62,7 +63,7 @@ def janitor(
         sweep = Sweep(stack, accounts, repository.id)
         seen = [leftover for place in places for leftover in sweep.managed(place)]
         seen += sweep.unmanaged(url for place in places for url in sweep.unmanaged_disks(place))
-        restored = traces.runs_of_plans(repository)
+        restored = restores.unsettled(repository)
         # The snapshots are listed before the sessions: one taken later is not in the list.
         living = repository.sessions().keys()
         findings += _vms_left_off(stack, repository, living, sweep, dry_run=dry_run)
@@ -105,7 +106,7 @@ def _vms_left_off(
 def _left_by_restores(
     stack: Stack,
     repository: Repository,
-    runs: dict[str, set[str]],
+    tries: dict[str, set[restores.Try]],
     places: Collection[str],
     sweep: Sweep,
     *,
@@ -113,7 +114,7 @@ def _left_by_restores(
 ) -> list[Finding]:
     """Remove what killed restores, and killed trials of them, have left."""
     living = traces.living_runs(repository)
-    plans = list(traces.left_plans(stack, repository, runs, living))
+    plans = list(traces.left_plans(stack, repository, tries, living))
     known = {place.lower() for place in places}
     here = [left for left in plans if {one.lower() for one in left.plan.subscriptions} <= known]
     findings: list[Finding] = []
@@ -139,11 +140,11 @@ def _left_by_restore(
     findings, problems = [], len(sweep.errors)
     with opened(stack, session, left.plan, log.info) as restore:
         for trace in traces.traces(restore, is_trial=left.is_trial):
-            finding = Finding("delete", trace.place, "", left.runs[0], trace.vm_key)
+            finding = Finding("delete", trace.place, "", left.tries[0].run, trace.vm_key)
             if dry_run or sweep.do(trace.place, trace.remove):
                 findings.append(finding)
-    if not dry_run and len(sweep.errors) == problems:
-        traces.settle(session.repository, left)
+        if not dry_run and len(sweep.errors) == problems:
+            traces.settle(restore, left)
     return findings
 
 

@@ -42,8 +42,10 @@ from airflow_provider_azstack.engine.restore.targets import reader_of
 from airflow_provider_azstack.engine.restore.writing import Restore, Tell
 from airflow_provider_azstack.errors import IntegrityError, ObjectNotFound, Refused
 from airflow_provider_azstack.model import RestorePoint
+from airflow_provider_azstack.repo import restores
 from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.restores import Try
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.repo.verify.rehearsals import Rehearsal, RehearsedDisk, put
 
@@ -156,8 +158,8 @@ class _Trial(NamedTuple):
         try:
             yield
         finally:
-            traces.remove_trial(self.stack, session, plan)
-            traces.settle(self.repository, traces.LeftPlan(plan, (self.run,)))
+            left = traces.LeftPlan(plan, (Try(self.run, session.id),))
+            traces.remove_trial(self.stack, session, left)
 
 
 def _unreadable(repository: Repository, point: RestorePoint) -> Iterator[RehearsedDisk]:
@@ -215,8 +217,8 @@ def require_scratch(
     :param named: ids of what the user has put there for the trials.
     :raises Refused: it holds something else.
     """
-    runs = traces.runs_of_plans(repository)
-    trials = {left.plan.id for left in traces.left_plans(stack, repository, runs) if left.is_trial}
+    tries = restores.unsettled(repository)
+    trials = {left.plan.id for left in traces.left_plans(stack, repository, tries) if left.is_trial}
     allowed = {one.lower() for one in named}
     others = []
     for body in stack.list(f"{base}/resources"):

@@ -4,12 +4,12 @@ What restores leave on a stack when they are killed: half-written disks, and tri
 Owns what of it is ours: what a plan that is sealed in the repository says that it makes, and that
 carries the plan's mark on the stack. Invariants: of a restore that was meant only what is half
 written goes, of a trial everything; nothing goes while a session of that plan lives, and nothing
-that another plan, or anybody else, has put in its place.
+that another plan, or anybody else, has put in its place. A plan is settled when nothing is left of
+it that anybody has to clean up, and its user neither.
 """
 
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
@@ -20,30 +20,24 @@ from airflow_provider_azstack.engine.restore.bodies import TAG
 from airflow_provider_azstack.engine.restore.execute import opened
 from airflow_provider_azstack.engine.restore.records import (
     COMPLETE,
-    PREFIX,
     PlannedDisk,
     PlannedResource,
+    PlannedVm,
     RestorePlan,
     each_disk,
-    plan_name,
 )
+from airflow_provider_azstack.engine.restore.safety import ReplaceNotes, is_there
 from airflow_provider_azstack.engine.restore.standing import Standing, look, staged
 from airflow_provider_azstack.engine.restore.writing import Restore
-from airflow_provider_azstack.errors import AzStackError, ObjectExists, Refused
-from airflow_provider_azstack.model import Moment, Record
+from airflow_provider_azstack.errors import AzStackError, Refused
+from airflow_provider_azstack.repo import restores
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.restores import Try, plan_name
 from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
 _TRIAL = re.compile(r"rehearsal-([0-9a-f]{8})")  # the name of a trial's run
-_SETTLED = "settled"
-
-
-class Settled(Record, frozen=True, kw_only=True):
-    """A run of a plan of which nothing is left on the stack."""
-
-    at: Moment
 
 
 class Trace(NamedTuple):
@@ -55,10 +49,10 @@ class Trace(NamedTuple):
 
 
 class LeftPlan(NamedTuple):
-    """A plan whose runs are over."""
+    """A plan whose tries are over."""
 
     plan: RestorePlan
-    runs: tuple[str, ...]  # those of which something may be left
+    tries: tuple[Try, ...]  # those of which something may be left
 
     @property
     def is_trial(self) -> bool:
@@ -67,9 +61,9 @@ class LeftPlan(NamedTuple):
 
         A run of somebody's DAG might be called as a trial's is; then its disks are not.
         """
-        marks = {match[1] for run in self.runs if (match := _TRIAL.fullmatch(run))}
+        marks = {match[1] for one in self.tries if (match := _TRIAL.fullmatch(one.run))}
         names = {disk.name for _, disk in each_disk(self.plan)}
-        (mark,) = marks if len(marks) == len(self.runs) == 1 else ("",)
+        (mark,) = marks if len(marks) == len(self.tries) == 1 else ("",)
         return bool(mark and names) and all(name.startswith(trial_name(mark)) for name in names)
 
 
@@ -83,18 +77,6 @@ def trial_name(mark: str) -> str:
     return f"azstack-trial-{mark}"
 
 
-def runs_of_plans(repository: Repository) -> dict[str, set[str]]:
-    """Return plan -> its runs of which something may be left on a stack."""
-    runs: dict[str, set[str]] = defaultdict(set)
-    settled: dict[str, set[str]] = defaultdict(set)
-    for info in repository.store.list(PREFIX):
-        parts = info.name.split("/")
-        if len(parts) == 4 and parts[2] in {"plan", _SETTLED}:
-            (runs if parts[2] == "plan" else settled)[parts[1]].add(parts[3])
-    left = {plan: of_plan - settled[plan] for plan, of_plan in runs.items()}
-    return {plan: of_plan for plan, of_plan in left.items() if of_plan}
-
-
 def living_runs(repository: Repository) -> set[str] | None:
     """Return the runs that are not over, or None when a session does not say whose it is."""
     infos = list(repository.sessions().values())
@@ -104,17 +86,17 @@ def living_runs(repository: Repository) -> set[str] | None:
 def left_plans(
     stack: Stack,
     repository: Repository,
-    runs: dict[str, set[str]],
+    tries: dict[str, set[Try]],
     living: Collection[str] | None = (),
 ) -> Iterator[LeftPlan]:
     """
-    Yield the plans for this stack whose runs are over.
+    Yield the plans for this stack whose tries are over.
 
-    :param runs: listed before ``living`` was: a plan that began later is not in it.
+    :param tries: listed before ``living`` was: one that began later is not in it.
     :param living: runs that are not over; None: nobody knows, and all of them may live.
     """
-    for plan_id, of_plan in sorted(runs.items()):
-        if living is None or of_plan & set(living):
+    for plan_id, of_plan in sorted(tries.items()):
+        if living is None or {one.run for one in of_plan} & set(living):
             continue
         try:
             plan = repository.records.get(plan_name(plan_id, min(of_plan)), RestorePlan)
@@ -136,48 +118,83 @@ def traces(restore: Restore, *, is_trial: bool) -> Iterator[Trace]:
         try:
             there = look(restore, vm, disk)
             there = staged(there) if disk.staging and disk.way == "upload" else there
+            is_left = there.found is not None and (is_trial or COMPLETE not in there.done())
         except Refused:
-            continue  # somebody else's
-        is_left = there.found is not None and (is_trial or COMPLETE not in there.done())
+            continue  # somebody else's, or nothing is known of it any more
         if is_left and (is_trial or not _is_attached(restore, disk)):
             yield Trace(disk.id, vm.key, partial(_discard, there, is_trial=is_trial))
 
 
-def settle(repository: Repository, left: LeftPlan) -> None:
-    """Note that nothing is left of runs of a plan: nobody looks for it again."""
-    for run in left.runs:
-        name = f"{PREFIX}{left.plan.id}/{_SETTLED}/{run}"
-        with suppress(ObjectExists):
-            repository.records.put(name, Settled(at=repository.now()))
+def kept(restore: Restore) -> Iterator[str]:
+    """Yield what is there for going back, and that only a user removes or puts right."""
+    for vm in restore.plan.vms:
+        if vm.occupant:
+            yield from _kept(restore, vm)
 
 
-def remove_trial(stack: Stack, session: Session, plan: RestorePlan) -> None:
+def _kept(restore: Restore, vm: PlannedVm) -> Iterator[str]:
+    stack, accounts = restore.stack, restore.accounts
+    notes = ReplaceNotes(restore.session.repository, restore.plan.id, vm.key)
+    if notes.open():
+        yield vm.target
+    for safety in notes.safeties():
+        if is_there(stack, accounts, safety):
+            yield f"{safety.id} {safety.blob_snapshot}".strip()
+    for disk in vm.replaces:
+        if disk.place.startswith("/"):
+            body = stack.find(disk.place)
+            is_kept = body is not None and not body.get("managedBy")
+        else:
+            blob = accounts.properties(disk.place) if disk.place else None
+            is_kept = blob is not None and not blob.is_leased
+        if is_kept:
+            yield disk.place
+
+
+def settle(restore: Restore, left: LeftPlan) -> None:
     """
-    Remove all that a trial made.
+    Note that nothing is left of a plan's tries, if so: nobody looks for it again.
+
+    What cannot be looked at may be there.
+    """
+    try:
+        still = next(kept(restore), "")
+    except AzStackError as error:
+        log.warning("the records of restore %s stay: %s", left.plan.id, error)
+        return
+    if still:
+        log.info("the records of restore %s stay: there is %s", left.plan.id, still)
+        return
+    restores.settle(restore.session.repository, left.plan.id, left.tries)
+
+
+def remove_trial(stack: Stack, session: Session, left: LeftPlan) -> None:
+    """
+    Remove all that a trial made, and note it.
 
     :raises AzStackError: the first error; all the rest was tried.
     """
     first_error: AzStackError | None = None
-    with opened(stack, session, plan, log.info) as restore:
+    with opened(stack, session, left.plan, log.info) as restore:
         for trace in traces(restore, is_trial=True):
             try:
                 trace.remove()
             except AzStackError as error:
                 log.warning("%s is left: %s", trace.place, error)
                 first_error = first_error or error
-    if first_error:
-        raise first_error
+        if first_error:
+            raise first_error
+        settle(restore, left)
 
 
 def remove_dead_trials(stack: Stack, session: Session) -> None:
     """Remove what trials left that were killed; what cannot be removed is left to the janitor."""
     repository = session.repository
-    runs = runs_of_plans(repository)
-    for left in left_plans(stack, repository, runs, living_runs(repository)):
+    tries = restores.unsettled(repository)
+    for left in left_plans(stack, repository, tries, living_runs(repository)):
         if left.is_trial:
             with suppress(AzStackError):  # each is in the log
-                remove_trial(stack, session, left.plan)
-                settle(repository, left)
+                remove_trial(stack, session, left)
 
 
 def _is_attached(restore: Restore, disk: PlannedDisk) -> bool:

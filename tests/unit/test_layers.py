@@ -57,6 +57,7 @@ REPO_ORDER = (
     "points",
     "sessions",
     "repository",
+    "restores",
     "prune",
     "verify",
     "copies",

@@ -111,8 +111,11 @@ def overwrite(
     Make a disk of a copy of what it replaces, and write what differs; doing it again goes on.
 
     Where that cannot be done nothing is left of it, and the disk is written whole.
+
+    :raises Refused: the disk is there, and not known to be half-written.
     """
     there = look(restore, vm, disk)
+    there.done()  # what is not known to be half-written is not discarded below either
     if there.found is not None and (there.is_whole or not is_copy(there.found.attempt)):
         return  # it is imported already, or being written whole
     work = _Overwriting(there, safety, rng())
@@ -154,6 +157,7 @@ class _Overwriting:
             found = None
         with ExitStack() as undo:
             if found is None:
+                self._there.begin()
                 self._blob.copy(self._read(undo)().url, self._mark)
             self._until_copied()
             self._there = self._there._replace(found=self._blob.distinguished())

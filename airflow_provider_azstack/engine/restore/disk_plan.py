@@ -18,6 +18,7 @@ from airflow_provider_azstack.engine.restore.records import PlannedDisk, Way
 from airflow_provider_azstack.engine.restore.replace_plan import Occupant
 from airflow_provider_azstack.errors import AzStackError, IntegrityError, ObjectNotFound
 from airflow_provider_azstack.model import Disk, Extent, PointImage
+from airflow_provider_azstack.repo import restores
 from airflow_provider_azstack.repo.images.reader import ImageReader
 
 # Api-versions of disks.
@@ -68,10 +69,10 @@ class DiskPlan:
         )
         if kind == "unmanaged":
             url = self._blob_url(was, name)
-            self.check_free(url, "blob")
+            self.check_free(url, "blob", was.key)
             return replace(planned, way="blob", id=url)
         target = self._disk_id(was, name)
-        self.check_free(target, "disk")
+        self.check_free(target, "disk", was.key)
         way, staging = self._way(target, was.key)
         sku = (change and change.sku) or was.sku or "Standard_LRS"
         properties = bodies.managed_disk_properties(
@@ -159,8 +160,12 @@ class DiskPlan:
         except AzStackError as error:
             self._survey.refuse(f"container {container or url} cannot be used: {error}")
 
-    def check_free(self, place: str, what: str) -> None:
-        """Refuse to write over anything but what an earlier try of this very plan made."""
+    def check_free(self, place: str, what: str, disk: str = "") -> None:
+        """
+        Refuse to write over anything but what an earlier try of this very plan made.
+
+        :param disk: the key, of a disk.
+        """
         if not place:
             return
         if what == "blob":
@@ -177,7 +182,12 @@ class DiskPlan:
             mark = ((there or {}).get("tags") or {}).get(bodies.TAG, "")
         if not found:
             return
-        if mark == self._case.plan:
+        if mark == self._case.plan and disk and not self._is_begun(disk):
+            self._survey.refuse(
+                f"{what} {place} was made by this very restore, whose records are gone by their "
+                "age: delete it, or choose another name"
+            )
+        elif mark == self._case.plan:
             self._survey.remark(f"{what} {place} is there from an earlier try of this restore")
         elif self._case.is_in_place:
             others = "use mode alternate, or 'replace: true' to give it other disks"
@@ -187,3 +197,7 @@ class DiskPlan:
             )
         else:
             self._survey.refuse(f"{what} {place} exists: choose another name or group")
+
+    def _is_begun(self, disk: str) -> bool:
+        case = self._case
+        return restores.is_begun(case.repository, case.plan, case.was.key, disk)

@@ -157,10 +157,10 @@ def _discarded(restore: Restore, vm: PlannedVm, disk: PlannedDisk) -> list[str]:
     try:
         there = look(restore, vm, disk)
         there = staged(there) if disk.staging and disk.way == "upload" else there
+        if there.found is None or COMPLETE in there.done():
+            return []
     except Refused:
-        return []  # somebody else's
-    if there.found is None or COMPLETE in there.done():
-        return []
+        return []  # somebody else's, or nothing is known of it any more
     there.target.discard()
     return [disk.id]
 
@@ -286,6 +286,7 @@ def created(there: Standing) -> Standing:
     """
     if there.found is not None:
         return there
+    there.begin()
     try:
         return there._replace(found=there.target.create())
     except UnsupportedStack as error:

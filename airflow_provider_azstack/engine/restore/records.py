@@ -24,8 +24,8 @@ from airflow_provider_azstack.model import (
     VmKey,
 )
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.restores import PREFIX
 
-PREFIX = "restores/"
 FOOTER = "footer"
 COMPLETE = "complete"
 USED = "used"
@@ -191,11 +191,6 @@ def lost_ranges(repository: Repository, prefix: str) -> list[LostRange]:
         for lost in records.get(info.name, LostRanges).ranges
     ]
     return sorted(set(found), key=lambda lost: (lost.offset, lost.length))
-
-
-def plan_name(plan: str, digest: str) -> str:
-    """Return the object name of a plan as it was agreed to."""
-    return f"{PREFIX}{plan}/plan/{digest}"
 
 
 def each_disk(plan: RestorePlan) -> Iterator[tuple[PlannedVm, PlannedDisk]]:

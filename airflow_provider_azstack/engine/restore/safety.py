@@ -7,6 +7,7 @@ Invariant: no code of this package deletes a safety snapshot, neither a run that
 clean-up nor the janitor: only a user does.
 """
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -14,11 +15,12 @@ from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.restore import bodies
-from airflow_provider_azstack.engine.restore.records import PREFIX, PlannedVm, ReplacedDisk
+from airflow_provider_azstack.engine.restore.records import PlannedVm, ReplacedDisk
 from airflow_provider_azstack.engine.restore.survey import scope_of
 from airflow_provider_azstack.errors import ObjectExists
 from airflow_provider_azstack.model import DiskKey, Record, Slug, Text
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.restores import PREFIX
 
 TAG = "azstack-restore-safety"
 KEEP = "keep"  # until somebody deletes it
@@ -92,6 +94,12 @@ class ReplaceNotes:
         if stop.number not in self._numbers(f"safety-{key}"):
             return None
         return self._records.get(self._name(f"safety-{key}", stop.number), Safety)
+
+    def safeties(self) -> Iterator[Safety]:
+        """Yield all safety snapshots that were noted."""
+        for info in self._records.store.list(self._prefix):
+            if info.name.removeprefix(self._prefix).startswith("safety-"):
+                yield self._records.get(info.name, Safety)
 
     def _stop(self, number: int) -> Stopped:
         return self._records.get(self._name("stopped", number), Stopped)

@@ -25,11 +25,11 @@ from airflow_provider_azstack.engine.restore.records import (
     PlannedVm,
     RestorePlan,
     each_disk,
-    plan_name,
 )
 from airflow_provider_azstack.engine.restore.writing import Restore, Tell
 from airflow_provider_azstack.errors import ConfigurationError, ObjectExists
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.restores import Try, plan_name
 from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ Task = Mapping[str, Any]
 
 def keep(session: Session, plan: RestorePlan, run: str) -> str:
     """Keep a plan in the repository for its run; return its name there."""
-    name = plan_name(plan.id, run)
+    name = plan_name(plan.id, Try(run, session.id))
     with suppress(ObjectExists):  # an earlier try of the same task: what it kept is what counts
         session.repository.records.put(name, plan)
     return name

@@ -2,7 +2,9 @@
 What there is of a disk on the stack, and what is noted of it.
 
 Owns the look at both; makes, writes and deletes nothing but notes.
-Invariant: what is noted of one disk is never taken for what is on another one of its name.
+Invariants: what is noted of one disk is never taken for what is on another one of its name. A disk
+of which nothing is noted is taken for half-written only while it is noted that it was begun: else
+its notes went by their age, and somebody may have used it for months.
 """
 
 from typing import NamedTuple
@@ -19,7 +21,9 @@ from airflow_provider_azstack.engine.restore.records import (
 )
 from airflow_provider_azstack.engine.restore.targets import Target, target_of
 from airflow_provider_azstack.engine.restore.writing import Restore
+from airflow_provider_azstack.errors import Refused
 from airflow_provider_azstack.model import Record
+from airflow_provider_azstack.repo import restores
 
 
 class Standing(NamedTuple):
@@ -45,13 +49,34 @@ class Standing(NamedTuple):
         return self.found is not None and self.found.is_whole
 
     def done(self) -> set[str]:
-        """Return what is noted."""
-        return set() if self.found is None else self._notes(self.found).done()
+        """
+        Return what is noted.
+
+        :raises Refused: what was noted is gone.
+        """
+        if self.found is None:
+            return set()
+        noted = self._notes(self.found).done()
+        # In this order: the note of the beginning is the first to go.
+        if COMPLETE not in noted and not self._is_begun():
+            raise Refused(
+                f"{self.disk.id} was made by this very restore, whose records are gone by their "
+                "age: it is left alone; delete it, or ask for another name"
+            )
+        return noted
+
+    def begin(self) -> None:
+        """Note that the disk is about to be created."""
+        restores.begin(self.restore.session, self.restore.plan.id, self.vm.key, self.disk.key)
 
     def note(self, part: str, record: Record) -> None:
         """Note that a part is done; there must be a disk."""
         assert self.found is not None  # noqa: S101 - callers have looked
         self._notes(self.found).note(part, record)
+
+    def _is_begun(self) -> bool:
+        repository, plan = self.restore.session.repository, self.restore.plan.id
+        return restores.is_begun(repository, plan, self.vm.key, self.disk.key)
 
     def _notes(self, found: Found) -> Notes:
         repository, plan = self.restore.session.repository, self.restore.plan.id

@@ -25,7 +25,6 @@ from airflow_provider_azstack.engine.export.disk import Losses
 from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.restore.parts import Regions
 from airflow_provider_azstack.engine.restore.records import (
-    PREFIX,
     LostRange,
     PlannedDisk,
     PlannedVm,
@@ -35,6 +34,7 @@ from airflow_provider_azstack.engine.restore.stretches import Stretch, joined, n
 from airflow_provider_azstack.errors import IntegrityError
 from airflow_provider_azstack.model import Extent, Image
 from airflow_provider_azstack.repo.images.reader import ImageReader, OnDamage
+from airflow_provider_azstack.repo.restores import PREFIX
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.speed import Course, amount, ended
 

@@ -330,11 +330,20 @@ class _Collector:
 
     def _delete_objects(self, view: _View, ripe: Iterable[Condemned]) -> set[str]:
         names = {name for record in ripe for name in record.objects}
-        going = [n for n in names if not litter.is_needed(n, self._marker, view.runs)]
-        # Backwards: the note of a stop goes before the note of its end.
-        order = sorted(going, reverse=True)
+        going = litter.unneeded(self._repository, names, self._marker, view.runs)
+        first, others = litter.in_order(going)
+        held = self._delete_records(first)
+        stuck = {litter.group(name) for name in held}
+        waiting = [name for name in others if litter.group(name) in stuck]
+        for name in waiting:
+            self._say("held", name, 0, "what must go before it is held")
+        held |= self._delete_records(sorted({*others} - {*waiting}))
+        return held | {*waiting}
+
+    def _delete_records(self, names: Collection[str]) -> set[str]:
         held = set()
-        for name, why in zip(order, map(self._delete_one, order), strict=True):
+        outcomes = in_parallel(self._delete_one, names, self._threads)
+        for name, why in zip(names, outcomes, strict=True):
             self._say("held" if why else "delete", name, 0, why or "nothing refers to it")
             if why:
                 held.add(name)

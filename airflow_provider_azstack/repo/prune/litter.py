@@ -1,8 +1,8 @@
 """
 Litter: records of runs that are over and that nothing refers to any more.
 
-Owns the rules by which images, snapshot sets, manifests, jobs' records and flags go; knows no packs
-and deletes nothing.
+Owns the rules by which images, snapshot sets, manifests, jobs' records, flags and the records of
+restores go, and in which order; knows no packs and deletes nothing.
 Invariant: nothing of a run that is not over, and nothing that a restore point refers to, is litter.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_azstack.errors import IntegrityError, ObjectNotFound
 from airflow_provider_azstack.model import JobRecord
+from airflow_provider_azstack.repo import restores
 from airflow_provider_azstack.repo.points import census
 from airflow_provider_azstack.repo.prune.marking import Marker
 from airflow_provider_azstack.store.base import ObjectInfo
@@ -50,15 +51,55 @@ def find(
             yield Litter(info, "its run is over")
     yield from _sets(repository, marker, living)
     yield from _jobs(repository, marker, living)
+    yield from _restores(repository, living)
 
 
-def is_needed(name: str, marker: Marker, living: Collection[str] | None) -> bool:
-    """Tell whether a record that was litter is needed after all."""
+def unneeded(
+    repository: "Repository", names: Iterable[str], marker: Marker, living: Collection[str] | None
+) -> list[str]:
+    """Return which of the records that were litter still are."""
+    of_restores, others = _parted(names)
+    left = [name for name in others if not _is_needed(name, marker, living)]
+    if of_restores and living is not None:
+        needed = restores.judge(repository, living).needed
+        left += [name for name in of_restores if restores.plan_of(name) not in needed]
+    return left
+
+
+def in_order(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return what must be gone before the others of its group go, and the others."""
+    of_restores, others = _parted(names)
+    first = [name for name in of_restores if restores.goes_first(name)]
+    first += [name for name in others if name.endswith(_STOPPING)]
+    return sorted(first), sorted({*of_restores, *others} - set(first))
+
+
+def group(name: str) -> str:
+    """Return what a record and those that go after it have in common."""
+    if name.startswith(restores.PREFIX):
+        return restores.plan_of(name)
+    return name.removesuffix(_STOPPING).removesuffix(_STARTED)
+
+
+def _parted(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the names of records of restores, and the others."""
+    all_of_them = list(names)
+    of_restores = [name for name in all_of_them if name.startswith(restores.PREFIX)]
+    return of_restores, [name for name in all_of_them if not name.startswith(restores.PREFIX)]
+
+
+def _is_needed(name: str, marker: Marker, living: Collection[str] | None) -> bool:
     kind, _, rest = name.partition("/")
     if kind == "flags":
         return rest in marker.points
     of_living = living is None or rest.partition("/")[0] in living
     return of_living or name in marker.images or name in marker.sets
+
+
+def _restores(repository: "Repository", living: Collection[str]) -> Iterator[Litter]:
+    because = f"its restore ended more than {restores.KEPT.days} days ago and left nothing"
+    for infos in restores.judge(repository, living).over.values():
+        yield from (Litter(info, because) for info in infos)
 
 
 def _flags(repository: "Repository", marker: Marker) -> Iterator[Litter]:
