@@ -9,11 +9,12 @@ azure-storage-blob is not used: it retries no 429, ignores ``Retry-After`` and s
 a stack refuses.
 """
 
+import random
 import re
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar, Unpack
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -27,6 +28,7 @@ from airflow_provider_azstack.arm.retry import (
     Patience,
     retry_after_seconds,
 )
+from airflow_provider_azstack.arm.versions import DEFAULT_PROFILE, PROFILES
 from airflow_provider_azstack.arm.ways import Ways, unreachable
 from airflow_provider_azstack.errors import (
     AccessDenied,
@@ -42,6 +44,9 @@ from airflow_provider_azstack.errors import (
     UnsupportedStack,
 )
 from airflow_provider_azstack.secret import without_query
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.arm.client import Stack
 
 READ_TIMEOUT_SECONDS = 60.0
 MAX_DOUBTS = 5  # answers thrown away for one request before we say that something is wrong
@@ -146,6 +151,45 @@ class Gate:
                 self._changed.notify()
 
 
+class Settings(TypedDict, total=False):
+    """How a blob is reached: what is left out is as a stack usually wants it."""
+
+    blob_version: str  # x-ms-version of the requests: the profile's
+    ca_bundle: str | None
+    connections: int
+    read_timeout_seconds: float
+    retry_budget_seconds: float
+    clock: Callable[[], float]
+    sleep: Callable[[float], None]
+    rng: random.Random
+
+
+def settings_of(stack: "Stack", **more: Unpack[Settings]) -> Settings:
+    """Return how the blobs of a stack are reached."""
+    return {
+        "blob_version": stack.profile.blob,
+        "ca_bundle": stack.ca_bundle,
+        "clock": stack.clock,
+        **more,
+    }
+
+
+def blob_client(**settings: Unpack[Settings]) -> "BlobClient":
+    """Return what sends the requests to one blob."""
+    return BlobClient(
+        version=settings.get("blob_version", PROFILES[DEFAULT_PROFILE].blob),
+        ca_bundle=settings.get("ca_bundle"),
+        connections=settings.get("connections", 8),
+        read_timeout_seconds=settings.get("read_timeout_seconds", READ_TIMEOUT_SECONDS),
+        patience=Patience(
+            settings.get("retry_budget_seconds", 900.0),
+            settings.get("clock", time.monotonic),
+            settings.get("sleep", time.sleep),
+            settings.get("rng") or random.Random(),  # noqa: S311 - jitter
+        ),
+    )
+
+
 class BlobClient:
     """Sends requests to blobs. Thread-safe."""
 
@@ -168,6 +212,10 @@ class BlobClient:
             read_timeout_seconds=read_timeout_seconds,
         )
         self.gate = Gate(connections)
+
+    def keeper(self, grant: Callable[[], Grant]) -> GrantKeeper:
+        """Return what renews a grant in time, by the clock that waiting goes by."""
+        return GrantKeeper(grant, clock=self._patience.clock)
 
     def exchange(
         self,

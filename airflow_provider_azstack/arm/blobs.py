@@ -9,27 +9,23 @@ answer are exactly those asked for; the disk does not change while it is read, o
 import base64
 import hashlib
 import itertools
-import random
 import threading
-import time
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, Unpack
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import urllib3
 from urllib3.exceptions import ProtocolError
 
 from airflow_provider_azstack.arm.blob_http import (
-    READ_TIMEOUT_SECONDS,
-    BlobClient,
     Doubt,
     Refusal,
+    Settings,
     TooMuch,
+    blob_client,
 )
-from airflow_provider_azstack.arm.grants import Grant, GrantKeeper
+from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.arm.page_ranges import join, parse_page_list
-from airflow_provider_azstack.arm.retry import Patience
-from airflow_provider_azstack.arm.versions import DEFAULT_PROFILE, PROFILES
 from airflow_provider_azstack.arm.vhd import FOOTER_BYTES, parse_footer
 from airflow_provider_azstack.errors import (
     AccessDenied,
@@ -74,7 +70,6 @@ class BlobDisk:
     :param grant: asks for access; called again at 80% of its time, and once when refused.
     :param size_bytes: of the disk without its VHD footer; None to find out from the blob.
     :param previous_snapshot: time stamp of the reference snapshot of the same blob.
-    :param blob_version: ``x-ms-version`` of the requests: the profile's.
     :param previous_grant: access to the reference snapshot of the same managed disk.
     """
 
@@ -85,32 +80,12 @@ class BlobDisk:
         size_bytes: int | None = None,
         previous_snapshot: str = "",
         previous_grant: Callable[[], Grant] | None = None,
-        blob_version: str = PROFILES[DEFAULT_PROFILE].blob,
-        ca_bundle: str | None = None,
-        connections: int = 8,
-        read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
-        retry_budget_seconds: float = 900.0,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-        rng: random.Random | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        self._keeper = GrantKeeper(grant, clock=clock)
-        self._previous = GrantKeeper(previous_grant, clock=clock) if previous_grant else None
+        self._client = blob_client(**settings)
+        self._keeper = self._client.keeper(grant)
+        self._previous = self._client.keeper(previous_grant) if previous_grant else None
         self._previous_snapshot = previous_snapshot
-        self._client = BlobClient(
-            version=blob_version,
-            ca_bundle=ca_bundle,
-            connections=connections,
-            read_timeout_seconds=read_timeout_seconds,
-            patience=Patience(
-                retry_budget_seconds,
-                clock,
-                sleep,
-                rng or random.Random(),  # noqa: S311 - jitter
-            ),
-            wall_clock=wall_clock,
-        )
         self._expected_bytes = size_bytes
         self._lock = threading.Lock()
         self._known: _Facts | None = None

@@ -10,17 +10,13 @@ harmless, so what is in doubt is sent again. No page reaches a blob of another s
 import base64
 import hashlib
 import itertools
-import random
-import time
 from collections.abc import Callable
-from typing import Self
+from typing import Self, Unpack
 
 import urllib3
 
-from airflow_provider_azstack.arm.blob_http import READ_TIMEOUT_SECONDS, BlobClient, Doubt
-from airflow_provider_azstack.arm.grants import Grant, GrantKeeper
-from airflow_provider_azstack.arm.retry import Patience
-from airflow_provider_azstack.arm.versions import DEFAULT_PROFILE, PROFILES
+from airflow_provider_azstack.arm.blob_http import Doubt, Settings, blob_client
+from airflow_provider_azstack.arm.grants import Grant
 
 PAGE_BYTES = 4096  # a stack's; public Azure takes 512
 MAX_WRITE_BYTES = 4 * 2**20
@@ -36,7 +32,6 @@ class DiskWriter:
     :param grant: asks for write access; called again at 80% of its time, and once when refused.
     :param sequence_number: of the page blob that is meant, where another one may come into its
         place; None for a managed disk, whose access ends with it.
-    :param blob_version: ``x-ms-version`` of the requests: the profile's.
     """
 
     def __init__(
@@ -44,30 +39,10 @@ class DiskWriter:
         grant: Callable[[], Grant],
         *,
         sequence_number: int | None = None,
-        blob_version: str = PROFILES[DEFAULT_PROFILE].blob,
-        ca_bundle: str | None = None,
-        connections: int = 8,
-        read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
-        retry_budget_seconds: float = 900.0,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-        rng: random.Random | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        self._keeper = GrantKeeper(grant, clock=clock)
-        self._client = BlobClient(
-            version=blob_version,
-            ca_bundle=ca_bundle,
-            connections=connections,
-            read_timeout_seconds=read_timeout_seconds,
-            patience=Patience(
-                retry_budget_seconds,
-                clock,
-                sleep,
-                rng or random.Random(),  # noqa: S311 - jitter
-            ),
-            wall_clock=wall_clock,
-        )
+        self._client = blob_client(**settings)
+        self._keeper = self._client.keeper(grant)
         self._conditions: dict[str, str] = {}
         if sequence_number is not None:
             self._conditions["x-ms-if-sequence-number-eq"] = str(sequence_number)

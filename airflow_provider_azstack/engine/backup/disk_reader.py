@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import NamedTuple
 
+from airflow_provider_azstack.arm.blob_http import settings_of
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.grants import Grant
@@ -237,10 +238,7 @@ class DiskReader:
                 size_bytes=snapshot.size_bytes,
                 previous_snapshot=before.blob_snapshot if before and not is_managed else "",
                 previous_grant=grants(before) if before and is_managed else None,
-                blob_version=self._work.stack.profile.blob,
-                ca_bundle=self._work.stack.ca_bundle,
-                connections=IN_FLIGHT,
-                clock=self._work.stack.clock,
+                **settings_of(self._work.stack, connections=IN_FLIGHT),
             )
             undo.enter_context(disk)
             yield disk

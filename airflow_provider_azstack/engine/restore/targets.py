@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Protocol
 
+from airflow_provider_azstack.arm.blob_http import settings_of
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.compute import Compute
@@ -270,11 +271,7 @@ def _writer(
     return DiskWriter(
         grant,
         sequence_number=number,
-        blob_version=stack.profile.blob,
-        ca_bundle=stack.ca_bundle,
-        connections=threads,
-        clock=stack.clock,
-        sleep=stack.patience.sleep,
+        **settings_of(stack, connections=threads, sleep=stack.patience.sleep),
     )
 
 
@@ -287,11 +284,5 @@ def reader_of(stack: Stack, target: Target, size_bytes: int) -> Iterator[BlobDis
     """Open a finished disk for reading; access is revoked at the end."""
     with ExitStack() as undo:
         grant = target.read_grant(undo)
-        disk = BlobDisk(
-            grant,
-            size_bytes=size_bytes,
-            blob_version=stack.profile.blob,
-            ca_bundle=stack.ca_bundle,
-            clock=stack.clock,
-        )
+        disk = BlobDisk(grant, size_bytes=size_bytes, **settings_of(stack))
         yield undo.enter_context(disk)
