@@ -1,8 +1,8 @@
 """
-``airflow azstack jobs | coverage | usage | verify``: reports with Airflow's connections.
+``airflow azstack jobs | coverage | usage | report | verify``: reports with Airflow's connections.
 
 Owns nothing but where the repository comes from; the work is the console's.
-Invariant: the same tables and exit states as the commands of ``azstack``.
+Invariant: the same tables, pages and exit states as the commands of ``azstack``.
 """
 
 from argparse import Namespace
@@ -11,6 +11,7 @@ from airflow_provider_azstack.commands.connections import repository_hook
 from airflow_provider_azstack.commands.console import command
 from airflow_provider_azstack.console.coverage import show_coverage
 from airflow_provider_azstack.console.jobs import list_jobs
+from airflow_provider_azstack.console.report import write_report
 from airflow_provider_azstack.console.usage import show_usage
 from airflow_provider_azstack.console.verify import verify_repository
 
@@ -31,6 +32,12 @@ def coverage(args: Namespace) -> int:
 def usage(args: Namespace) -> int:
     """Print what each VM or policy costs."""
     return show_usage(repository_hook(args).get_conn(), args.by, args.output)
+
+
+@command
+def report(args: Namespace) -> int:
+    """Write the page of pictures."""
+    return write_report(repository_hook(args).get_conn(), args)
 
 
 @command

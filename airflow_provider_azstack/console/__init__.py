@@ -35,6 +35,7 @@ COMMANDS = {
     "simulate": "what more backup hosts, streams or bandwidth would bring",
     "coverage": "what is protected, how fresh it is, how well it was checked",
     "usage": "what a VM or a policy costs, and how it grows",
+    "report": "all that is worth a look as one page of pictures, an HTML file",
     "flags": "restore points that look suspicious, and why",
     "verify": "check that everything that is there can be restored",
     "rebuild-index": "make the index again from what the packs say of themselves",

@@ -187,6 +187,11 @@ def test_an_empty_repository_is_sound_and_its_reports_are_empty(site: Site, call
     assert call(reports.jobs, config=conf, last=0)[:2] == (0, [])
     assert call(reports.coverage, config=conf, max_age=1.0)[:2] == (0, [])
     assert call(reports.usage, config=conf, by="policy")[:2] == (0, [])
+    page = site.conf.with_name("report.html")
+    given = {"to": str(page), "days": 30, "max_age": 1.0, "job": "", "usage": True}
+    state, told, _ = call(reports.report, config=conf, timezone="UTC", **given)
+    assert (state, told["vms"], told["attention"]) == (0, 0, [])
+    assert "No job has ended yet." in page.read_text()
     state, report, _ = call(
         reports.verify, config=conf, mode="full", budget=None, days=30, resume=False
     )

@@ -40,6 +40,7 @@ def test_every_command_is_there_and_its_function_exists() -> None:
         "simulate",
         "coverage",
         "usage",
+        "report",
         "verify",
         "import-credentials",
         "init-repository",

@@ -1,4 +1,4 @@
-"""``azstack jobs``, ``coverage`` and ``usage``: tables, JSON and the alarm."""
+"""``azstack jobs``, ``coverage``, ``usage`` and ``report``: tables, JSON, a page, the alarm."""
 
 import json
 from pathlib import Path
@@ -53,6 +53,55 @@ def test_a_point_that_is_too_old_is_an_alarm(capsys: pytest.CaptureFixture[str])
     assert main(["coverage", "--max-age", "1"]) == 1
     assert "1 of 1 VMs" in capsys.readouterr().err
     assert main(["coverage", "--max-age", "1e9"]) == 0
+
+
+def test_the_page_of_pictures_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is replaced as a whole, and only its owner reads it: it names every VM."""
+    file = tmp_path / "report.html"
+    file.write_text("yesterday's")
+    assert main(["report", "--to", str(file), "--usage", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["file"], told["vms"], told["late"]) == (str(file), 1, 0)
+    text = file.read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    assert "vm-1" in text
+    assert "Usage by policy" in text
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()].count("report.html") == 1
+    assert len(list(tmp_path.iterdir())) == 2, "nothing is left but the file and the repository"
+
+
+def test_the_page_of_pictures_may_go_to_a_pipe_and_is_an_alarm(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The tests' points are of January 2026."""
+    assert main(["report", "--to", "-", "--max-age", "1", "--timezone", "Asia/Tokyo"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.rstrip().endswith("</html>")
+    assert "Asia/Tokyo (+0900 now)" in printed.out
+    assert "1 of 1 VMs" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--days", "0"),
+        ("--days", "91"),
+        ("--max-age", "nan"),
+        ("--timezone", "Mars/Base"),
+        ("--timezone", "../etc/passwd"),
+        ("--job", "other"),
+        ("--to", "/nowhere/report.html"),
+    ],
+)
+def test_a_page_of_pictures_that_cannot_be_is_refused(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "report.html"
+    assert main(["report", "--to", str(file), option, value]) == 2
+    said = capsys.readouterr().err
+    assert option in said or value in said
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("arguments", [["coverage", "--max-age", "-1"], ["jobs", "--last", "-1"]])

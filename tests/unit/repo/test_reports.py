@@ -132,6 +132,21 @@ def test_coverage_does_not_forget_a_vm_without_a_point(site: Site) -> None:
     assert rows["vm-1"].status == "protected"
 
 
+def test_the_newest_job_has_the_last_word_whatever_runs_are_called(site: Site) -> None:
+    """``run-10`` is listed before ``run-9``, and is the later one."""
+    site.put_job(failed(1), day=9)
+    site.put_job(JobVm(key=vm_key(1), name="vm-1", host="a", status="done", point="p"), day=10)
+    assert {row.vm: row.status for row in coverage(site.repository)}["vm-1"] == "protected"
+    assert [row.run for row in job_rows(site.repository, last=2)] == ["run-9", "run-10"]
+
+
+def test_of_a_job_that_was_recorded_again_only_the_last_record_counts(site: Site) -> None:
+    site.put_job(failed(1), day=9)
+    site.put_job(JobVm(key=vm_key(1), name="vm-1", host="a", status="done", point="p"), day=9)
+    assert [row.failed for row in job_rows(site.repository, last=1)] == [0]
+    assert len(job_rows(site.repository)) == 5
+
+
 def test_an_unreadable_point_does_not_hide_the_others(site: Site) -> None:
     name = next(name for name in sorted(site.store.objects) if name.startswith("points/"))
     site.store.objects[name] = site.store.objects[name][:-1]
