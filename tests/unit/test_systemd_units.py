@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_azstack.console.present import FAILED, PARTLY
 from demo.workers import PATIENCE
 
 UNITS = Path(__file__).parents[2] / "docs" / "systemd"
 HOSTS_PAGE = UNITS.parent / "hosts.md"
 AIRFLOW = "/opt/airflow/bin/airflow"
 NAMES = sorted(unit.name for unit in UNITS.glob("*.service"))
+TIMERS = sorted(unit.name for unit in UNITS.glob("*.timer"))
+DOCTOR = "airflow-azstack-doctor"
 # Airflow's own parser, with the commands of its providers: does it take these arguments?
 PARSE = """
 import json, sys
@@ -52,7 +55,9 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     for name in NAMES:  # what it starts must exist
         text = (UNITS / name).read_text().replace(AIRFLOW, sys.executable)
         (tmp_path / name).write_text(text)
-    command = ["systemd-analyze", "verify", *(str(tmp_path / name) for name in NAMES)]
+    for name in TIMERS:
+        shutil.copy(UNITS / name, tmp_path)
+    command = ["systemd-analyze", "verify", *(str(tmp_path / name) for name in NAMES + TIMERS)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     ours = [line for line in checked.stderr.splitlines() if str(tmp_path) in line]
     assert (checked.returncode, ours) == (0, [])
@@ -64,7 +69,8 @@ def test_a_unit_has_its_secrets_in_files_and_runs_as_nobody_special(name: str) -
     service = read_unit(name)["Service"]
     assert service["User"] == "airflow"
     assert service["EnvironmentFile"].startswith("/etc/airflow/")
-    assert service["Restart"] == "always"
+    if service["Type"] != "oneshot":
+        assert service["Restart"] == "always"
     assert service["UMask"] == "0077"
     assert "secret" not in service["ExecStart"].lower()
 
@@ -85,6 +91,22 @@ def test_a_worker_that_is_stopped_lets_its_streams_end(name: str) -> None:
     assert service["KillMode"] == "mixed"
     drain_seconds = int(variables("host")["AIRFLOW__EDGE__DRAIN_TIMEOUT_SEC"])
     assert int(service["TimeoutStopSec"].removesuffix("min")) * 60 >= drain_seconds
+
+
+@pytest.mark.tier1
+def test_a_timer_asks_the_doctor_and_only_what_fails_a_backup_fails_its_unit() -> None:
+    """It sees the real pools: with the settings of the scheduler, which has the database."""
+    assert f"{DOCTOR}.timer" in TIMERS
+    assert read_unit(f"{DOCTOR}.timer")["Timer"]["OnCalendar"]
+    text = (UNITS / f"{DOCTOR}.service").read_text()
+    service = read_unit(f"{DOCTOR}.service")["Service"]
+    assert service["ExecStart"] == f"{AIRFLOW} azstack doctor"
+    assert int(service["SuccessExitStatus"]) == PARTLY < FAILED
+    assert "EnvironmentFile=/etc/airflow/server.env" in text
+    page = HOSTS_PAGE.read_text()
+    for name in (f"{DOCTOR}.service", f"{DOCTOR}.timer"):
+        assert name in page
+    assert f"systemctl enable --now {DOCTOR}.timer" in page
 
 
 @pytest.mark.tier2
