@@ -113,6 +113,7 @@ def prepare(directory: Path, counts: list[int], processes: Processes) -> tuple[A
     site = Airflow(home, Path(sys.executable).parent, dags, {"LOGGING__LOGGING_LEVEL": "INFO"})
     site.settings["AZSTACK_CONF"] = str(home / "azurestack.conf")
     site.settings["PYTHONPATH"] = str(ROOT)
+    site.settings["PYTHONDONTWRITEBYTECODE"] = ""  # tasks find modules compiled, as they do usually
     (home / "azurestack.conf").write_text(json.dumps({"hosts": HOSTS}))
     site.connect(_connections(emulator, directory))
     site.start(processes)
