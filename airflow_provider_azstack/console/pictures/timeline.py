@@ -89,6 +89,7 @@ def timeline(repository: "Repository", record: JobRecord) -> Timeline:
     run = record.job.run
     hosts = {vm.key: (vm.name, vm.hosts) for vm in record.vms}
     given = dict(_given(repository, run))
+    recorded = {host for host, _ in given.values()}
     found, untimed = list[Stretch](), 0
     parts = set[tuple[str, str]]()
     joined = set[tuple[str, str]]()
@@ -102,7 +103,9 @@ def timeline(repository: "Repository", record: JobRecord) -> Timeline:
             parts.add(which)
             name, of_vm = hosts.get(image.vm_key, (image.vm_key, ()))
             host, workload = given.get((*which, image.part), ("", ""))
-            host = host or " or ".join(of_vm) or "unknown"
+            # The manifest of a host is recorded whole: what is not in it was given to another.
+            others = [host for host in of_vm if host not in recorded]
+            host = host or " or ".join(others or of_vm) or "unknown"
             found.append(_stretch(image, image.ended_at, clean(name), host, clean(workload)))
     found.sort(key=lambda one: (one.host, one.began, one.vm, one.disk))
     return Timeline(record, tuple(found), untimed + len(joined - parts))

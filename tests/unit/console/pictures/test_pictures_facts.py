@@ -51,6 +51,13 @@ def told(repository: Repository, **given: object) -> Facts:
     return gather(repository, Wanted(**{"zone": UTC, "days": 5, **given}))
 
 
+def stretches(repository: Repository) -> list[tuple[str, str, str]]:
+    """Return host, disk and workload of what the newest job's timeline has."""
+    timeline = told(repository).timeline
+    assert timeline is not None
+    return [(one.host, one.disk, one.workload) for one in timeline.stretches]
+
+
 def test_a_day_shows_the_most_telling_of_what_happened_on_it(repository: Repository) -> None:
     """Verified, flagged, failed, forgotten since, a point, nothing: a letter each, and why."""
     first = night(repository, 4)
@@ -226,11 +233,12 @@ def test_the_timeline_has_each_disk_on_its_host_from_begin_to_end(repository: Re
 
 
 def test_the_hosts_of_a_vm_in_pieces_are_those_of_the_manifests(repository: Repository) -> None:
-    """Without a manifest it is said that nobody knows which of the hosts it was."""
+    """Without any it is said that nobody knows which; with one, it was the other host."""
     halves = (DiskPart(0, 2 * GIB), DiskPart(2 * GIB, 4 * GIB))
     one = night(repository, 0)
     one.done(1, more_hosts=("host-b",), parts=halves)
     one.end()
+    nobody_knows, known = stretches(repository), []
     for number, (host, half) in enumerate(zip(("host-a", "host-b"), halves, strict=True)):
         disk = WorkloadDisk(
             key="os",
@@ -247,13 +255,17 @@ def test_the_hosts_of_a_vm_in_pieces_are_those_of_the_manifests(repository: Repo
         )
         manifest = Manifest(job=one.job, host=host, workloads=(workload,))
         repository.records.put(f"manifests/{one.job.run}/{host}/0001", manifest)
-        timeline = told(repository).timeline
-        assert timeline is not None
-        known = [stretch.host for stretch in timeline.stretches]
-        missing = ["host-a or host-b"] if number == 0 else []
-        assert known == (["host-a", *missing] if missing else ["host-a", "host-b"])
-    assert timeline.stretches[1].disk == "os (2 to 4 GiB)"
-    assert timeline.stretches[1].workload == "host-b / vm-1"
+        known.append(stretches(repository))
+    second = "os (2 to 4 GiB)"
+    assert nobody_knows == [
+        ("host-a or host-b", "os (0 to 2 GiB)", ""),
+        ("host-a or host-b", second, ""),
+    ]
+    assert [found[0][2] for found in known] == ["host-a / vm-1"] * 2
+    assert [found[1] for found in known] == [
+        ("host-b", second, ""),
+        ("host-b", second, "host-b / vm-1"),
+    ]
 
 
 def test_any_job_may_be_drawn_and_an_unknown_one_is_refused(repository: Repository) -> None:
