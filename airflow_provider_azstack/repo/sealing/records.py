@@ -87,10 +87,11 @@ class Named(NamedTuple):
     data: bytes
 
 
-class _Decompressor(threading.local):
-    """One for each thread: to make it costs ten times as much as to decompress a small record."""
+class _Zstd(threading.local):
+    """Per thread: contexts that are made once; to make them costs more than a small record."""
 
     def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor().compress
         self.decompress = zstandard.ZstdDecompressor().decompress
 
 
@@ -100,7 +101,7 @@ class Records:
     def __init__(self, store: Store, keys: Keys) -> None:
         self.store = store
         self.keys = keys
-        self._zstd = _Decompressor()
+        self._zstd = _Zstd()
 
     def put(self, name: str, record: Record) -> None:
         """
@@ -123,7 +124,7 @@ class Records:
         """Create an object from plain bytes, compressed and sealed."""
         if not 0 < len(data) <= MAX_RECORD_BYTES:
             raise ValueError(f"{name} would have {len(data)} bytes")
-        self.store.put(name, self.keys.seal(name, zstandard.compress(data)))
+        self.store.put(name, self.keys.seal(name, self._zstd.compress(data)))
 
     def get_bytes(self, info: ObjectInfo) -> bytes:
         """Return the plain bytes of an object, whose size is checked before it is fetched."""
