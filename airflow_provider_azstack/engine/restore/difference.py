@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from random import Random, SystemRandom
 
+from airflow_provider_azstack.arm.blob_http import settings_of
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES, DiskWriter
@@ -31,6 +32,7 @@ from airflow_provider_azstack.engine.restore.records import (
 )
 from airflow_provider_azstack.engine.restore.safety import Safety
 from airflow_provider_azstack.engine.restore.standing import Standing, look
+from airflow_provider_azstack.engine.restore.stretches import unequal
 from airflow_provider_azstack.engine.restore.targets import writer_of
 from airflow_provider_azstack.engine.restore.writing import THREADS, Restore
 from airflow_provider_azstack.errors import (
@@ -166,9 +168,7 @@ class _Overwriting:
                 size_bytes=self._disk.size_bytes,
                 previous_snapshot=self._base.snapshot.blob_snapshot,
                 previous_grant=self._read_reference(undo),
-                blob_version=self._restore.stack.profile.blob,
-                ca_bundle=self._restore.stack.ca_bundle,
-                clock=self._restore.stack.clock,
+                **settings_of(self._restore.stack),
             )
             undo.enter_context(before)
             found = self._there.found
@@ -253,7 +253,7 @@ class _Overwriting:
         before.read_into(extent.offset, memoryview(now))
         wanted = memoryview(self._source.read(extent.offset, extent.length))
         sent = 0
-        for start, end in _unequal(memoryview(now), wanted):
+        for start, end in unequal(memoryview(now), wanted):
             self._wait_for(end - start)
             writer.write(extent.offset + start, wanted[start:end])
             sent += end - start
@@ -286,17 +286,3 @@ def _pages(extents: Iterator[Extent], size_bytes: int) -> Iterator[Extent]:
         start = extent.offset - extent.offset % PAGE_BYTES
         end = -(-(extent.offset + extent.length) // PAGE_BYTES) * PAGE_BYTES
         yield Extent(start, min(end, size_bytes) - start)
-
-
-def _unequal(now: memoryview, wanted: memoryview) -> Iterator[tuple[int, int]]:
-    """Yield where whole pages differ, neighbours joined."""
-    start = -1
-    for at in range(0, len(wanted), PAGE_BYTES):
-        is_equal = now[at : at + PAGE_BYTES] == wanted[at : at + PAGE_BYTES]
-        if is_equal and start >= 0:
-            yield start, at
-            start = -1
-        elif not is_equal and start < 0:
-            start = at
-    if start >= 0:
-        yield start, len(wanted)
