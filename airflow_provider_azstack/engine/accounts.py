@@ -7,7 +7,6 @@ Invariant: a URL is used only with the account whose own endpoint it begins with
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from airflow_provider_azstack.arm.client import Stack
@@ -131,12 +130,7 @@ class Accounts:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _listed(self) -> list[_Account]:
