@@ -1,13 +1,11 @@
 """A process that sleeps between two writes of a restore, while another restore takes the place."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.compound import Rig, rig
+from support.compound import Rig
 from support.restores import digests, execute, plan
 
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
@@ -48,12 +46,11 @@ class Sleeper:
 
 
 @pytest.fixture
-def site(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    emulator.add_group("dr")
-    emulator.add_storage_account("staging", "rg")
-    emulator.behaviour.second_grant = "allowed"  # nothing but us keeps access from two
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
+def site(it: Rig) -> Rig:
+    it.emulator.add_group("dr")
+    it.emulator.add_storage_account("staging", "rg")
+    it.emulator.behaviour.second_grant = "allowed"  # nothing but us keeps access from two
+    return it
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.airflow_run import Site
-from support.compound import Rig, rig
+from support.compound import Rig
 from support.restores import digests, plan
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
@@ -21,12 +20,6 @@ from airflow_provider_azstack.errors import Cancelled
 pytestmark = pytest.mark.tier2
 
 MB, MIB = 1_000_000, 1 << 20
-
-
-@pytest.fixture
-def it(emulator: Emulator, tmp_path: Path) -> Iterator[Rig]:
-    with rig(emulator, tmp_path / "repository") as made:
-        yield made
 
 
 def test_a_restore_writes_within_its_hosts_limit(it: Rig, tmp_path: Path) -> None:
