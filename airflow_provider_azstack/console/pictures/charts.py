@@ -33,7 +33,7 @@ SMALL = 100.0  # width of a bar in a table
 BARS_SHOWN = 1000
 LANES_SHOWN = 96
 SLOWEST_SHOWN = 20
-_GUTTER, _TOP, _BOTTOM, _EDGE = 132.0, 26.0, 8.0, 12.0
+_GUTTER, _TOP, _BOTTOM, _MARKED, _EDGE = 132.0, 26.0, 8.0, 24.0, 12.0
 _LANE, _BETWEEN_LANES, _BETWEEN_HOSTS = 18.0, 3.0, 12.0
 _CHARACTER, _BOLD_CHARACTER = 6.2, 6.9  # width of one in a label
 _SEEN = 1.5  # a bar is never narrower
@@ -48,6 +48,7 @@ class Tick(NamedTuple):
 
     at: float
     label: str
+    anchor: str = "middle"
 
 
 class _End(NamedTuple):
@@ -186,7 +187,7 @@ def growth(grown: Sequence[tuple[datetime, int]], zone: tzinfo) -> Growth | None
         width=WIDTH,
         height=_GROWTH_HEIGHT,
         x_ticks=tuple(
-            Tick(x.at(at.timestamp()), f"{at:%Y-%m-%d}" if days else f"{at:%H:%M}")
+            _tick(x, at, f"{at:%Y-%m-%d}" if days else f"{at:%H:%M}")
             for at in time_ticks(first, last, zone, 7)
         ),
         y_ticks=tuple(Tick(y.at(mark), amount(mark) if mark else "0") for mark in marks),
@@ -234,14 +235,14 @@ def gantt(told: Timeline, zone: tzinfo) -> Gantt | None:
     marks = _clocks(time_ticks(first, last, zone), x, last - first)
     return Gantt(
         width=WIDTH,
-        height=y - _BETWEEN_HOSTS + _BOTTOM,
+        height=y - _BETWEEN_HOSTS + (_MARKED if ends else _BOTTOM),
         left=_GUTTER,
         right=WIDTH - _EDGE,
         ticks=tuple(marks),
         hosts=tuple(hosts),
         bars=tuple(_drawn(longest, x, zone)),
         not_drawn=len(told.stretches) - len(longest),
-        marks=tuple(Tick(x.at(end.at.timestamp()), end.label) for end in ends),
+        marks=tuple(Tick(x.at(end.at.timestamp()), end.label, "end") for end in ends),
         slowest=tuple(sorted(told.stretches, key=lambda one: -one.seconds)[:SLOWEST_SHOWN]),
         described=(
             f"{len(told.stretches)} images by {len(hosts)} hosts, from {clock(first, zone)} to "
@@ -333,7 +334,13 @@ def _drawn(bars: Iterable[tuple[Stretch, float]], x: Scale, zone: tzinfo) -> Ite
 def _clocks(at: Iterable[datetime], x: Scale, span: timedelta) -> Iterator[Tick]:
     form = "%H:%M:%S" if span < timedelta(minutes=10) else "%H:%M"
     for moment in at:
-        yield Tick(x.at(moment.timestamp()), f"{moment:{form}}")
+        yield _tick(x, moment, f"{moment:{form}}")
+
+
+def _tick(x: Scale, at: datetime, label: str) -> Tick:
+    """Return a mark whose label stays within the drawing."""
+    place, half = x.at(at.timestamp()), len(label) * _CHARACTER / 2
+    return Tick(place, label, "end" if place + half > x.end else "middle")
 
 
 def _ends(record: JobRecord) -> Iterator[_End]:

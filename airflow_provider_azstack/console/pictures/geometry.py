@@ -17,6 +17,7 @@ _TIME_STEPS = [
     *(timedelta(hours=n) for n in (1, 2, 3, 6, 12)),
     *(timedelta(days=n) for n in (1, 2, 7, 14, 30, 90, 180, 365, 730, 1825)),
 ]
+_TELLING = 7  # letters of a label that is cut
 T = TypeVar("T")
 
 
@@ -122,4 +123,4 @@ def fitted(text: str, width: float, per_character: float) -> str:
     most = int(width / per_character)
     if len(text) <= most:
         return text
-    return f"{text[: most - 1]}…" if most > 3 else ""
+    return f"{text[: most - 1]}…" if most >= _TELLING else ""
