@@ -41,7 +41,7 @@ class Seen(NamedTuple):
     zone: tzinfo
     rows: Sequence[Coverage]
     verifications: Sequence[Verified]  # oldest first
-    unreadable: Sequence[Detail]  # points, and why
+    unreadable: Sequence[Detail]  # records, and why
     flagged: Sequence[Detail]  # points, and why
     held: Mapping[str, int]  # by VM: points on hold
     oldest: Mapping[str, datetime]  # by VM key: its oldest point
@@ -64,8 +64,8 @@ def late(rows: Sequence[Coverage], max_age_hours: float) -> list[Coverage]:
 def _items(seen: Seen) -> Iterator[Item]:
     yield from _by_status(seen.rows)
     if seen.unreadable:
-        what = counted(len(seen.unreadable), "restore point")
-        yield _item("bad", f"{what} cannot be read", seen.unreadable)
+        what = counted(len(seen.unreadable), "record")
+        yield _item("bad", f"{what} that cannot be read: verify the repository", seen.unreadable)
     yield from _damage(seen)
     yield from _stale(seen)
     if seen.flagged:

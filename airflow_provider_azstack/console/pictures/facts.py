@@ -22,7 +22,11 @@ from airflow_provider_azstack.console.pictures.attention import (
 from airflow_provider_azstack.console.pictures.days import Cell, Days, good_points
 from airflow_provider_azstack.console.pictures.timeline import Timeline, timeline
 from airflow_provider_azstack.console.pictures.words import clean
-from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.errors import (
+    ConfigurationError,
+    IncompatibleRepository,
+    IntegrityError,
+)
 from airflow_provider_azstack.model import JobRecord
 from airflow_provider_azstack.repo.points import flags, holds
 from airflow_provider_azstack.repo.reports import (
@@ -115,7 +119,7 @@ def gather(repository: "Repository", wanted: Wanted) -> Facts:
     points = noted.points(days.points(told.points))
     jobs = noted.jobs(days.jobs(told.jobs))
     rows = coverage_of(told._replace(points=points, jobs=jobs))
-    record = noted.job()
+    drawn = _timeline(repository, noted)
     last = told.verifications[-1] if told.verifications else None
     return Facts(
         repository_id=repository.id,
@@ -132,7 +136,7 @@ def gather(repository: "Repository", wanted: Wanted) -> Facts:
         jobs=tuple(sorted(noted.facts, key=_began, reverse=True)[:JOBS_SHOWN]),
         all_jobs=len(noted.facts),
         grown=tuple(sorted((fact.ended_at, fact.row.stored_bytes) for fact in noted.facts)),
-        timeline=timeline(repository, record) if record else None,
+        timeline=drawn,
         usage=tuple(usage_rows(repository, "policy")) if wanted.usage else None,
     )
 
@@ -201,6 +205,16 @@ class _Noted:
         if self._run:
             return record.job.run == self._run
         return self._record is None or record.started_at > self._record.started_at
+
+
+def _timeline(repository: "Repository", noted: _Noted) -> Timeline | None:
+    """Return the job's timeline; a record that is damaged is noted, and hides nothing else."""
+    record = noted.job()
+    try:
+        return timeline(repository, record) if record else None
+    except (IntegrityError, IncompatibleRepository) as error:
+        noted.unreadable.append(Detail("one job", clean(str(error))))
+        return None
 
 
 def _seen(

@@ -164,6 +164,23 @@ def test_the_list_has_everything_that_needs_attention_the_worst_first(
     assert found.late == 4
 
 
+def test_a_damaged_image_record_costs_the_timeline_and_nothing_else(
+    repository: Repository,
+) -> None:
+    one = night(repository, 0)
+    one.done(1)
+    one.end()
+    store = repository.store
+    assert isinstance(store, MemoryStore)
+    [name] = [name for name in store.objects if name.startswith("images/")]
+    store.objects[name] = store.objects[name][:-1]
+    found = told(repository)
+    assert found.timeline is None
+    assert states(found, "vm-1") == "nnnnp"
+    [item] = found.attention
+    assert name in item.details[0].text
+
+
 def test_an_unreadable_point_is_on_the_list_and_hides_nothing(repository: Repository) -> None:
     one = night(repository, 0)
     point = one.done(1)
@@ -174,7 +191,8 @@ def test_an_unreadable_point_is_on_the_list_and_hides_nothing(repository: Reposi
     name = f"points/{point.vm.key}/{point.id}"
     store.objects[name] = store.objects[name][:-1]
     found = told(repository)
-    assert "1 restore point cannot be read" in [item.text for item in found.attention]
+    texts = [item.text for item in found.attention]
+    assert "1 record that cannot be read: verify the repository" in texts
     assert states(found, "vm-2") == "nnnnp"
 
 
