@@ -40,17 +40,8 @@ def janitor_dag(
     :param dry_run: only report.
     :raises ConfigurationError: the configuration is wrong.
     """
-    config = config if isinstance(config, Config) else load_config(config)
-    host = config.backup_hosts()[0]
-    defaults = {"catchup": False, "max_active_runs": 1, "tags": ["azstack"]}
-    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
-        Janitor(
-            task_id="janitor",
-            dry_run=dry_run,
-            **connection_ids(config),
-            **placement(host),
-            **CONTROL_RETRIES,
-        )
+    with _one_at_a_time(dag_id, schedule, dag_arguments) as dag:
+        Janitor(task_id="janitor", dry_run=dry_run, **_placed(config))
     return dag
 
 
@@ -74,17 +65,9 @@ def sync_dag(
     :param repair: first store again what either repository lost; the form of a trigger asks too.
     :raises ConfigurationError: the configuration is wrong.
     """
-    config = config if isinstance(config, Config) else load_config(config)
-    placed: dict[str, Any] = {**connection_ids(config), **placement(config.backup_hosts()[0])}
-    placed |= CONTROL_RETRIES
+    placed = _placed(config)
     asks = Param(repair, type="boolean", description="Store again what either repository lost.")
-    defaults = {
-        "catchup": False,
-        "max_active_runs": 1,
-        "params": {REPAIR: asks},
-        "tags": ["azstack", "sync"],
-    }
-    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+    with _one_at_a_time(dag_id, schedule, dag_arguments, "sync", params={REPAIR: asks}) as dag:
         Sync(
             task_id="sync",
             replica_conn_id=replica_conn_id,
@@ -112,18 +95,15 @@ def prune_dag(
     :param dry_run: only report; the form of a trigger asks too.
     :raises ConfigurationError: a policy or the configuration is wrong.
     """
-    config = config if isinstance(config, Config) else load_config(config)
+    placed = _placed(config)
     loaded = [p if isinstance(p, Policy) else load_policy(p) for p in policies]
-    placed: dict[str, Any] = {**connection_ids(config), **placement(config.backup_hosts()[0])}
-    placed |= CONTROL_RETRIES
     dead = "Sessions whose runs are known to be dead, one a line: a waiting prune names them."
     about = {
         DRY_RUN: Param(dry_run, type="boolean", description="Only report."),
         DEAD_SESSIONS: Param([], type="array", items={"type": "string"}, description=dead),
         CONFIRM: Param("", type="string", description="The repository's id, if it was asked for."),
     }
-    defaults = {"catchup": False, "max_active_runs": 1, "params": about, "tags": ["azstack"]}
-    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+    with _one_at_a_time(dag_id, schedule, dag_arguments, params=about) as dag:
         retentions = {policy.name: policy.retention for policy in loaded}
         forget = Forget(task_id="forget", retentions=retentions, **placed)
         forget >> Prune(task_id="prune", **placed)
@@ -148,17 +128,9 @@ def verify_dag(
     :param days: in which daily cycles read everything.
     :raises ConfigurationError: the configuration is wrong.
     """
-    config = config if isinstance(config, Config) else load_config(config)
-    placed: dict[str, Any] = {**connection_ids(config), **placement(config.backup_hosts()[0])}
-    placed |= CONTROL_RETRIES
+    placed = _placed(config)
     asks = Param(mode, enum=list(MODES), description="How much is read: nothing, a share, all.")
-    defaults = {
-        "catchup": False,
-        "max_active_runs": 1,
-        "params": {MODE: asks},
-        "tags": ["azstack", "verify"],
-    }
-    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+    with _one_at_a_time(dag_id, schedule, dag_arguments, "verify", params={MODE: asks}) as dag:
         verify = Verify(
             task_id="verify", mode=mode, budget_bytes=budget_gib * 1024**3, days=days, **placed
         )
@@ -194,20 +166,12 @@ def rehearsal_dag(
         raise ConfigurationError("rehearsal_dag: give either scratch or scratch_group")
     if (subnet or storage_account) and not scratch_group:
         raise ConfigurationError("rehearsal_dag: subnet and storage_account go with scratch_group")
-    config = config if isinstance(config, Config) else load_config(config)
-    placed: dict[str, Any] = {**connection_ids(config), **placement(config.backup_hosts()[0])}
-    placed |= CONTROL_RETRIES
+    placed = _placed(config)
     about = {
         VMS: Param(vms, type="integer", minimum=1, maximum=1000, description="How many VMs."),
         VM: Param("", type="string", description="Instead: this one, by name, key or id."),
     }
-    defaults = {
-        "catchup": False,
-        "max_active_runs": 1,
-        "params": about,
-        "tags": ["azstack", "rehearsal"],
-    }
-    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
+    with _one_at_a_time(dag_id, schedule, dag_arguments, "rehearsal", params=about) as dag:
         Rehearse(
             task_id="rehearse",
             scratch=scratch,
@@ -218,3 +182,26 @@ def rehearsal_dag(
             **placed,
         )
     return dag
+
+
+def _placed(config: Config | str | Path | None) -> dict[str, Any]:
+    """Return what makes a task run on the first host, which concerns all of them."""
+    config = config if isinstance(config, Config) else load_config(config)
+    return {**connection_ids(config), **placement(config.backup_hosts()[0]), **CONTROL_RETRIES}
+
+
+def _one_at_a_time(
+    dag_id: str,
+    schedule: Any,
+    arguments: dict[str, Any],
+    *tags: str,
+    params: dict[str, Param] | None = None,
+) -> DAG:
+    """:param arguments: of the DAG; they go before what is usual here."""
+    usual = {
+        "catchup": False,
+        "max_active_runs": 1,
+        "params": params,
+        "tags": ["azstack", *tags],
+    }
+    return DAG(dag_id, schedule=schedule, **{**usual, **arguments})
