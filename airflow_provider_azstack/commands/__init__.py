@@ -27,6 +27,7 @@ _REPOSITORY = Arg(
 _EXECUTE = Arg(("--execute",), action="store_true", help="do it; default: only show")
 _CONFIRM = Arg(("--confirm",), default="", help="the repository's id, if asked for")
 _OUTPUT = Arg(("-o", "--output"), choices=("table", "json"), default="table", help="default: table")
+_TABLE = (_CONFIG, _REPOSITORY, _OUTPUT)  # of a repository
 
 
 def get_commands() -> list[CLICommand]:
@@ -36,13 +37,31 @@ def get_commands() -> list[CLICommand]:
             name="azstack",
             help="Backup of Azure Stack Hub virtual machines",
             description="Exit states: 0 done, 1 partly done, above 1 failed.",
-            subcommands=_subcommands(),
+            subcommands=(*_site(), *_planning(), *_reports(), *_upkeep()),
         )
     ]
 
 
-def _subcommands() -> tuple[ActionCommand, ...]:
+def _site() -> tuple[ActionCommand, ...]:
+    """Return what sets a site up, and looks whether it is well."""
     return (
+        _command(
+            "init-repository",
+            "repository.init_repository",
+            "Create the repository that a connection describes; prints its recovery key once",
+            _CONFIG,
+            _REPOSITORY,
+        ),
+        _command(
+            "import-credentials",
+            "credentials.import_credentials",
+            "Turn a credentials file of the predecessor into connections",
+            Arg(("file",), help="JSON with IdentityProvider, TenantId, ClientId, ClientSecret"),
+            Arg(("--endpoint",), required=True, help="Resource Manager endpoint of the stack"),
+            Arg(("--conn-id",), default="azure_stack_default", help="connection to create"),
+            Arg(("--ca-bundle",), default="", help="path of the CA bundle"),
+            Arg(("--replace",), action="store_true", help="replace a connection of that name"),
+        ),
         _command(
             "sync-pools",
             "pools.sync_pools",
@@ -70,45 +89,19 @@ def _subcommands() -> tuple[ActionCommand, ...]:
             Arg(("--power",), action="store_true", help="for policies of consistency 'stopped'"),
         ),
         _command(
-            "points",
-            "points.points",
-            "List restore points, oldest first",
-            _CONFIG,
-            _REPOSITORY,
-            _OUTPUT,
-            Arg(("--vm",), default="", help="only VMs of this name or id"),
+            "emulator",
+            "emulator.run_emulator",
+            "Run a stack on this machine, for demos and rehearsals",
+            Arg(("--root",), required=True, help="directory for its disks"),
+            Arg(("--port",), type=int, default=0, help="default: a free one"),
+            Arg(("--demo",), action="store_true", help="with a few VMs"),
         ),
-        _command(
-            "forget",
-            "retention.forget",
-            "Forget the restore points that a policy's retention does not keep",
-            Arg(("policy",), help="the policy's file"),
-            _CONFIG,
-            _REPOSITORY,
-            _OUTPUT,
-            _EXECUTE,
-            _CONFIRM,
-        ),
-        _command(
-            "prune",
-            "retention.prune",
-            "Delete what no restore point needs",
-            _CONFIG,
-            _REPOSITORY,
-            _OUTPUT,
-            _EXECUTE,
-            _CONFIRM,
-            Arg(("--fence",), action="append", default=[], help="a session that is dead"),
-        ),
-        _command(
-            "jobs",
-            "reports.jobs",
-            "How compound jobs went",
-            _CONFIG,
-            _REPOSITORY,
-            _OUTPUT,
-            Arg(("--last",), type=int, default=0, help="only the newest so many"),
-        ),
+    )
+
+
+def _planning() -> tuple[ActionCommand, ...]:
+    """Return what tells what a run will need, and how well that held."""
+    return (
         _command(
             "plan",
             "plan.plan",
@@ -127,48 +120,58 @@ def _subcommands() -> tuple[ActionCommand, ...]:
             "plan.estimate",
             "How well what was expected of a job held",
             Arg(("run",), nargs="?", default="", help="default: the newest"),
-            _CONFIG,
-            _REPOSITORY,
-            _OUTPUT,
+            *_TABLE,
         ),
         _command(
             "simulate",
             "plan.simulate",
             "What more backup hosts, streams or bandwidth would bring",
             Arg(("fleet",), nargs="?", default="", help="its file; default: a recorded job"),
-            _CONFIG,
-            _REPOSITORY,
-            _OUTPUT,
+            *_TABLE,
             *(
                 Arg((f"--{name}",), metavar=metavar, default="", help=text)
                 for name, metavar, text in OPTIONS
             ),
         ),
+    )
+
+
+def _reports() -> tuple[ActionCommand, ...]:
+    """Return what tells how backups went, and what is there."""
+    return (
+        _command(
+            "points",
+            "points.points",
+            "List restore points, oldest first",
+            *_TABLE,
+            Arg(("--vm",), default="", help="only VMs of this name or id"),
+        ),
+        _command(
+            "jobs",
+            "reports.jobs",
+            "How compound jobs went",
+            *_TABLE,
+            Arg(("--last",), type=int, default=0, help="only the newest so many"),
+        ),
         _command(
             "coverage",
             "reports.coverage",
             "What is protected, how fresh it is, how well it was checked",
-            _CONFIG,
-            _REPOSITORY,
-            _OUTPUT,
+            *_TABLE,
             Arg(("--max-age",), type=float, default=0.0, help="hours; state 1 when one is older"),
         ),
         _command(
             "usage",
             "reports.usage",
             "What a VM or a policy costs, and how it grows",
-            _CONFIG,
-            _REPOSITORY,
-            _OUTPUT,
+            *_TABLE,
             Arg(("--by",), choices=("vm", "policy"), default="vm", help="default: vm"),
         ),
         _command(
             "report",
             "reports.report",
             "All that is worth a look as one page of pictures, an HTML file",
-            _CONFIG,
-            _REPOSITORY,
-            _OUTPUT,
+            *_TABLE,
             Arg(("--to",), required=True, help="the file; - is standard output"),
             Arg(("--days",), type=int, default=30, help="1 to 90; default: 30"),
             Arg(("--max-age",), type=float, default=0.0, help="hours; state 1 when one is older"),
@@ -176,42 +179,39 @@ def _subcommands() -> tuple[ActionCommand, ...]:
             Arg(("--usage",), action="store_true", help="what policies cost as well; reads more"),
             Arg(("--timezone",), default="UTC", help="of all times; default: UTC"),
         ),
+    )
+
+
+def _upkeep() -> tuple[ActionCommand, ...]:
+    """Return what checks a repository and makes room in it."""
+    return (
         _command(
             "verify",
             "reports.verify",
             "Check that everything that is there can be restored",
-            _CONFIG,
-            _REPOSITORY,
-            _OUTPUT,
+            *_TABLE,
             Arg(("--mode",), choices=("structure", "cycle", "full"), default="structure"),
             Arg(("--budget",), type=int, default=None, help="of a cycle: bytes to read"),
             Arg(("--days",), type=int, default=30, help="in which daily cycles read everything"),
             Arg(("--resume",), action="store_true", help="go on with a full one that was stopped"),
         ),
         _command(
-            "import-credentials",
-            "credentials.import_credentials",
-            "Turn a credentials file of the predecessor into connections",
-            Arg(("file",), help="JSON with IdentityProvider, TenantId, ClientId, ClientSecret"),
-            Arg(("--endpoint",), required=True, help="Resource Manager endpoint of the stack"),
-            Arg(("--conn-id",), default="azure_stack_default", help="connection to create"),
-            Arg(("--ca-bundle",), default="", help="path of the CA bundle"),
-            Arg(("--replace",), action="store_true", help="replace a connection of that name"),
+            "forget",
+            "retention.forget",
+            "Forget the restore points that a policy's retention does not keep",
+            Arg(("policy",), help="the policy's file"),
+            *_TABLE,
+            _EXECUTE,
+            _CONFIRM,
         ),
         _command(
-            "init-repository",
-            "repository.init_repository",
-            "Create the repository that a connection describes; prints its recovery key once",
-            _CONFIG,
-            _REPOSITORY,
-        ),
-        _command(
-            "emulator",
-            "emulator.run_emulator",
-            "Run a stack on this machine, for demos and rehearsals",
-            Arg(("--root",), required=True, help="directory for its disks"),
-            Arg(("--port",), type=int, default=0, help="default: a free one"),
-            Arg(("--demo",), action="store_true", help="with a few VMs"),
+            "prune",
+            "retention.prune",
+            "Delete what no restore point needs",
+            *_TABLE,
+            _EXECUTE,
+            _CONFIRM,
+            Arg(("--fence",), action="append", default=[], help="a session that is dead"),
         ),
     )
 
