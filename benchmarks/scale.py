@@ -15,7 +15,6 @@ import json
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,8 +23,8 @@ from typing import Any, NamedTuple
 
 from processes import answer, peak_mib
 from records import create, opened
+from scale_fleet import DISKS_GIB, GIB, STACK, Lists, machines
 
-from airflow_provider_azstack.arm.client import Credentials, Stack
 from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.engine import names
 from airflow_provider_azstack.engine.backup.complete import complete
@@ -34,7 +33,6 @@ from airflow_provider_azstack.engine.backup.manifests import spill
 from airflow_provider_azstack.engine.backup.past import Past
 from airflow_provider_azstack.engine.backup.prepare import Terms, prepare
 from airflow_provider_azstack.model import (
-    Disk,
     DiskSnapshot,
     Image,
     Job,
@@ -53,20 +51,14 @@ from airflow_provider_azstack.repo.blocks.writer import BlockWriter
 from airflow_provider_azstack.repo.images.runs import REGION_BYTES, Run, store_runs
 from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.sessions import Session
-from airflow_provider_azstack.secret import Secret
 
 VMS = (1_000, 10_000)
-DISKS_GIB = (32, 64, 64)
 PAST_JOBS = 30
 FILLED = 0.6  # of the regions hold data
 GROUPS = 200  # that changed regions are drawn from, with blocks of their own
 BLOCKS_OF_GROUP = 256
 CHANGED_BLOCKS = 8  # of a region's that changed
 BLOCK_BYTES = 64  # the index counts blocks, not bytes
-STACK = "management.benchmark.example"
-PAGE = 100  # resources on a page of a list
-GIB = 1 << 30
-SUBSCRIPTION = "6b3f3f3e-0000-4000-8000-000000000000"
 STARTED = datetime(2026, 1, 2, 22, tzinfo=UTC)
 POLICY = Policy(name="nightly")
 HOSTS = tuple(
@@ -83,99 +75,7 @@ class Paths(NamedTuple):
     job: Path
 
 
-# A stack of generated lists.
-
-
-class Lists(Stack):
-    """A stack that answers lists from memory, each page as the JSON that it would be."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__(f"https://{STACK}", Credentials("tenant", "client", Secret("none")))
-        bodies = [_bodies(number) for number in range(count)]
-        self._pages = {
-            "virtualMachines": _pages(vm for vm, _, _ in bodies),
-            "networkInterfaces": _pages(nic for _, nic, _ in bodies),
-            "disks": _pages(disk for _, _, disks in bodies for disk in disks),
-        }
-
-    def subscriptions(self) -> Iterator[dict[str, Any]]:
-        yield {"subscriptionId": SUBSCRIPTION}
-
-    def list(self, path: str, **_: str) -> Iterator[dict[str, Any]]:
-        for page in self._pages.get(path.rpartition("/")[2], ()):
-            yield from json.loads(page)["value"]
-
-
-def _pages(bodies: Iterator[dict[str, Any]]) -> list[bytes]:
-    every = list(bodies)
-    return [
-        json.dumps({"value": every[at : at + PAGE]}).encode() for at in range(0, len(every), PAGE)
-    ]
-
-
-def _bodies(number: int) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    group = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/group{number % 200}/providers"
-    compute, network = f"{group}/Microsoft.Compute", f"{group}/Microsoft.Network"
-    name = f"vm{number:05d}"
-    nic_id = f"{network}/networkInterfaces/{name}-nic"
-    disks = [
-        {
-            "id": f"{compute}/disks/{name}-{n}",
-            "name": f"{name}-{n}",
-            "type": "Microsoft.Compute/disks",
-            "location": "local",
-            "sku": {"name": "Premium_LRS", "tier": "Premium"},
-            "properties": {
-                "creationData": {"createOption": "Empty"},
-                "diskSizeGB": size,
-                "diskSizeBytes": size * GIB,
-                "uniqueId": str(uuid.UUID(int=number * 8 + n)),
-                "provisioningState": "Succeeded",
-                "diskState": "Attached",
-            },
-        }
-        for n, size in enumerate(DISKS_GIB)
-    ]
-    nic = {
-        "id": nic_id,
-        "name": f"{name}-nic",
-        "type": "Microsoft.Network/networkInterfaces",
-        "location": "local",
-        "properties": {
-            "provisioningState": "Succeeded",
-            "ipConfigurations": [
-                {
-                    "name": "ipconfig",
-                    "properties": {
-                        "privateIPAddress": f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",
-                        "privateIPAllocationMethod": "Static",
-                        "subnet": {"id": f"{network}/virtualNetworks/net/subnets/default"},
-                    },
-                }
-            ],
-        },
-    }
-    entries = [
-        {"lun": n - 1, "name": disk["name"], "caching": "None", "managedDisk": {"id": disk["id"]}}
-        for n, disk in enumerate(disks)
-    ]
-    os_disk = {**entries[0], "osType": "Linux"}
-    del os_disk["lun"]
-    vm = {
-        "id": f"{compute}/virtualMachines/{name}",
-        "name": name,
-        "type": "Microsoft.Compute/virtualMachines",
-        "location": "local",
-        "tags": {"tier": "gold", "owner": f"team{number % 20}"},
-        "properties": {
-            "vmId": str(uuid.UUID(int=number)),
-            "hardwareProfile": {"vmSize": "Standard_D2_v2"},
-            "provisioningState": "Succeeded",
-            "storageProfile": {"osDisk": os_disk, "dataDisks": entries[1:]},
-            "networkProfile": {"networkInterfaces": [{"id": nic_id}]},
-        },
-    }
-    return vm, nic, disks
+# Discovery.
 
 
 def measure_discovery(count: int, _: Paths) -> dict[str, Any]:
@@ -191,37 +91,6 @@ def measure_discovery(count: int, _: Paths) -> dict[str, Any]:
 
 
 # Distribution.
-
-
-def machines(count: int) -> list[VirtualMachine]:
-    """Return VMs as discovery does."""
-    return [
-        VirtualMachine(
-            id=f"/subscriptions/{SUBSCRIPTION}/resourceGroups/group{number % 200}/providers/"
-            f"Microsoft.Compute/virtualMachines/vm{number:05d}",
-            key=str(uuid.UUID(int=number)),
-            name=f"vm{number:05d}",
-            subscription_id=SUBSCRIPTION,
-            resource_group=f"group{number % 200}",
-            location="local",
-            size="Standard_D2_v2",
-            os_type="Linux",
-            power_state="running",
-            disks=tuple(
-                Disk(
-                    key="os" if n == 0 else f"data-{n - 1}",
-                    name=f"vm{number:05d}-{n}",
-                    kind="managed",
-                    source=f"/subscriptions/{SUBSCRIPTION}/resourceGroups/group{number % 200}/"
-                    f"providers/Microsoft.Compute/disks/vm{number:05d}-{n}",
-                    size_bytes=size * GIB,
-                    unique_id=str(uuid.UUID(int=number * 8 + n)),
-                )
-                for n, size in enumerate(DISKS_GIB)
-            ),
-        )
-        for number in range(count)
-    ]
 
 
 def put_past(session: Session, vms: list[VirtualMachine]) -> None:
