@@ -1,6 +1,6 @@
 """How long the records of a restore live, and what a restore does when they are gone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,11 @@ from airflow_provider_azstack.engine.restore.execute import Outcome, carry_out, 
 from airflow_provider_azstack.engine.restore.records import RestorePlan
 from airflow_provider_azstack.engine.restore.share import keep
 from airflow_provider_azstack.repo.prune.collector import prune
+from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.restores import KEPT
+from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store.base import Store
+from airflow_provider_azstack.store.guard import StoreWrapper
 
 pytestmark = pytest.mark.tier2
 
@@ -126,6 +130,49 @@ def test_a_disk_whose_records_are_gone_is_not_taken_for_half_written(
     session.close()
     clean(site)
     assert digests(site.emulator, made) == used
+
+
+class Interrupting(StoreWrapper):
+    """Lets something happen before one of the deletions of records of restores."""
+
+    def __init__(self, inner: Store, at: int, what: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self.left, self.what = at, what
+
+    def delete(self, name: str) -> None:
+        if name.startswith("restores/"):
+            self.left -= 1
+            if self.left == 0:
+                self.what()
+        super().delete(name)
+
+
+def test_a_request_that_comes_back_while_its_records_go_harms_nothing(
+    site: Rig, vm: EmulatedVm
+) -> None:
+    """F-K4: before each deletion in turn; somebody has used the disk since it was restored."""
+    at, is_reached = 0, True
+    while is_reached:
+        at += 1
+        disks = {"os": {"name": f"os-{at}"}, "data-0": {"skip": True}}
+        made = asked(site, changes={"web01": {"disks": disks}})
+        assert statuses(carried_out(site, made)) == {"done"}
+        clean(site)
+        disk_at(site.emulator, made.vms[0].disks[0].id).write(0, b"a guest ran here")
+        used = digests(site.emulator, made)
+        later(site)
+        outcomes: list[Outcome] = []
+        store = Interrupting(
+            site.repository.store,
+            at,
+            lambda made=made, outcomes=outcomes: outcomes.extend(carried_out(site, made, "again")),
+        )
+        prune(Repository.open(store, Secret("passphrase"), clock=site.repository.now), threads=1)
+        is_reached = bool(outcomes)
+        assert statuses(outcomes) <= {"failed"}
+        clean(site)
+        assert digests(site.emulator, made) == used, at
+    assert at > 7
 
 
 def test_what_was_deleted_is_restored_anew(site: Rig, vm: EmulatedVm) -> None:
