@@ -42,7 +42,7 @@ def test_what_the_policies_do_not_keep_is_forgotten_and_room_made(
     disk = SparseDisk(CELLS * 2**20)
     for day, policy in enumerate(("nightly", "other", "nightly", "nightly")):
         fill(disk, range(CELLS), rng)
-        back_up_vm(repository, {"os": disk}, day=day, policy=policy)
+        back_up_vm(repository, {"os": disk}, day=day, policy=policy, incremental=False)
     kept = ["other-1-1", "nightly-1-3"]
     dag = site.dag("pruning", SOURCE)
     run = site.run(dag, {"dry_run": True})
