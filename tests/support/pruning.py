@@ -1,8 +1,10 @@
 """A repository in which there is something of everything that a collector may meet."""
 
 import random
+from functools import cache
 from typing import NamedTuple
 
+from oracle import assert_repository_sound
 from support.disks import SparseDisk
 from support.points import back_up_vm, digest_of, vm_key
 from support.repositories import PASSPHRASE, new_repository
@@ -87,3 +89,30 @@ def dead_run(repository: Repository, disk: SparseDisk, rng: random.Random) -> st
 
 def forget_all(repository: Repository, used: Used) -> None:
     forget(repository, used.forgotten)
+
+
+@cache
+def used() -> Used:
+    return used_repository()
+
+
+def through(repository: Repository, store: Store) -> Repository:
+    return Repository.open(store, PASSPHRASE)
+
+
+def objects(repository: Repository) -> dict[str, bytes]:
+    assert isinstance(repository.store, MemoryStore)
+    return repository.store.objects
+
+
+def names(repository: Repository, prefix: str) -> set[str]:
+    return {info.name for info in repository.store.list(prefix)}
+
+
+def assert_nothing_went(repository: Repository, before: set[str]) -> None:
+    assert before - names(repository, "") <= names_that_come_and_go(before)
+    assert_repository_sound(repository, used().expected)
+
+
+def names_that_come_and_go(before: set[str]) -> set[str]:
+    return {name for name in before if name.startswith(("sessions/", "census/"))}
