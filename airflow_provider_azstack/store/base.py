@@ -72,6 +72,10 @@ class Store(ABC):
         :raises ShortRead: the object ends before ``offset + length``.
         """
 
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """Return some stretches of one object, each by its offset and length; see ``get_range``."""
+        return [self.get_range(name, offset, length) for offset, length in ranges]
+
     @abstractmethod
     def info(self, name: str) -> ObjectInfo:
         """

@@ -128,16 +128,13 @@ class LocalStore(Store):
         return self._attempt(name, read)
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
-        def read() -> bytes:
+        return self.get_ranges(name, [(offset, length)])[0]
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        def read() -> Sequence[bytes]:
             with self._file(name) as file:
                 size = self._system.fstat(file).st_size
-                # Checked before anything of that length is allocated.
-                if not 0 <= offset <= offset + length <= size:
-                    raise ShortRead(
-                        f"{name} in {self.url} has {size} bytes, "
-                        f"asked for {length} from offset {offset}"
-                    )
-                return self._read(file, name, offset, length)
+                return [self._stretch(file, name, size, *one) for one in ranges]
 
         return self._attempt(name, read)
 
@@ -212,6 +209,14 @@ class LocalStore(Store):
                 first += 1
             if written:
                 pending[first] = pending[first][written:]
+
+    def _stretch(self, file: int, name: str, size: int, offset: int, length: int) -> bytes:
+        # Checked before anything of that length is allocated.
+        if not 0 <= offset <= offset + length <= size:
+            raise ShortRead(
+                f"{name} in {self.url} has {size} bytes, asked for {length} from offset {offset}"
+            )
+        return self._read(file, name, offset, length)
 
     def _read(self, file: int, name: str, offset: int, length: int) -> bytes:
         pieces = []

@@ -65,6 +65,11 @@ def test_what_was_put_is_read_whole_and_in_parts(store: Store) -> None:
     assert store.get_range("packs/ab/one", 3, 4) == b"3456"
     assert store.get_range("packs/ab/one", 9, 1) == b"9"
     assert store.get_range("packs/ab/one", 10, 0) == b""
+    assert list(store.get_ranges("packs/ab/one", [(3, 4), (0, 1), (3, 4)])) == [
+        b"3456",
+        b"0",
+        b"3456",
+    ]
     assert store.info("packs/ab/one") == ("packs/ab/one", 10)
     assert store.exists("packs/ab/one")
 
@@ -132,6 +137,8 @@ def test_a_read_past_the_end_is_an_error(store: Store, offset: int, length: int)
     store.put("ten", b"0123456789")
     with pytest.raises(ShortRead, match="ten"):
         store.get_range("ten", offset, length)
+    with pytest.raises(ShortRead, match="ten"):
+        store.get_ranges("ten", [(0, 10), (offset, length)])
 
 
 def test_a_listing_shows_what_is_there_now(store: Store) -> None:

@@ -8,8 +8,10 @@ have it was asked.
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol, TypeVar
 
 from airflow_provider_azstack.errors import MissingBlock, ObjectNotFound, ShortRead, Tampered
 from airflow_provider_azstack.repo.blocks.index import Index, Location
@@ -19,6 +21,7 @@ from airflow_provider_azstack.repo.blocks.packs import (
     Block,
     BlockCipher,
     Codec,
+    Entry,
     pack_name,
 )
 from airflow_provider_azstack.repo.sealing.records import Records
@@ -26,6 +29,13 @@ from airflow_provider_azstack.repo.sealing.records import Records
 _CIPHERS_KEPT = 1024
 
 T = TypeVar("T")
+
+
+class CanRead(Protocol):
+    """What returns the contents of blocks."""
+
+    def read(self, block_id: bytes) -> bytes:
+        """Return the content of a block."""
 
 
 class BlockReader:
@@ -89,6 +99,29 @@ class BlockReader:
             for _, e in places
         ]
 
+    def read_ahead(self, block_ids: Iterable[bytes]) -> CanRead:
+        """
+        Read blocks from their packs, each pack opened once, and return what hands them out.
+
+        A block that is damaged fails nothing here: it is read again, alone, when it is asked for.
+        """
+        of_pack = defaultdict[bytes, list[Entry]](list)
+        for place in filter(None, map(self.locate, dict.fromkeys(block_ids))):
+            of_pack[place.pack].append(place.entry)
+        found: dict[bytes, bytes] = {}
+        for pack, entries in of_pack.items():
+            with suppress(ObjectNotFound, ShortRead, Tampered):
+                found.update(self._read_from(pack, entries))
+        return _ReadAhead(self, found)
+
+    def _read_from(self, pack: bytes, entries: Sequence[Entry]) -> Iterator[tuple[bytes, bytes]]:
+        cipher = self._cipher(pack)
+        places = [(entry.offset, RECORD_BYTES + entry.sealed) for entry in entries]
+        records = self._records.store.get_ranges(pack_name(pack), places)
+        for entry, record in zip(entries, records, strict=True):
+            block = cipher.open(entry, memoryview(record), self._codec)
+            yield entry.block_id, bytes(block.data)
+
     def _missing(self, block_id: bytes, gone: list[str]) -> MissingBlock:
         reason = f"{', '.join(gone)} is gone" if gone else "no index segment names it"
         if self._index.damaged:
@@ -123,3 +156,16 @@ class BlockReader:
                     self._ciphers.pop(next(iter(self._ciphers)))
                 self._ciphers[pack] = cipher
         return cipher
+
+
+class _ReadAhead:
+    """A reader that has some blocks already."""
+
+    def __init__(self, reader: BlockReader, found: Mapping[bytes, bytes]) -> None:
+        self._reader = reader
+        self._found = found
+
+    def read(self, block_id: bytes) -> bytes:
+        """Return the content of a block; see ``BlockReader.read``."""
+        data = self._found.get(block_id)
+        return self._reader.read(block_id) if data is None else data

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from airflow_provider_azstack.errors import Tampered
 from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
-from airflow_provider_azstack.repo.blocks.reader import BlockReader
+from airflow_provider_azstack.repo.blocks.reader import CanRead
 from airflow_provider_azstack.repo.blocks.writer import BlockWriter
 
 # A changed page costs its region's group once more (about 10 KiB for an unfragmented 256 MiB), and
@@ -161,7 +161,7 @@ def store_runs(writer: BlockWriter, runs: Sequence[Run]) -> tuple[bytes | None, 
     return root.block_id, root.new_bytes + sum(part.new_bytes for part in parts)
 
 
-def load_runs(reader: BlockReader, group: bytes | None, offset: int, length: int) -> list[Run]:
+def load_runs(reader: CanRead, group: bytes | None, offset: int, length: int) -> list[Run]:
     """
     Return a region's runs, read back from its group.
 
@@ -174,7 +174,7 @@ def load_runs(reader: BlockReader, group: bytes | None, offset: int, length: int
     return decode_runs(data, offset, length)
 
 
-def load_group(reader: BlockReader, group: bytes) -> tuple[bytes, list[bytes]]:
+def load_group(reader: CanRead, group: bytes) -> tuple[bytes, list[bytes]]:
     """
     Return a group's bytes, and the ids of the further blocks that it takes when it is large.
 
@@ -200,7 +200,7 @@ def part_ids(root: bytes) -> list[bytes]:
     return [root[i : i + BLOCK_ID_BYTES] for i in range(_HEAD.size, len(root), BLOCK_ID_BYTES)]
 
 
-def _joined_parts(reader: BlockReader, root: bytes, ids: Sequence[bytes]) -> bytes:
+def _joined_parts(reader: CanRead, root: bytes, ids: Sequence[bytes]) -> bytes:
     _, _, _, size = _HEAD.unpack_from(root)
     data = b"".join(reader.read(block_id) for block_id in ids)
     if len(data) != size:

@@ -20,9 +20,10 @@ from airflow_provider_azstack.errors import (
     MissingBlock,
     StoreError,
     StoreFull,
+    Tampered,
     Unreachable,
 )
-from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE, Codec, PackBuffer
+from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE, Codec, PackBuffer, pack_name
 from airflow_provider_azstack.repo.blocks.writer import BUFFERS
 from airflow_provider_azstack.store.base import Buffer
 
@@ -167,6 +168,26 @@ def test_a_full_store_is_said_to_be_full() -> None:
     writer.add(noise(1))
     with pytest.raises(StoreFull):
         writer.flush()
+
+
+def test_what_is_read_ahead_hides_no_damage() -> None:
+    """A block that is damaged, or in no pack, costs no other, and is an error when asked for."""
+    store = MemoryStore()
+    session = new_repository(store).open_session("test")
+    blocks = [noise(n) for n in range(4)]
+    ids = store_blocks(session, blocks)
+    reader = session.reader()
+    places = list(filter(None, map(reader.locate, ids)))
+    name, end = pack_name(places[0].pack), places[2].entry.end
+    store.objects[name] = store.objects[name][: end - 1] + b"x" + store.objects[name][end:]
+    ahead = reader.read_ahead([*ids, *ids, b"u" * 32])
+    assert [ahead.read(ids[n]) for n in (0, 1, 3)] == [blocks[n] for n in (0, 1, 3)]
+    with pytest.raises(Tampered, match=ids[2].hex()):
+        ahead.read(ids[2])
+    with pytest.raises(MissingBlock):
+        ahead.read(b"u" * 32)
+    del store.objects[name]
+    assert ahead.read(ids[0]) == blocks[0], "it was there already"
 
 
 def test_an_aborted_writer_stops_other_threads_and_keeps_nothing() -> None:
