@@ -413,8 +413,8 @@ def small_packs(session: Session) -> Session:
     """Let the session's writers fill packs soon, so that there are many to collect."""
     writer = session.writer
 
-    def small() -> object:
-        one = writer()
+    def small(*compression: object) -> object:
+        one = writer(*compression)  # type: ignore[arg-type]
         one._pack_bytes = SMALL_PACK
         return one
 
