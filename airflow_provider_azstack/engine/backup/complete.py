@@ -48,11 +48,16 @@ from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
+
+class _Threads(NamedTuple):
+    looking: int
+    publishing: int
+
+
 # To look at a VM is to read, which waits for a store that is far away and for nothing but this one
 # processor where it is near: there, more threads would only take it from each other. To publish is
 # to wait until a point is durable, wherever that is.
-LOOKING, LOOKING_NEAR = 32, 1
-PUBLISHING = 4
+FAR, NEAR = _Threads(32, 16), _Threads(1, 4)
 AHEAD = 16  # changed regions whose groups are read together: at most 32 MiB
 SHOWN = 5  # VMs that an error names
 
@@ -82,9 +87,9 @@ def complete(
     publisher = _Publisher(session, job, reasons or {}, clock)
     whole = tuple(manifests)
     of_job = wanted(session, job, whole)
-    looking = LOOKING_NEAR if session.repository.store.is_near else LOOKING
-    with closing(in_parallel(publisher.looked_at, of_job, looking)) as candidates:
-        vms = tuple(in_parallel(publisher.finished, candidates, PUBLISHING))
+    threads = NEAR if session.repository.store.is_near else FAR
+    with closing(in_parallel(publisher.looked_at, of_job, threads.looking)) as candidates:
+        vms = tuple(in_parallel(publisher.finished, candidates, threads.publishing))
     record = JobRecord(
         job=job,
         status=_status(vms, unprotected),
