@@ -1,7 +1,10 @@
 """Clients of an emulated stack, as the tests of the layers above it use them."""
 
+import random
 from collections.abc import Callable
 from typing import Any
+
+from support.virtual_clock import VirtualClock
 
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.client import Credentials, Stack
@@ -11,6 +14,7 @@ from airflow_provider_azstack.emulator import Emulator
 from airflow_provider_azstack.secret import Secret
 
 MIB = 2**20
+SOMEBODY = Credentials("tenant", "client", Secret("canary-secret"))
 
 
 def credentials_of(emulator: Emulator) -> Credentials:
@@ -34,3 +38,16 @@ def granting(compute: Compute, resource_id: str, seconds: int = 3600) -> Callabl
 
 def disk_reader(compute: Compute, resource_id: str, **more: Any) -> BlobDisk:
     return BlobDisk(granting(compute, resource_id), **more)
+
+
+def patient(clock: VirtualClock, budget: float = 900.0) -> dict[str, object]:
+    return {
+        "clock": clock,
+        "sleep": clock.sleep,
+        "rng": random.Random(7),
+        "retry_budget_seconds": budget,
+    }
+
+
+def subscriptions(stack: Stack) -> list[str]:
+    return [str(s["subscriptionId"]) for s in stack.subscriptions()]
