@@ -27,9 +27,8 @@ class Lists(Stack):
         super().__init__(f"https://{STACK}", Credentials("tenant", "client", Secret("none")))
         bodies = [_bodies(number) for number in range(count)]
         self._pages = {
-            "virtualMachines": _pages(vm for vm, _, _ in bodies),
-            "networkInterfaces": _pages(nic for _, nic, _ in bodies),
-            "disks": _pages(disk for _, _, disks in bodies for disk in disks),
+            "virtualMachines": _pages(vm for vm, _ in bodies),
+            "disks": _pages(disk for _, disks in bodies for disk in disks),
         }
 
     def subscriptions(self) -> Iterator[dict[str, Any]]:
@@ -58,11 +57,7 @@ class _Ids(NamedTuple):
 
     @property
     def nic(self) -> str:
-        return f"{self.network}/networkInterfaces/{self.name}-nic"
-
-    @property
-    def network(self) -> str:
-        return f"{self._providers}/Microsoft.Network"
+        return f"{self._providers}/Microsoft.Network/networkInterfaces/{self.name}-nic"
 
     @property
     def compute(self) -> str:
@@ -74,10 +69,10 @@ class _Ids(NamedTuple):
         return f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers"
 
 
-def _bodies(number: int) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+def _bodies(number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     ids = _Ids(number)
     disks = [_disk_body(ids, n, size) for n, size in enumerate(DISKS_GIB)]
-    return _vm_body(ids, disks), _nic_body(ids), disks
+    return _vm_body(ids, disks), disks
 
 
 def _disk_body(ids: _Ids, n: int, size_gib: int) -> dict[str, Any]:
@@ -94,25 +89,6 @@ def _disk_body(ids: _Ids, n: int, size_gib: int) -> dict[str, Any]:
             "uniqueId": str(uuid.UUID(int=ids.number * 8 + n)),
             "provisioningState": "Succeeded",
             "diskState": "Attached",
-        },
-    }
-
-
-def _nic_body(ids: _Ids) -> dict[str, Any]:
-    number = ids.number
-    address = {
-        "privateIPAddress": f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",
-        "privateIPAllocationMethod": "Static",
-        "subnet": {"id": f"{ids.network}/virtualNetworks/net/subnets/default"},
-    }
-    return {
-        "id": ids.nic,
-        "name": f"{ids.name}-nic",
-        "type": "Microsoft.Network/networkInterfaces",
-        "location": "local",
-        "properties": {
-            "provisioningState": "Succeeded",
-            "ipConfigurations": [{"name": "ipconfig", "properties": address}],
         },
     }
 
