@@ -1,9 +1,10 @@
 """The world changes between discovery and streaming: noticed, never backed up as if it had not."""
 
 import uuid
+from collections.abc import Callable
 
 import pytest
-from support.compound import Rig, keyed, require_point
+from support.compound import Rig, Run, keyed, require_point
 
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
@@ -131,22 +132,29 @@ def test_a_vm_that_was_deleted_while_its_snapshots_are_read(it: Rig) -> None:
     require_nothing_left_but_references(it)
 
 
-@pytest.mark.parametrize("kind", ["managed", "unmanaged"])
-def test_a_vm_whose_power_changes_while_it_is_snapshotted(it: Rig, kind: str) -> None:
-    """F-W4: such a set is dropped and taken again; the point records the state that was seen."""
-    vm = add_vm(it, "vm", [kind, kind])
+def changed_between(it: Rig, vm: EmulatedVm, kind: str, change: Callable[[], object]) -> Run:
+    """Let a VM change when its first disk has its snapshot; the set is dropped."""
 
-    def stop(_: Call, answer: Answer) -> Answer:
-        it.emulator.set_power(vm, "deallocated")
+    def alter(_: Call, answer: Answer) -> Answer:
+        change()
         return answer
 
     path = "/snapshots/" if kind == "managed" else "comp=snapshot"
-    fault = it.emulator.faults.add(Fault("PUT", path, alter=stop))
+    fault = it.emulator.faults.add(Fault("PUT", path, alter=alter))
     run = it.begin()
     run.snapshot()
     assert fault.struck == 1
     assert isinstance(run.failures[vm.vm_id], SourceChanged)
     assert it.emulator.leftovers() == [], "half a set is not left behind"
+    return run
+
+
+@pytest.mark.parametrize("kind", ["managed", "unmanaged"])
+def test_a_vm_whose_power_changes_while_it_is_snapshotted(it: Rig, kind: str) -> None:
+    """F-W4: such a set is dropped and taken again; the point records the state that was seen."""
+    vm = add_vm(it, "vm", [kind, kind])
+
+    run = changed_between(it, vm, kind, lambda: it.emulator.set_power(vm, "deallocated"))
     run.stream()
     assert run.failures == {}
     done = {vm.name: vm for vm in run.complete().vms}
@@ -159,17 +167,7 @@ def test_a_disk_that_is_swapped_while_the_vm_is_snapshotted(it: Rig, kind: str) 
     """F-W2: between the look and the snapshot: the set is dropped, nothing of it stays."""
     vm = add_vm(it, "vm", ["managed", kind])
 
-    def swap(_: Call, answer: Answer) -> Answer:
-        it.emulator.swap(vm, spec(kind), 0)
-        return answer
-
-    path = "/snapshots/" if kind == "managed" else "comp=snapshot"
-    fault = it.emulator.faults.add(Fault("PUT", path, alter=swap))
-    run = it.begin()
-    run.snapshot()
-    assert fault.struck == 1
-    assert isinstance(run.failures[vm.vm_id], SourceChanged)
-    assert it.emulator.leftovers() == []
+    run = changed_between(it, vm, kind, lambda: it.emulator.swap(vm, spec(kind), 0))
     assert run.finish()["vm"].status == "failed"
     require_point(it, vm, it.backup()["vm"])
 

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from support.compound import Rig
+from support.compound import Rig, Run
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.emulator.faults import Fault
@@ -78,25 +78,26 @@ def test_a_vm_is_started_even_when_its_snapshots_fail(
     assert emulator.power(vm) == "running"
 
 
-def killed_while_stopped(it: Rig, emulator: Emulator, vm: EmulatedVm) -> Rig:
+def killed_while_stopped(it: Rig, run: Run | None = None) -> Run:
     """Stop a VM for its snapshots and die: nothing that a ``finally`` would do happens."""
     use(it, "stopped")
+    faults = it.emulator.faults
 
     def die(_: Call, answer: Answer) -> Answer:
-        emulator.faults.answer("*", ".", 401, times=10**6)  # the dead ask for nothing
+        faults.answer("*", ".", 401, times=10**6)  # the dead ask for nothing
         return answer
 
-    emulator.faults.add(Fault("PUT", "/snapshots/", alter=die))
-    return it
+    run = run or it.begin()
+    faults.add(Fault("PUT", "/snapshots/", alter=die))
+    run.snapshot()
+    faults.clear()
+    return run
 
 
 def test_a_vm_that_a_killed_task_left_stopped_is_started_by_the_retry(
     it: Rig, emulator: Emulator, vm: EmulatedVm
 ) -> None:
-    killed_while_stopped(it, emulator, vm)
-    run = it.begin()
-    run.snapshot()
-    emulator.faults.clear()
+    run = killed_while_stopped(it)
     assert emulator.power(vm) == "deallocated"
     assert run.finish()["vm"].status == "done"
     assert emulator.power(vm) == "running"
@@ -105,10 +106,7 @@ def test_a_vm_that_a_killed_task_left_stopped_is_started_by_the_retry(
 def test_a_vm_that_a_killed_task_left_stopped_is_started_by_the_clean_up(
     it: Rig, emulator: Emulator, vm: EmulatedVm
 ) -> None:
-    killed_while_stopped(it, emulator, vm)
-    run = it.begin()
-    run.snapshot()
-    emulator.faults.clear()
+    run = killed_while_stopped(it)
     run.clean_up()
     assert emulator.power(vm) == "running"
     assert emulator.leftovers() == []
@@ -118,10 +116,7 @@ def test_a_vm_that_was_left_stopped_is_started_by_the_janitor_once(
     it: Rig, emulator: Emulator, vm: EmulatedVm
 ) -> None:
     """When the clean-up was killed too; and who stops the VM later keeps it stopped."""
-    killed_while_stopped(it, emulator, vm)
-    run = it.begin()
-    run.snapshot()
-    emulator.faults.clear()
+    run = killed_while_stopped(it)
     assert janitor(it.stack, it.repository, dry_run=False) == [], "its session lives"
     it.repository.fence(run.session.id)
     told = janitor(it.stack, it.repository)
@@ -143,9 +138,7 @@ def test_a_second_stop_that_is_interrupted_is_made_up_for_as_well(
     run.snapshot()
     (whole,) = [s for s in it.repository.sets(run.job.run) if s.snapshots]
     it.stack.delete(whole.snapshots[0].id)
-    killed_while_stopped(it, emulator, vm)
-    run.snapshot()
-    emulator.faults.clear()
+    killed_while_stopped(it, run)
     assert emulator.power(vm) == "deallocated"
     run.clean_up()
     assert emulator.power(vm) == "running"

@@ -115,14 +115,19 @@ def test_damage_is_evidence_and_not_an_error(it: Rig, point: RestorePoint, tmp_p
     assert not [one for one in all_resources(it) if "azstack-trial" in one]
 
 
-def test_what_a_killed_trial_made_is_found(it: Rig, point: RestorePoint) -> None:
-    """F-C5: nothing could be removed; the janitor does it, and the group is fit again."""
-    before = all_resources(it)
+def killed(it: Rig, point: RestorePoint) -> None:
+    """Begin a trial that can remove nothing."""
     it.emulator.faults.answer("DELETE", ".", 403, times=99)
     it.emulator.faults.answer("POST", "endGetAccess", 403, times=99)
     with pytest.raises(AzStackError):
         rehearse(it, point)
     it.emulator.faults.clear()
+
+
+def test_what_a_killed_trial_made_is_found(it: Rig, point: RestorePoint) -> None:
+    """F-C5: nothing could be removed; the janitor does it, and the group is fit again."""
+    before = all_resources(it)
+    killed(it, point)
     left = all_resources(it) - before
     assert left
     for session in it.repository.sessions():
@@ -134,11 +139,7 @@ def test_what_a_killed_trial_made_is_found(it: Rig, point: RestorePoint) -> None
 
 def test_the_next_trial_removes_what_a_killed_one_left(it: Rig, point: RestorePoint) -> None:
     before = all_resources(it)
-    it.emulator.faults.answer("DELETE", ".", 403, times=99)
-    it.emulator.faults.answer("POST", "endGetAccess", 403, times=99)
-    with pytest.raises(AzStackError):
-        rehearse(it, point)
-    it.emulator.faults.clear()
+    killed(it, point)
     assert rehearse(it, point).is_good
     assert all_resources(it) == before
 

@@ -117,3 +117,8 @@ class StackClient:
         ])  # fmt: skip
         fields["sig"] = base64.b64encode(hmac.digest(key, text.encode(), hashlib.sha256)).decode()
         return f"{url}?{urlencode(fields, quote_via=quote)}"
+
+
+def code_of(answer: object) -> tuple[int, str]:
+    """Return the status and the blob service's code of an error."""
+    return answer.status, answer.headers["x-ms-error-code"]  # type: ignore[attr-defined]

@@ -7,30 +7,13 @@ from pathlib import Path
 
 import pytest
 from azure.storage.blob import BlobClient
-from support.stack_client import StackClient
+from support.stack_client import StackClient, code_of
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedDisk, Emulator
 
 pytestmark = pytest.mark.tier1
 
 PAGE = 4096
-
-
-@pytest.fixture
-def disk(emulator: Emulator) -> EmulatedDisk:
-    emulator.add_storage_account("store", "prod")
-    spec = DiskSpec("unmanaged", 8 << 20, account="store")
-    return emulator.add_vm("web01", "prod", [spec]).disks[0]
-
-
-@pytest.fixture
-def key(client: StackClient, disk: EmulatedDisk) -> bytes:
-    group = f"/subscriptions/{client.emulator.subscription_id}/resourceGroups/prod"
-    return client.key(f"{group}/providers/Microsoft.Storage/storageAccounts/store")
-
-
-def code_of(answer: object) -> tuple[int, str]:
-    return answer.status, answer.headers["x-ms-error-code"]  # type: ignore[attr-defined]
 
 
 def test_newer_service_versions_are_refused(

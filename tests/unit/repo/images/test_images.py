@@ -146,16 +146,21 @@ def test_a_group_of_another_region_is_refused() -> None:
             ImageReader(swapped, session.reader()).read(0, 1)
 
 
+def two_days(session: Session, store: MemoryStore) -> tuple[SparseDisk, Image, set[str]]:
+    """Return a disk with its second image, and the packs of the first."""
+    disk = some_disk()
+    first = back_up(disk, session)
+    packs = store.names("packs/")
+    disk.freeze()
+    disk.write(200 * MIB, Random(3).randbytes(PAGE))
+    return disk, back_up(disk, session, first), packs
+
+
 def test_a_missing_block_names_image_and_offset() -> None:
     """F-S7: what is lost is said by image, disk offset and block or pack; the rest still reads."""
     store = MemoryStore()
     with open_session(store) as session:
-        disk = some_disk()
-        first = back_up(disk, session)
-        packs = store.names("packs/")
-        disk.freeze()
-        disk.write(200 * MIB, Random(3).randbytes(PAGE))
-        second = back_up(disk, session, first)
+        disk, second, packs = two_days(session, store)
         reader = ImageReader(second, session.reader())
         reader.read(200 * MIB, 1)
         store.lose(packs)
@@ -237,12 +242,7 @@ def test_a_damaged_block_is_zero_when_the_rest_shall_be_saved() -> None:
     """F-R4: what cannot be read is zero and told by its range; all other bytes are right."""
     store = MemoryStore()
     with open_session(store) as session:
-        disk = some_disk()
-        first = back_up(disk, session)
-        packs = store.names("packs/")
-        disk.freeze()
-        disk.write(200 * MIB, Random(3).randbytes(PAGE))
-        second = back_up(disk, session, first)
+        disk, second, packs = two_days(session, store)
         reader = ImageReader(second, session.reader())
         list(reader.extents())  # the groups of both regions are in memory, their blocks are not
         store.lose(packs)
