@@ -4,7 +4,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.disks import PAGE, SparseDisk, assert_same, back_up, open_session
 from support.stores import MemoryStore
@@ -205,29 +205,6 @@ def test_a_disk_that_was_resized_is_compared_where_both_are(size_bytes: int) -> 
         resized.write(5 * PAGE, b"z" * PAGE)
         assert_same(resized, back_up(resized, session, first), session)
         assert_same(resized, back_up(resized, session, sibling=first), session)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.data())
-def test_days_by_content_equal_a_byte_array(data: st.DataObject) -> None:
-    """Writes and clears of any size, day after day, told and untold in turn."""
-    size = data.draw(st.sampled_from([MIB, 2 * MIB, 3 * MIB + 512, 66 * MIB]))
-    disk = SparseDisk(size)
-    noise = Random(data.draw(st.integers(0, 2**32)))
-    with open_session() as session:
-        image = back_up(disk, session)
-        for _ in range(data.draw(st.integers(1, 4))):
-            disk.freeze()
-            for _ in range(data.draw(st.integers(0, 6))):
-                length = data.draw(st.sampled_from([1, PAGE, 9000, 300_000, 1_000_000]))
-                offset = noise.randrange(max(0, size - 2 * MIB), size - length + 1)
-                if data.draw(st.booleans()):
-                    disk.write(offset, noise.randbytes(length))
-                else:
-                    disk.clear(offset // PAGE * PAGE, length)
-            trust = data.draw(st.sampled_from(["difference", "allocated", "everything"]))
-            image = back_up(disk, session, image, trust=trust)
-            assert_same(disk, image, session)
 
 
 @given(st.binary(min_size=1, max_size=40 * PAGE), st.data())
