@@ -7,6 +7,7 @@ error that another try cannot cure ends the task's retries.
 """
 
 import functools
+import gc
 import hashlib
 import os
 import re
@@ -70,6 +71,15 @@ class AzStackOperator(BaseOperator):
         self.repository_conn_id = repository_conn_id
         # Only while a stoppable part runs: operators are copied, and events cannot be.
         self._cancel: threading.Event | None = None
+
+    def pre_execute(self, context: Context) -> None:
+        """
+        Have the garbage collector pass over what is loaded already: it stays until the task ends.
+
+        Airflow's 200,000 objects take 0.1 s to look through, each time that ours are many.
+        """
+        super().pre_execute(context)
+        gc.freeze()
 
     @contextmanager
     def stoppable(self) -> Iterator[threading.Event]:

@@ -1,5 +1,6 @@
 """What crosses from task to task is checked on arrival; what cannot be cured is not retried."""
 
+import gc
 import json
 import sys
 from typing import Any
@@ -232,3 +233,13 @@ def test_links_lead_to_the_vm_in_the_portal_and_hold_ids_only() -> None:
     assert portal_url("management.local.example", (vm, vm)) == home
     assert portal_url("adminmanagement.x.y", ()) == "https://adminportal.x.y/"
     assert portal_url("127.0.0.1", (vm,)) == ""
+
+
+def test_the_collector_passes_over_what_airflow_has_loaded() -> None:
+    """To look through it took 0.1 s of CPU time whenever much of ours had been loaded."""
+    operator = CleanUp(task_id="clean_up", job={}, **CONNECTIONS)
+    operator.pre_execute({})
+    try:
+        assert gc.get_freeze_count() > 0.9 * (gc.get_freeze_count() + len(gc.get_objects()))
+    finally:
+        gc.unfreeze()
