@@ -92,6 +92,12 @@ def ca_context(ca_bundle: str | None) -> ssl.SSLContext:
         ) from None
 
 
+def ca_path() -> str | bool:
+    """Return where the system's CAs are, in the words of requests: a path, or its own CAs."""
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile or paths.capath or True
+
+
 @functools.lru_cache(maxsize=8)
 def _context(ca_bundle: str | None, _written: int) -> ssl.SSLContext:
     if ca_bundle and Path(ca_bundle).is_dir():
@@ -101,7 +107,7 @@ def _context(ca_bundle: str | None, _written: int) -> ssl.SSLContext:
 
 def untrusted(error: BaseException, host: str) -> ConfigurationError | None:
     """Return what to say when ``error`` comes from a certificate that does not verify."""
-    for one in _causes(error):
+    for one in causes(error):
         if isinstance(one, ssl.SSLCertVerificationError):
             return ConfigurationError(
                 f"the certificate of {host} does not verify ({one.verify_message}): put the CA "
@@ -113,11 +119,11 @@ def untrusted(error: BaseException, host: str) -> ConfigurationError | None:
 def is_unknown_name(error: BaseException) -> bool:
     """Tell whether ``error`` comes from a name that does not exist; who did not say is no proof."""
     return any(
-        isinstance(one, socket.gaierror) and one.errno in _NO_SUCH_NAME for one in _causes(error)
+        isinstance(one, socket.gaierror) and one.errno in _NO_SUCH_NAME for one in causes(error)
     )
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error, and all that it comes from."""
     seen: set[int] = set()
     todo: list[BaseException] = [error]
@@ -125,8 +131,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         one = todo.pop()
         yield one
         seen.add(id(one))
-        # urllib3 hides the cause in a place of its own.
-        inner = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
+        # azure-core and urllib3 each hide the cause in a place of their own.
+        hidden = (getattr(one, name, None) for name in ("inner_exception", "reason"))
+        inner = (one.__cause__, one.__context__, *hidden, *one.args)
         todo += [e for e in inner if isinstance(e, BaseException) and id(e) not in seen]
 
 

@@ -1,13 +1,12 @@
 """
-Ways to the hosts of a stack: connections that are kept, directly or by the environment's proxy.
+Ways to the hosts of blobs: connections that are kept, directly or by the environment's proxy.
 
 Owns the pools, the choice of a proxy, and what a failure below HTTP means; knows no tokens and no
 signatures, and tries nothing twice.
 Invariant: each certificate is verified by the one context given. No redirect is followed, and no
 connection is used again on which the rest of an answer may still come.
 
-urllib3 because a range read through it costs a third of azure-storage-blob's CPU, and because
-loading azure-core's pipeline and requests below it costs each task more than all its requests.
+urllib3 because a range read through it costs a third of azure-storage-blob's CPU.
 """
 
 import logging
@@ -23,11 +22,11 @@ import urllib3
 from urllib3.exceptions import (
     NewConnectionError,
     ProtocolError,
-    ProxySchemeUnknown,
     ReadTimeoutError,
 )
 
 from airflow_provider_azstack.arm.addresses import (
+    causes,
     is_unknown_name,
     origin,
     require_tls,
@@ -122,7 +121,7 @@ class Ways:
 
     def _new_way(self, url: str) -> "_Way":
         scheme, host, port = origin(require_tls(url, "the address"))
-        proxy = _proxy_for(scheme, host)
+        proxy = proxy_for(scheme, host)
         manager = self._managers.get(proxy)
         if manager is None:
             manager = self._managers.setdefault(proxy, self._new_manager(proxy))
@@ -137,18 +136,12 @@ class Ways:
         parts = urlsplit(proxy)
         credentials, _, place = parts.netloc.rpartition("@")
         headers = urllib3.make_headers(proxy_basic_auth=unquote(credentials) or None)
-        try:
-            return urllib3.ProxyManager(
-                urlunsplit((parts.scheme, place, "", "", "")),
-                maxsize=size,
-                ssl_context=context,
-                proxy_headers=headers,
-            )
-        except ProxySchemeUnknown:
-            raise ConfigurationError(
-                f"the environment's proxy at {place} is of kind {parts.scheme!r}: give an http or "
-                "https proxy, or name the stack's hosts in NO_PROXY"
-            ) from None
+        return urllib3.ProxyManager(
+            urlunsplit((parts.scheme, place, "", "", "")),
+            maxsize=size,
+            ssl_context=context,
+            proxy_headers=headers,
+        )
 
 
 class _Way(NamedTuple):
@@ -167,8 +160,10 @@ def unreachable(error: Exception, url: str, what: str) -> AzStackError:
     parts = urlsplit(url)
     if refused := untrusted(error, parts.hostname or ""):
         return refused
-    reason = one_line(str(error)) if isinstance(error, NewConnectionError | ProtocolError) else ""
-    is_late = isinstance(error, ReadTimeoutError | TimeoutError)
+    inner = list(causes(error))
+    told = next((e for e in inner if isinstance(e, NewConnectionError | ProtocolError)), None)
+    reason = one_line(str(told)) if told else ""
+    is_late = any(isinstance(e, ReadTimeoutError | TimeoutError) for e in inner)
     kind = "no answer in time" if is_late else type(error).__name__
     return Unreachable(
         f"{what}: connection to {parts.netloc} failed ({reason or kind}): "
@@ -178,10 +173,22 @@ def unreachable(error: Exception, url: str, what: str) -> AzStackError:
     )
 
 
-def _proxy_for(scheme: str, host: str) -> str:
-    """Return the address of the environment's proxy for a host, or nothing."""
+def proxy_for(scheme: str, host: str) -> str:
+    """
+    Return the address of the environment's proxy for a host, or nothing.
+
+    :raises ConfigurationError: it is of a kind that we do not speak.
+    """
     if urllib.request.proxy_bypass(host):
         return ""
     proxies = urllib.request.getproxies()
     proxy = proxies.get(scheme) or proxies.get("all") or ""
-    return proxy if "://" in proxy or not proxy else f"http://{proxy}"
+    proxy = proxy if "://" in proxy or not proxy else f"http://{proxy}"
+    parts = urlsplit(proxy)
+    if parts.scheme not in ("", "http", "https"):
+        place = parts.netloc.rpartition("@")[2]
+        raise ConfigurationError(
+            f"the environment's proxy at {place} is of kind {parts.scheme!r}: give an http or "
+            "https proxy, or name the stack's hosts in NO_PROXY"
+        )
+    return proxy

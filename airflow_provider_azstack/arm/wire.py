@@ -1,40 +1,46 @@
 """
 The one way requests leave for the Resource Manager and the sign-in service.
 
-Owns the bearer token's place and the bounds of what is read; does not retry.
+Owns the pipeline, the bearer token's place and the bounds of what is read; does not retry.
 Invariant: the bearer token is put on a request here and nowhere else, and only when the request
 goes to the configured ARM host. Redirects are handed back, never followed.
 
-No generated client is used. azure-mgmt-compute 39.0.0 takes each task 0.2 CPU-seconds to load, and
-its operations get in the way: a ``Retry-After`` that is an HTTP date, or garbage, raises
-``ValueError`` after the stack accepted the operation, which loses track of a snapshot that now
-exists; bodies are read whole, whatever their size; and pagers follow ``nextLink`` wherever it
-leads. One way for all resource providers is also one place for the rules.
+The pipeline is azure-mgmt-compute's, through its public ``send_request``; its generated operations
+are not used. Tried with 39.0.0, they get in the way: a ``Retry-After`` that is an HTTP date, or
+garbage, raises ``ValueError`` after the stack accepted the operation, which loses track of a
+snapshot that now exists; bodies are read whole, whatever their size; and pagers follow ``nextLink``
+wherever it leads. One way for all resource providers is also one place for the rules.
 """
 
 from collections.abc import Mapping
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, cast
 
-import msgspec
-import urllib3
-from urllib3.exceptions import HTTPError
+from azure.core.credentials import TokenCredential
+from azure.core.exceptions import AzureError
+from azure.core.pipeline import PipelineRequest
+from azure.core.pipeline.policies import SansIOHTTPPolicy, UserAgentPolicy
+from azure.core.rest import HttpRequest, HttpResponse
+from azure.mgmt.compute import ComputeManagementClient
 
-from airflow_provider_azstack import __version__
-from airflow_provider_azstack.arm.addresses import ca_context, origin, require_tls
+from airflow_provider_azstack.arm.addresses import ca_context, ca_path, origin, require_tls
 from airflow_provider_azstack.arm.answers import MAX_BODY_BYTES, MAX_ERROR_BYTES, Answer
-from airflow_provider_azstack.arm.ways import Ways, unreachable
+from airflow_provider_azstack.arm.ways import CONNECT_TIMEOUT_SECONDS, proxy_for, unreachable
 from airflow_provider_azstack.secret import Secret
 
 READ_TIMEOUT_SECONDS = 120.0
-_CONNECTIONS = 16
-_HEADERS = {
-    "Accept": "application/json",
-    "Accept-Encoding": "gzip",
-    "User-Agent": f"airflow-provider-azstack/{__version__}",
-}
-_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-_JSON = {"Content-Type": "application/json"}
+
+
+class _Bearer(SansIOHTTPPolicy[HttpRequest, HttpResponse]):
+    """Puts the token on requests to the ARM host, and takes any other off."""
+
+    def __init__(self, arm_endpoint: str) -> None:
+        self._origin = origin(arm_endpoint)
+
+    def on_request(self, request: PipelineRequest[HttpRequest]) -> None:
+        token: Secret | None = request.context.options.pop("token", None)
+        request.http_request.headers.pop("Authorization", None)
+        if token is not None and origin(request.http_request.url) == self._origin:
+            request.http_request.headers["Authorization"] = f"Bearer {token.reveal()}"
 
 
 class Wire:
@@ -47,11 +53,18 @@ class Wire:
         ca_bundle: str | None,
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
     ) -> None:
-        self._origin = origin(require_tls(arm_endpoint, "the ARM endpoint"))
-        # A bundle that cannot be used is said so now, not as a TLS error.
-        context = ca_context(ca_bundle)
-        self._ways = Ways(
-            context, connections=_CONNECTIONS, read_timeout_seconds=read_timeout_seconds
+        require_tls(arm_endpoint, "the ARM endpoint")
+        ca_context(ca_bundle)  # a bundle that cannot be used is said so now, not as a TLS error
+        self._verify = ca_bundle or ca_path()
+        self._read_timeout = read_timeout_seconds
+        self._client = ComputeManagementClient(
+            credential=cast("TokenCredential", self),  # never asked: _Bearer authenticates
+            subscription_id="none",  # never used: paths are whole
+            base_url=arm_endpoint,
+            policies=[
+                UserAgentPolicy(base_user_agent="airflow-provider-azstack"),
+                _Bearer(arm_endpoint),
+            ],
         )
 
     def send(
@@ -72,29 +85,48 @@ class Wire:
         :raises Unreachable: no connection, no answer in time, or an answer cut short.
         :raises ConfigurationError: the certificate of the host does not verify.
         """
-        headers, data = dict(_HEADERS), None
-        if body is not None:
-            headers, data = headers | _JSON, msgspec.json.encode(body)
-        elif form is not None:
-            headers, data = headers | _FORM, urlencode(form).encode()
-        if token is not None and origin(url) == self._origin:
-            headers["Authorization"] = f"Bearer {token.reveal()}"
+        scheme, host, _ = origin(url)
+        proxy = proxy_for(scheme, host)
+        request = HttpRequest(
+            method,
+            url,
+            headers={"Accept": "application/json"},
+            json=body,
+            data=form,  # type: ignore[arg-type]
+        )
         try:
-            with self._ways.answer(method, url, headers=headers, body=data) as response:
+            with self._client.send_request(
+                request,
+                stream=True,
+                token=token,
+                # Per request: REQUESTS_CA_BUNDLE in the environment overrides a session's setting.
+                connection_verify=self._verify,
+                proxies={scheme: proxy} if proxy else None,
+                connection_timeout=CONNECT_TIMEOUT_SECONDS,
+                read_timeout=self._read_timeout,
+            ) as response:
                 return _read(response, what)
-        except (HTTPError, OSError) as error:
+        except AzureError as error:
             raise unreachable(error, url, what) from None
 
     def close(self) -> None:
         """Close idle connections."""
-        self._ways.close()
+        self._client.close()
 
 
-def _read(response: urllib3.BaseHTTPResponse, what: str) -> Answer:
-    limit = MAX_BODY_BYTES if response.status < 400 else MAX_ERROR_BYTES
-    content = response.read(limit + 1, decode_content=True)
-    complete = len(content) <= limit
-    if not complete:
-        response.close()  # or the rest would be read, to use the connection again
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return Answer(response.status, headers, content[:limit], complete, what)
+def _read(response: HttpResponse, what: str) -> Answer:
+    limit = MAX_BODY_BYTES if response.status_code < 400 else MAX_ERROR_BYTES
+    content = bytearray()
+    complete = True
+    for chunk in response.iter_bytes():
+        content += chunk
+        if len(content) > limit:
+            complete = False
+            break
+    return Answer(
+        response.status_code,
+        {name.lower(): value for name, value in response.headers.items()},
+        bytes(content[:limit]),
+        complete,
+        what,
+    )

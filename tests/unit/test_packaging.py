@@ -107,6 +107,8 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
 DISTRIBUTIONS = {
     "airflow": "apache-airflow",
     "airflow.providers.common.compat": "apache-airflow-providers-common-compat",
+    "azure.core": "azure-core",
+    "azure.mgmt.compute": "azure-mgmt-compute",
     "yaml": "pyyaml",
 }
 # By the extras s3, azureblob, gcs; objectlock (botocore comes with boto3).
