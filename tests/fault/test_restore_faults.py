@@ -45,67 +45,6 @@ def written(emulator: Emulator) -> list[Any]:
 # Planning refuses
 
 
-def test_everything_that_can_be_refused_is_refused_at_once(site: Rig, emulator: Emulator) -> None:
-    """F-R2, F-H10: one line each; nothing has been written by then."""
-    a_vm(emulator, DiskSpec(size_bytes=4 * MIB), DiskSpec(size_bytes=4 * MIB))
-    emulator.add_vm("db01", "rg", [DiskSpec(size_bytes=MIB)], public_address=True)
-    site.backup()
-    emulator.behaviour.disk_quota_bytes = 8 * MIB
-    emulator.behaviour.denied = {"Microsoft.Compute/disks/write"}
-    emulator.requests.clear()
-    made = plan(
-        site,
-        vms=["web01", "nobody"],
-        mode="alternate",
-        resource_group="rg",
-        changes={
-            "web01": {
-                "size": "Standard_None",
-                "availability_set": "missing",
-                "disks": {"data-7": {"skip": True}},
-                "nics": {
-                    "web01-nic": {
-                        "subnet": "net/missing",
-                        "security_group": "missing",
-                        "public_address": "db01-ip",
-                    },
-                    "eth9": {},
-                },
-            }
-        },
-    )
-    said = "\n".join(made.refusals)
-    for reason in (
-        "no restore point of a VM 'nobody'",
-        "no VM size 'Standard_None'",
-        "availabilitySets/missing does not exist",
-        "no disk 'data-7'",
-        "no interface 'eth9'",
-        "subnets/missing does not exist",
-        "networkSecurityGroups/missing does not exist",
-        "db01-ip is in use by",
-        "virtualMachines/web01 exists",
-        "networkInterfaces/web01-nic exists",
-        "disks/web01-os",
-        "disks/web01-data0",
-        "permission Microsoft.Compute/disks/write",
-    ):
-        assert reason in said, f"{reason}\n---\n{said}"
-    assert all("\n" not in line for line in made.refusals)
-    assert written(emulator) == []
-    with pytest.raises(Refused, match="the plan is refused"):
-        execute(site, made)
-    assert written(emulator) == []
-
-
-@pytest.mark.parametrize("size", ["Standard_A1"])
-def test_a_size_for_fewer_disks_is_refused(site: Rig, emulator: Emulator, size: str) -> None:
-    a_vm(emulator, *[DiskSpec(size_bytes=4 * MIB)] * 4)
-    site.backup()
-    made = plan(site, **ASKED, changes={"web01": {"size": size}})
-    assert made.refusals == ("web01: size Standard_A1 takes 2 data disks of 3",)
-
-
 @pytest.mark.parametrize(
     ("address", "why"),
     [("10.0.0.2", "is no host"), ("10.9.0.9", "is no host"), ("10.0.1.9", "is taken by")],

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from support.compound import Rig
-from support.restores import plan
+from support.restores import execute, plan
 
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
+from airflow_provider_azstack.errors import Refused
 
 pytestmark = pytest.mark.tier2
 
@@ -33,6 +34,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "disk unknown": ({"disks": {"data-9": {"skip": True}}}, "no disk 'data-9'"),
     "availability set": ({"availability_set": "gone"}, "availabilitySets/gone does not exist"),
     "group missing": ({"resource_group": "nowhere"}, "resourceGroups/nowhere does not exist"),
+    "interface exists": ({"resource_group": "rg"}, "networkInterfaces/{}-nic exists"),
+    "disk exists": ({"resource_group": "rg"}, "disks/{}-os"),
     "VM exists": ({"name": "holder", "resource_group": "rg"}, "virtualMachines/holder exists"),
 }  # fmt: skip
 
@@ -44,7 +47,7 @@ def site(it: Rig) -> Rig:
 
 
 def test_all_bad_inputs_are_refused_at_once_with_a_line_each(site: Rig, emulator: Emulator) -> None:
-    """F-R2, F-H10: a VM for each mistake, and what concerns all: quota, permission, VM."""
+    """F-R2, F-H10: a VM for each mistake, and what concerns all; nothing has been written."""
     emulator.add_vm(
         "holder", "rg", [DiskSpec(size_bytes=MIB)], static_address="10.0.1.9", public_address=True
     )
@@ -65,7 +68,7 @@ def test_all_bad_inputs_are_refused_at_once_with_a_line_each(site: Rig, emulator
         site, vms=[*names, "nobody"], mode="alternate", resource_group="dr", changes=changes
     )
     lines = list(made.refusals)
-    expected = {what: line for what, (_, line) in WRONG.items()} | {
+    expected = {what: WRONG[what][1].format(name) for name, what in names.items()} | {
         "unknown VM": "no restore point of a VM 'nobody'",
         "quota": "quota StandardDiskSizeGiB",
         "permission": "permission Microsoft.Compute/disks/write",
@@ -74,6 +77,8 @@ def test_all_bad_inputs_are_refused_at_once_with_a_line_each(site: Rig, emulator
         assert [one for one in lines if line in one], (what, lines)
     assert all("\n" not in line for line in lines)
     assert len(lines) == len(set(lines))
+    with pytest.raises(Refused, match="the plan is refused"):
+        execute(site, made)
     assert not [s for s in emulator.requests if s.method in {"PUT", "DELETE"}]
 
 
