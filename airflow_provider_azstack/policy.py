@@ -15,7 +15,6 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 import pendulum
-import yaml
 from msgspec import Meta
 
 from airflow_provider_azstack.config import (
@@ -24,8 +23,8 @@ from airflow_provider_azstack.config import (
     ConnectionId,
     HostName,
     Megabytes,
-    read_text,
 )
+from airflow_provider_azstack.documents import read_document
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import (
     WITHIN_PATTERN,
@@ -221,17 +220,7 @@ def load_policy(source: str | Path | Mapping[str, Any]) -> Policy:
     if isinstance(source, Mapping):
         return _policy(dict(source), "policy")
     file = Path(source)
-    text = read_text(file, "give the path of a policy file")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not readable"
-        raise ConfigurationError(f"{file}: not YAML{place}: {problem}") from None
-    except RecursionError:
-        raise ConfigurationError(f"{file}: nested too deeply") from None
-    return _policy(value, str(file))
+    return _policy(read_document(file, "give the path of a policy file"), str(file))
 
 
 def _policy(value: object, what: str) -> Policy:

@@ -21,6 +21,15 @@ _WRONG_WORD = re.compile(
     r"(?P<place> - at `\$(?P<path>[^`]*)`)?",
     re.DOTALL,
 )
+# What msgspec says in the words of formats -> the same for who writes YAML.
+_PLAINLY = {
+    "Expected `array`": "Expected a list, such as [a, b]",
+    "Expected `object`": "Expected keys and values, such as {a: b}",
+    "Invalid RFC3339 encoded datetime": "Expected a time such as 2026-11-02T06:00:00Z",
+    "Expected `datetime` with a timezone component": (
+        "Expected a time with its zone, such as 2026-11-02T06:00:00Z or ...+01:00"
+    ),
+}
 _STEP = re.compile(r"\.([^.\[]+)|\[[^\]]*\]")
 
 
@@ -34,6 +43,8 @@ def one_line(error: Exception, kind: Any = None, words: Mapping[str, str] | None
     text = str(error)
     if kind is not None and (found := _WRONG_WORD.fullmatch(text)):
         return _printable(_with_choices(found, kind))
+    for formal, plain in _PLAINLY.items():
+        text = text.replace(formal, plain)
     for pattern, said in (words or {}).items():
         text = text.replace(f"`str` matching regex {pattern!r}", said)
     return _printable(text if len(text) <= _LONGEST else f"{text[:_HEAD]}...{text[-_TAIL:]}")

@@ -1,6 +1,7 @@
 """What a validation error says: the place, what is allowed there, and what was probably meant."""
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,21 @@ def test_a_mistyped_key_is_answered_with_the_known_ones(
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
         read(value)
+
+
+@pytest.mark.parametrize(
+    ("read", "value", "said"),
+    [
+        (read_request, {**DISKS, "vms": "web"}, "a list, such as [a, b], got `str` - at `$.vms`"),
+        (load_policy, {"name": "p", "selection": ["web"]}, "keys and values, such as {a: b}, got"),
+        (read_request, {**DISKS, "at": "2026-11-02 06:00"}, "a time such as 2026-11-02T06:00:00Z"),
+        (read_request, {**DISKS, "at": datetime(2026, 11, 2, 6)}, "a time with its zone, such as"),  # noqa: DTZ001 - the mistake
+    ],
+)
+def test_a_wrong_kind_of_value_is_answered_with_how_to_write_it(
+    read: Callable[[Any], object], value: object, said: str
+) -> None:
+    assert said in refusal(read, value)
 
 
 def test_files_of_hosts_and_fleets_say_it_as_well(tmp_path: Path) -> None:

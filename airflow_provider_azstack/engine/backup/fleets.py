@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import yaml
 from msgspec import Meta
 
-from airflow_provider_azstack.config import GIB, MEGABYTE, Megabytes, Streams, read_text
+from airflow_provider_azstack.config import GIB, MEGABYTE, Megabytes, Streams
+from airflow_provider_azstack.documents import read_document
 from airflow_provider_azstack.engine.backup.past import Past, Rates, Tempo
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import (
@@ -81,13 +81,7 @@ def load_fleet(file: Path) -> Fleet:
 
     :raises ConfigurationError: it is none; names the key.
     """
-    text = read_text(file, "give the path of a fleet's file")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigurationError(f"{file}: neither YAML nor JSON{place}") from None
+    value = read_document(file, "give the path of a fleet's file")
     fleet = from_plain(Fleet, value, str(file))
     if sum(group.vms for group in fleet.groups.values()) > _MOST_VMS:
         raise ConfigurationError(f"{file}: more than {_MOST_VMS} VMs")

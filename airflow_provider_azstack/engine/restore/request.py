@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta
 
-from airflow_provider_azstack.config import read_text
+from airflow_provider_azstack.documents import read_document
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import DiskKey, DiskKind, Moment, Record
 from airflow_provider_azstack.policy import GroupName, SubscriptionId, TagName
@@ -259,15 +258,7 @@ def load_request(file: Path) -> RestoreRequest:
 
     :raises ConfigurationError: it cannot be read, or is no such request.
     """
-    try:
-        value = yaml.safe_load(read_text(file, "give the path of a restore request"))
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigurationError(f"{file}: neither YAML nor JSON{place}") from None
-    except RecursionError:
-        raise ConfigurationError(f"{file}: nested too deeply") from None
-    return read_request(value, str(file))
+    return read_request(read_document(file, "give the path of a restore request"), str(file))
 
 
 def request_schema() -> dict[str, Any]:
