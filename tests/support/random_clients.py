@@ -9,7 +9,6 @@ at each backup and the words that clients were given.
 """
 
 import contextlib
-import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,12 +19,13 @@ from typing import Literal
 
 from oracle import assert_repository_sound
 from support import points
-from support.repositories import CHEAP, SMALL_PACK
+from support.random_disks import PAGE, PAGES, Disk, Pages, content, digest
+from support.repositories import CHEAP, small_packs
 from support.stores import Crash, CrashingStore, MemoryStore
 
 from airflow_provider_azstack.engine.backup.disk import back_up_disk
 from airflow_provider_azstack.errors import AzStackError, Refused, SessionLost, SourceBusy
-from airflow_provider_azstack.model import DiskSnapshot, Extent, Image
+from airflow_provider_azstack.model import DiskSnapshot, Image
 from airflow_provider_azstack.repo.copies.image import image_blocks
 from airflow_provider_azstack.repo.copies.sync import Selection, sync
 from airflow_provider_azstack.repo.images.reader import ImageReader
@@ -38,54 +38,15 @@ from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.base import Buffer, ObjectInfo, Store
 from airflow_provider_azstack.store.guard import StoreWrapper
 
-PAGE = 4096
-PAGES = 24  # of a disk: tiny, so that thousands of backups take minutes
 VMS = 4
 MEDDLING = 0.05  # how often somebody comes in between two store calls
 DEPTH = 4  # and between those of that one, and so on
 PASSPHRASE = Secret("of the random clients")
 Key = tuple[str, str]  # VM key, point id
-Pages = tuple[bytes, ...]  # b"" is a page that was never written
 Client = Generator[str, None, None]
 
 # What may be thrown at a client whose session was fenced, or whose point was forgotten meanwhile.
 EXCUSED = (SessionLost, SourceBusy, Refused)
-
-
-class Disk:
-    """A disk at one moment, and what changed since another one."""
-
-    size_bytes = PAGE * PAGES
-
-    def __init__(self, pages: Pages, before: Pages | None) -> None:
-        self.pages = pages
-        self.before = before
-
-    def footer(self) -> bytes:
-        return b""
-
-    def allocated(self, offset: int, length: int) -> list[Extent]:
-        return self._extents(offset, length, lambda n: bool(self.pages[n]))
-
-    def changed(self, offset: int, length: int) -> list[Extent]:
-        assert self.before is not None
-        before = self.before
-        return self._extents(offset, length, lambda n: self.pages[n] != before[n])
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        buffer[:] = content(self.pages)[offset : offset + len(buffer)]
-
-    def _extents(self, offset: int, length: int, is_in: Callable[[int], bool]) -> list[Extent]:
-        inside = range(offset // PAGE, min(PAGES, -(-(offset + length) // PAGE)))
-        return [Extent(n * PAGE, PAGE, not self.pages[n]) for n in inside if is_in(n)]
-
-
-def content(pages: Pages) -> bytes:
-    return b"".join(page or bytes(PAGE) for page in pages)
-
-
-def digest(pages: Pages) -> str:
-    return hashlib.sha256(content(pages)).hexdigest()
 
 
 @dataclass
@@ -407,19 +368,6 @@ class World:
             elif outcome.status == "failed":
                 assert fences < self.fences or "condemned" in outcome.reason, outcome
                 self.done["failed copies"] += 1
-
-
-def small_packs(session: Session) -> Session:
-    """Let the session's writers fill packs soon, so that there are many to collect."""
-    writer = session.writer
-
-    def small(*compression: object) -> object:
-        one = writer(*compression)  # type: ignore[arg-type]
-        one._pack_bytes = SMALL_PACK
-        return one
-
-    session.writer = small  # type: ignore[assignment, method-assign]
-    return session
 
 
 def run(seed: int, steps: int, *, check_every: int = 100) -> World:

@@ -46,6 +46,19 @@ def small_writer(session: Session) -> BlockWriter:
     return writer
 
 
+def small_packs(session: Session) -> Session:
+    """Let the session's writers fill packs soon, so that there are many to collect."""
+    writer = session.writer
+
+    def small(*compression: object) -> object:
+        one = writer(*compression)  # type: ignore[arg-type]
+        one._pack_bytes = SMALL_PACK
+        return one
+
+    session.writer = small  # type: ignore[assignment, method-assign]
+    return session
+
+
 def noise(seed: int, size: int = 3000) -> bytes:
     return Random(seed).randbytes(size)
 

@@ -15,8 +15,7 @@ from typing import Self
 
 import msgspec
 from support import points
-from support.random_clients import small_packs
-from support.repositories import PASSPHRASE
+from support.repositories import PASSPHRASE, small_packs
 
 from airflow_provider_azstack.errors import ChangesUnknown
 from airflow_provider_azstack.model import Extent, Image, RestorePoint
