@@ -62,10 +62,15 @@ def _with_choices(found: re.Match[str], kind: Any) -> str:
     return f"unknown value {given[:_LONGEST_WORD]!r}{place}; allowed are {_listed(given, allowed)}"
 
 
-def _listed(given: str, choices: list[str]) -> str:
+def did_you_mean(given: str, choices: Iterable[str]) -> str:
+    """Return the question after the choice that is nearest, to be put behind a refusal, or ""."""
     by_small_letters = {choice.lower(): choice for choice in choices}
     near = get_close_matches(given.lower(), by_small_letters, 1)
-    return ", ".join(choices) + (f"; did you mean {by_small_letters[near[0]]}?" if near else "")
+    return f"; did you mean {by_small_letters[near[0]]}?" if near else ""
+
+
+def _listed(given: str, choices: list[str]) -> str:
+    return ", ".join(choices) + did_you_mean(given, choices)
 
 
 def _types_at(root: inspect.Type, path: str) -> Iterator[inspect.Type]:

@@ -7,6 +7,7 @@ Invariant: nothing here imports Airflow, and every error of ours ends in one lin
 """
 
 import os
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -53,17 +54,26 @@ class Command(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit state: 0 done, 1 partly done, 2 failed."""
-    argv = sys.argv[1:] if argv is None else argv
+    # `kill` and a service manager's stop end a command as Ctrl-C does: sessions are closed, halves
+    # of files removed. Python would die on the spot.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:  # while the command was loaded; later ones are its own
+        sys.stderr.write("error: interrupted\n")
+        return 2
+
+
+def _run(argv: Sequence[str]) -> int:
     name = next((argument for argument in argv if not argument.startswith("-")), "")
     args = _parser(name).parse_args(argv)
     # Loaded only now: it needs rich, and --help does not.
     from airflow_provider_azstack.console.present import guarded  # noqa: PLC0415
 
-    try:
-        return guarded(load(name).run, args)
-    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return guarded(load(name).run, args)
 
 
 def load(name: str) -> Command:

@@ -5,10 +5,8 @@ Owns the arguments and how long it is served; the engine speaks the protocol.
 Invariant: the address is printed when clients can connect, and only then.
 """
 
-import signal
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import NoReturn
 
 from airflow_provider_azstack.console.disks import add_disk, opened_disk
 from airflow_provider_azstack.console.present import DONE, say
@@ -33,7 +31,6 @@ def run(args: Namespace) -> int:
         CellCache(reader) as disk,
         NbdServer(disk, port=args.port, path=path) as server,
     ):
-        signal.signal(signal.SIGTERM, _interrupt)
         print(server.uri, flush=True)  # noqa: T201 - the result, for a script to read
         say("serving, read-only; Ctrl-C ends it")
         try:
@@ -41,7 +38,3 @@ def run(args: Namespace) -> int:
         except KeyboardInterrupt:
             say("ended")
     return DONE
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt

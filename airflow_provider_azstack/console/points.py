@@ -9,10 +9,13 @@ import re
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.present import say, show
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import RestorePoint
+from airflow_provider_azstack.wording import did_you_mean
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
@@ -39,7 +42,7 @@ def list_points(repository: "Repository", vm: str, output: str) -> int:
     points = points_of(repository, vm)
     show([point_facts(point) for point in points], output, _COLUMNS)
     if not points:
-        say(f"no restore point of a VM {vm!r}" if vm else "no restore point yet")
+        say(escape(none_of(repository, vm)) if vm else "no restore point yet")
     return 0
 
 
@@ -60,6 +63,12 @@ def points_of(repository: "Repository", vm: str = "") -> list[RestorePoint]:
     ]
 
 
+def none_of(repository: "Repository", vm: str) -> str:
+    """Return the remark that a VM has no restore point, with the name that was probably meant."""
+    names = {point.vm.name for point in repository.points()}
+    return f"no restore point of a VM {vm!r}{did_you_mean(vm, sorted(names))}"
+
+
 def find_point(repository: "Repository", vm: str, point_id: str = LATEST) -> RestorePoint:
     """
     Return the one restore point that is meant.
@@ -69,7 +78,7 @@ def find_point(repository: "Repository", vm: str, point_id: str = LATEST) -> Res
     """
     points = points_of(repository, vm)
     if not points:
-        raise ConfigurationError(f"no restore point of a VM {vm!r}: 'azstack points' lists all")
+        raise ConfigurationError(f"{none_of(repository, vm)}; 'azstack points' lists all")
     keys = sorted({point.vm.key for point in points})
     if len(keys) > 1:
         raise ConfigurationError(f"{vm!r} names {len(keys)} VMs; give a key: {', '.join(keys)}")

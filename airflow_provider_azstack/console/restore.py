@@ -90,7 +90,14 @@ def _execute(stack: "Stack", session: "Session", plan: "RestorePlan", output: st
     from airflow_provider_azstack.engine.restore.share import keep  # noqa: PLC0415 - heavy
 
     keep(session, plan, plan.id)  # the janitor knows by it what is ours, if we are killed
-    outcomes = carry_out(stack, session, plan, lambda line: say(escape(line)))
+    try:
+        outcomes = carry_out(stack, session, plan, lambda line: say(escape(line)))
+    except KeyboardInterrupt:
+        say(
+            "[yellow]note:[/] what was written stays: the same command goes on from there, "
+            "--discard in the place of --execute gives it up"
+        )
+        raise
     show([outcome._asdict() for outcome in outcomes], output, ("vm", "status", "target", "reason"))
     for outcome in outcomes if output != "json" else ():  # JSON has them as well
         for line in outcome.lost:
@@ -105,5 +112,8 @@ def _discard(stack: "Stack", session: "Session", plan: "RestorePlan", output: st
     from airflow_provider_azstack.engine.restore.execute import discard  # noqa: PLC0415 - heavy
 
     gone = discard(stack, session, plan)
-    show([{"deleted": place} for place in gone], output, ("deleted",))
+    if gone or output == "json":
+        show([{"deleted": place} for place in gone], output, ("deleted",))
+    else:
+        say("nothing half-written was left")
     return DONE

@@ -28,6 +28,7 @@ from airflow_provider_azstack.engine.restore.vm_plan import plan_vm
 from airflow_provider_azstack.errors import AccessDenied, Refused, SourceGone, UnsupportedStack
 from airflow_provider_azstack.model import RestorePoint, to_json
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.wording import did_you_mean
 
 _COMPUTE, _NETWORK = "Microsoft.Compute", "Microsoft.Network"
 _DISK_ACTIONS = ("disks/read", "disks/write", "disks/beginGetAccess/action",
@@ -112,7 +113,8 @@ def choose_points(
         keys = sorted({point.vm.key for point in of_vm})
         found = _newest(of_vm, request.point, request.at)
         if not of_vm:
-            refusals.append(f"there is no restore point of a VM {vm!r}")
+            meant = did_you_mean(vm, sorted({point.vm.name for point in points}))
+            refusals.append(f"there is no restore point of a VM {vm!r}{meant}")
         elif len(keys) > 1:
             refusals.append(f"{vm!r} names {len(keys)} VMs: give a key: {', '.join(keys)}")
         elif found is None:

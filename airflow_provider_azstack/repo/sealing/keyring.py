@@ -87,7 +87,10 @@ def unlock(store: Store, passphrase: Secret, repository_id: bytes) -> bytes:
         except (WrongKey, Tampered) as error:
             problems.append(str(error))
     tried = "; ".join(problems) or "it has no key"
-    raise WrongKey(f"the passphrase does not open {store.url}: {tried}")
+    raise WrongKey(
+        f"the passphrase does not open {store.url}: {tried}; give the right one, or the recovery "
+        "key in its place"
+    )
 
 
 def list_keys(repository: "Repository") -> list[KeyInfo]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from support.repositories import CHEAP, VM_KEY, back_up, noise
 from support.stores import LastWriterWins
 
 import airflow_provider_azstack
-from airflow_provider_azstack import store
+from airflow_provider_azstack import console, store
 from airflow_provider_azstack.console import COMMANDS, load, main
 from airflow_provider_azstack.console.arguments import read_new_passphrase, read_passphrase
 from airflow_provider_azstack.console.points import find_point, points_of
@@ -89,6 +90,8 @@ def test_a_point_is_shown_as_facts_and_as_its_whole_record(
         (["points", "--repository", "/nowhere/at/all"], "/nowhere/at/all"),
         (["points", "--repository-id", "0" * 32], "it was swapped"),
         (["points", "--passphrase-file", "/nowhere"], "No such file"),
+        (["show", "wep"], "no restore point of a VM 'wep'; did you mean web?; 'azstack points'"),
+        (["points", "--passphrase-file", __file__], "or the recovery key in its place"),
         (["points", "--store-options", "/dev/null"], "is not JSON"),
         (["points", "--repository", ""], "give --repository or set azstack_repository"),
     ],
@@ -102,6 +105,18 @@ def test_an_error_is_one_line_and_state_2(
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1
     assert advice.lower() in printed.err.lower()
+
+
+@pytest.mark.tier1
+def test_an_interrupt_while_a_command_is_loaded_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: str) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console, "load", interrupted)
+    assert main(["points"]) == 2
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 @pytest.mark.tier1

@@ -200,6 +200,30 @@ def test_a_served_disk_can_be_copied_and_ends_with_its_server(
     assert not list((tmp_path / "store" / "sessions").glob("*"))
 
 
+@pytest.mark.tier2
+def test_an_export_that_is_told_to_stop_closes_its_session(
+    guest: GuestDisk, tmp_path: Path
+) -> None:
+    """`kill` and a service manager's stop are like Ctrl-C: nobody has to clean up after them."""
+    command = [sys.executable, "-m", "airflow_provider_azstack", *EXPORT, "--to", "-"]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="latin-1",
+    ) as export:
+        assert export.stdout is not None
+        assert export.stderr is not None
+        assert export.stdout.read(1)  # it has begun, and the pipe takes no more than 64 KiB
+        assert list((tmp_path / "store" / "sessions").iterdir())
+        export.terminate()
+        assert export.wait(20) == 2
+        assert "error: interrupted" in export.stderr.read()
+    assert not list((tmp_path / "store" / "sessions").glob("*"))
+
+
 @pytest.mark.tier1
 def test_formats_that_are_not_written_in_order_need_a_file(
     guest: GuestDisk, capsys: pytest.CaptureFixture[str]

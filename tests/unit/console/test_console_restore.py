@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from support.airflow_run import connections
@@ -12,6 +12,7 @@ from support.restores import disk_at
 
 from airflow_provider_azstack.console import main
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
+from airflow_provider_azstack.engine.restore import execute
 
 pytestmark = pytest.mark.tier2
 
@@ -69,6 +70,20 @@ def test_a_plan_is_shown_kept_and_carried_out(
     assert disk_at(emulator, disk["id"]).read(0, 7) == b"content"
     assert main(["restore", "request.yaml", "--discard", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_an_interrupted_restore_says_how_to_go_on(
+    site: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "carry_out", interrupted)
+        assert main(["restore", "request.yaml", "--execute"]) == 2
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert main(["restore", "request.yaml", "--discard"]) == 0
+    assert capsys.readouterr() == ("", "nothing half-written was left\n")
 
 
 def test_the_whole_plan_is_there_as_json(site: Rig, capsys: pytest.CaptureFixture[str]) -> None:
