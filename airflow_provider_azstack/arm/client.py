@@ -304,7 +304,7 @@ class Stack:
             return
         if error.is_unknown:
             raise ConfigurationError(str(error)) from None
-        log.info("no answer yet: %s", error)
+        log.warning("no answer yet: %s", error)  # the console shows warnings, and nothing else
         tries.wait(error, within_seconds=CONTACT_SECONDS)
 
     def _sign_in(self) -> SignIn:
