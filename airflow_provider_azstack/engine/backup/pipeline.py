@@ -26,10 +26,10 @@ from airflow_provider_azstack.engine.backup.reads import (
     page_parts,
 )
 from airflow_provider_azstack.engine.backup.regions import (
+    Neighbourhood,
     Region,
     Scratch,
     read_cells,
-    read_compared,
     read_pages,
 )
 from airflow_provider_azstack.engine.crew import Crew
@@ -37,6 +37,7 @@ from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Tally
 from airflow_provider_azstack.errors import IntegrityError
 from airflow_provider_azstack.model import ChangesKnown, DiskPart, Extent, Image
+from airflow_provider_azstack.repo.blocks.heap import keep_freed_memory
 from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
 from airflow_provider_azstack.repo.blocks.reader import BlockReader
 from airflow_provider_azstack.repo.blocks.writer import BlockWriter
@@ -79,6 +80,8 @@ class Pipeline:
         self._likeness = None if previous else Likeness()
         like = previous or sibling
         self._like = ImageReader(like, reader) if like and like.part is None else None
+        if self._like:
+            keep_freed_memory()  # of the cells that are read back
         if previous and not _fits(previous, source):
             previous = None
         self._source = source
@@ -187,7 +190,10 @@ class Pipeline:
         else:
             unfit, find = self._unfit_cells(like), self._writer.find
             before = Before(self._like, like, unfit, find, self._keep, likeness=self._likeness)
-            parts = [partial(self._read_compared, before, near) for near in by_neighbourhood(cells)]
+            parts = []
+            for group in by_neighbourhood(cells):
+                near = Neighbourhood(before, self._add, len(group))
+                parts += [partial(self._compare_cells, near, part) for part in group]
         self._open(number, [Run(*self._bounds(number))], extents, parts)
 
     def _runs_of(self, image: ImageReader | None, number: int) -> list[Run] | None:
@@ -228,11 +234,10 @@ class Pipeline:
     def _read_cells(self, part: CellsPart, region: Region, scratch: Scratch) -> None:
         self._took(region, read_cells(part, self._fetcher.fetch, self._add, scratch))
 
-    def _read_compared(
-        self, before: Before, parts: tuple[CellsPart, ...], region: Region, scratch: Scratch
+    def _compare_cells(
+        self, near: Neighbourhood, part: CellsPart, region: Region, scratch: Scratch
     ) -> None:
-        fetch = self._fetcher.fetch
-        self._took(region, read_compared(parts, fetch, self._add, before, scratch))
+        self._took(region, near.read(part, self._fetcher.fetch, scratch))
 
     def _read_pages(self, reads: tuple[Read, ...], region: Region, scratch: Scratch) -> None:
         self._took(region, read_pages(reads, self._fetcher.fetch, self._add, scratch))

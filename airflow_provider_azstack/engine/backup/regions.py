@@ -9,7 +9,7 @@ stored only after its last part.
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 
 from airflow_provider_azstack.engine.backup.before import Before
 from airflow_provider_azstack.engine.backup.fetch import Piece
@@ -90,25 +90,6 @@ def read_cells(part: CellsPart, fetch: Fetch, add: AddBlock, scratch: Scratch) -
     ]
 
 
-def read_compared(
-    parts: Iterable[CellsPart], fetch: Fetch, add: AddBlock, before: Before, scratch: Scratch
-) -> list[Run]:
-    """Read the parts of a neighbourhood and store the pages that are not as they were before."""
-    gathered = _Gathered(add, scratch.gather)
-    runs: list[Run] = []
-    for offset, data in chain.from_iterable(_cells(part, fetch, scratch.read) for part in parts):
-        if is_zero(data):
-            runs.append(Run(offset, len(data)))
-        elif (found := before.look(offset, data)) is None:
-            runs.append(Run(offset, len(data), add(data)))
-        else:
-            runs.extend(found.kept)
-            for page in found.changed:
-                start = page.offset - offset
-                gathered.take(page.offset, data[start : start + page.length])
-    return runs + gathered.finish()
-
-
 def _cells(part: CellsPart, fetch: Fetch, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Read a part; yield offset and content of its cells, which are in the buffer till the next."""
     filled = 0
@@ -136,6 +117,43 @@ def read_pages(reads: Iterable[Read], fetch: Fetch, add: AddBlock, scratch: Scra
                 start = extent.offset - read.offset
                 gathered.take(extent.offset, piece.buffer[start : start + extent.length])
     return gathered.finish()
+
+
+class Neighbourhood:
+    """
+    Cells near each other that are compared with an image, by several threads.
+
+    They go through it together, not each through one of its own: what the image has of it lies in
+    the same blocks, which then are read once.
+    """
+
+    def __init__(self, before: Before, add: AddBlock, parts: int) -> None:
+        self._before = before
+        self._add = add
+        self._gathered = _Gathered(add, lazy_buffer(GATHER_BYTES))
+        self._parts = parts
+        self._lock = threading.Lock()
+
+    def read(self, part: CellsPart, fetch: Fetch, scratch: Scratch) -> list[Run]:
+        """Read a part; the last one returns the runs of all pages that are not as before."""
+        runs: list[Run] = []
+        for offset, data in _cells(part, fetch, scratch.read):
+            if is_zero(data):
+                runs.append(Run(offset, len(data)))
+            elif (found := self._before.look(offset, data)) is None:
+                runs.append(Run(offset, len(data), self._add(data)))
+            else:
+                runs.extend(found.kept)
+                self._gather(found.changed, offset, data)
+        with self._lock:
+            self._parts -= 1
+            return runs if self._parts else runs + self._gathered.finish()
+
+    def _gather(self, pages: Iterable[Extent], offset: int, data: memoryview) -> None:
+        with self._lock:
+            for page in pages:
+                start = page.offset - offset
+                self._gathered.take(page.offset, data[start : start + page.length])
 
 
 def _side_by_side(reads: Sequence[Read], buffer: memoryview) -> list[Piece]:
