@@ -191,7 +191,7 @@ def _upkeep() -> tuple[ActionCommand, ...]:
             "Check that everything that is there can be restored",
             *_TABLE,
             Arg(("--mode",), choices=("structure", "cycle", "full"), default="structure"),
-            Arg(("--budget",), type=int, default=None, help="of a cycle: bytes to read"),
+            Arg(("--budget",), default="", help="of a cycle: read so much, such as 200G"),
             Arg(("--days",), type=int, default=30, help="in which daily cycles read everything"),
             Arg(("--resume",), action="store_true", help="go on with a full one that was stopped"),
         ),

@@ -5,7 +5,7 @@ Owns nothing but where the repository comes from; the work is the console's.
 Invariant: the same tables, pages and exit states as the commands of ``azstack``.
 """
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 
 from airflow_provider_azstack.commands.connections import repository_hook
 from airflow_provider_azstack.commands.console import command
@@ -13,7 +13,8 @@ from airflow_provider_azstack.console.coverage import show_coverage
 from airflow_provider_azstack.console.jobs import list_jobs
 from airflow_provider_azstack.console.report import write_report
 from airflow_provider_azstack.console.usage import show_usage
-from airflow_provider_azstack.console.verify import verify_repository
+from airflow_provider_azstack.console.verify import size, verify_repository
+from airflow_provider_azstack.errors import ConfigurationError
 
 
 @command
@@ -43,4 +44,8 @@ def report(args: Namespace) -> int:
 @command
 def verify(args: Namespace) -> int:
     """Verify the repository, and print what was found."""
+    try:
+        args.budget = size(args.budget) if args.budget else None
+    except ArgumentTypeError as error:
+        raise ConfigurationError(f"--budget: {error}") from None
     return verify_repository(repository_hook(args).get_conn(), args)

@@ -2,15 +2,21 @@
 
 import ast
 import re
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import support.airflow_home
+from airflow.cli.cli_config import ActionCommand, GroupCommand
 
 from airflow_provider_azstack import errors
-from airflow_provider_azstack.console import COMMANDS
+from airflow_provider_azstack.commands import get_commands
+from airflow_provider_azstack.console import COMMANDS, load
 
 pytestmark = pytest.mark.tier1
+
+assert support.airflow_home.HOME
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,22 +95,61 @@ def test_troubleshooting_knows_every_error_and_whether_it_is_retried() -> None:
         assert (retried == "no") == error_classes()[name].never_retry, name
 
 
-def test_the_commands_in_the_pages_exist() -> None:
-    """`airflow azstack ...` in a page is a command of this package."""
-    commands = (ROOT / "airflow_provider_azstack" / "commands" / "__init__.py").read_text()
-    for page in PAGES:
-        for command in re.findall(r"airflow azstack ([a-z-]+)", page.read_text()):
-            assert f'"{command}"' in commands, f"{page.name}: {command}"
-
-
-def test_the_commands_of_the_console_in_the_pages_exist() -> None:
-    """`azstack ...` in a page, as code or in an example, is a command of the console."""
+def lines_of_code() -> Iterator[tuple[str, str]]:
+    """Yield each piece of code in the pages, and each line of an example, with the page's name."""
     for page in PAGES:
         text = page.read_text()
-        code = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^\$ (.+)$", text, re.MULTILINE)
-        for line in code:
-            for command in re.findall(r"(?<!airflow )\bazstack ([a-z][a-z-]*)", line):
-                assert command in COMMANDS, f"{page.name}: {command}"
+        for code in re.findall(r"`([^`\n]+)`", text):
+            yield page.name, code
+        for block in re.findall(r"^```(?:console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            for line in block.splitlines():
+                yield page.name, line.partition(" #")[0]
+
+
+def options_in(line: str) -> set[str]:
+    """Return the options of the first command of a line."""
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", re.split(r"[|&;]", line)[0]))
+
+
+def options_of(parser: ArgumentParser, words: set[str]) -> set[str]:
+    """Return what a parser takes, and what those of its actions take that are among the words."""
+    taken = set(parser._option_string_actions)
+    for action in parser._subparsers._group_actions if parser._subparsers else ():
+        for name, inner in dict(action.choices or {}).items():
+            taken |= options_of(inner, words) if name in words else set()
+    return taken
+
+
+def test_the_commands_in_the_pages_exist_with_these_options() -> None:
+    """`airflow azstack ...` in a page is a command of this package, and takes what stands there."""
+    (group,) = get_commands()
+    assert isinstance(group, GroupCommand)
+    known = {
+        command.name: {flag for arg in command.args for flag in arg.flags}
+        for command in group.subcommands
+        if isinstance(command, ActionCommand)
+    }
+    seen = 0
+    for page, line in lines_of_code():
+        for command, rest in re.findall(r"\bairflow azstack ([a-z-]+)(.*)", line):
+            assert command in known, f"{page}: {line}"
+            assert options_in(rest) <= known[command], f"{page}: {line}"
+            seen += 1
+    assert seen > 20
+
+
+def test_the_commands_of_the_console_in_the_pages_exist_with_these_options() -> None:
+    """`azstack ...` in a page, as code or in an example, works as it stands there."""
+    seen = 0
+    for page, line in lines_of_code():
+        for command, rest in re.findall(r"^(?:\$ )?azstack ([a-z][a-z-]*)(.*)", line):
+            assert command in COMMANDS, f"{page}: {line}"
+            parser = ArgumentParser()
+            load(command).add(parser)
+            taken = options_of(parser, set(rest.split()))
+            assert options_in(rest) <= taken, f"{page}: {line}"
+            seen += 1
+    assert seen > 50
 
 
 def test_the_code_in_the_pages_is_python() -> None:

@@ -12,6 +12,7 @@ from airflow_provider_azstack.commands import get_commands
 from airflow_provider_azstack.commands.console import command
 from airflow_provider_azstack.commands.doctor import ask, pool_answers
 from airflow_provider_azstack.commands.pools import plan
+from airflow_provider_azstack.commands.reports import verify
 from airflow_provider_azstack.commands.roles import ROLES, role_definition, roles
 from airflow_provider_azstack.config import Config, Host
 from airflow_provider_azstack.console.present import show
@@ -46,6 +47,15 @@ def test_every_command_is_there_and_its_function_exists() -> None:
         "init-repository",
         "emulator",
     }
+
+
+def test_a_budget_that_is_no_size_is_refused_before_anything_is_opened(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        verify(Namespace(budget="12Q", verbose=False))
+    assert ended.value.code == 2
+    assert "--budget: '12Q' is no size: write 500M, 200G or 4T" in capsys.readouterr().err
 
 
 def test_pools_are_compared_by_name_and_others_are_left_alone() -> None:
