@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         site.look_for_leftovers()
         if options.ui:
             _leave_running(site)
+        screen.remark(f"logs and repository are in {directory}; 'make ui' leaves all of it running")
         return site.rows
 
     return demonstrate(directory, steps)
