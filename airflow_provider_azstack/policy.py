@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from fnmatch import translate
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 import pendulum
@@ -58,7 +58,19 @@ _WINDOW_END = (
     r"^(([01][0-9]|2[0-3]):[0-5][0-9]|[1-9][0-9]{0,2}h([1-5]?[0-9]m)?|[1-9][0-9]{0,3}m)$(?!\n)"
 )
 WindowEnd = Annotated[str, Meta(pattern=_WINDOW_END)]
+
+
+def _pattern(kind: Any) -> str:
+    return str(get_args(kind)[1].pattern)
+
+
 _IN_WORDS = {
+    _pattern(PolicyName): "a name of small letters, digits, '.', '_' and '-'",
+    _pattern(SubscriptionId): "a subscription's id, as 11111111-2222-3333-4444-555555555555",
+    _pattern(GroupName): "a resource group's name",
+    _pattern(VmPattern): "a VM's name, or a pattern such as web-*",
+    _pattern(TagName): "a tag's name",
+    _pattern(TagPattern): "a tag's value, or a pattern",
     _WINDOW_END: 'a time in quotes such as "06:00", or a span such as 8h, 7h30m or 90m',
     _DISK: "vm/disk, each a name or a pattern",
     WITHIN_PATTERN: "a time such as 14d or 1y6m",

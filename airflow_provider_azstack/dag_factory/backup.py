@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pendulum
-from airflow.providers.common.compat.sdk import DAG, TaskGroup, TriggerRule, task_group
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowException,
+    TaskGroup,
+    TriggerRule,
+    task_group,
+)
 
 from airflow_provider_azstack.config import BackupHost, Config, config_path, load_config
 from airflow_provider_azstack.dag_factory.placement import (
@@ -28,6 +34,7 @@ from airflow_provider_azstack.dag_factory.placement import (
     group_id,
     placement,
 )
+from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.operators.backup import (
     AcceptManifest,
     CleanUp,
@@ -94,7 +101,19 @@ def backup_dag(
         schedule = policy.schedule
     with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
         _backup(policy, config, hosts, connections)
+    _require_schedule(dag, policy)
     return dag
+
+
+def _require_schedule(dag: DAG, policy: Policy) -> None:
+    """Refuse what is no schedule: Airflow does so later, and does not say whose it is."""
+    try:
+        dag.timetable.validate()
+    except AirflowException as error:
+        raise ConfigurationError(
+            f"policy {policy.name}: schedule {dag.schedule!r}: {error}: write cron text such as "
+            "'0 1 * * *', or @daily"
+        ) from None
 
 
 def policy_files(environ: Mapping[str, str] = os.environ) -> list[Path]:

@@ -216,6 +216,13 @@ def test_a_policys_schedule_is_its_dags_unless_the_dag_file_has_one() -> None:
     assert own.timetable.expression == "5 5 * * *"
 
 
+@pytest.mark.parametrize("schedule", ["0 1 * *", "nightly", "0 25 * * *", "@nightly"])
+def test_what_is_no_schedule_is_refused_with_the_policys_name(schedule: str) -> None:
+    """Airflow would say only that some schedule of the file is wrong."""
+    with pytest.raises(ConfigurationError, match=r"policy p: schedule '.*: write cron text"):
+        backup_dag("a", policy={"name": "p", "schedule": schedule}, config=CONFIG)
+
+
 def test_a_schedule_is_of_the_policys_time_zone() -> None:
     """One o'clock is the operator's: summer time moves it in UTC."""
     policy = {"name": "p", "schedule": "0 1 * * *", "timezone": "Europe/Berlin"}

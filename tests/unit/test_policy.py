@@ -38,7 +38,9 @@ def test_the_example_policy_is_valid() -> None:
     ("value", "said"),
     [
         ({}, "name"),
-        ({"name": "Nightly"}, "name"),
+        ({"name": "Nightly"}, "Expected a name of small letters, digits.*name"),
+        ({"name": "a", "selection": {"vms": ["web 1"]}}, "Expected a VM's name, or a pattern"),
+        ({"name": "a", "selection": {"subscriptions": ["prod"]}}, "Expected a subscription's id"),
         ({"name": "a", "selektion": {}}, "selektion"),
         ({"name": "a", "selection": {"vm": []}}, "vm"),
         ({"name": "a", "selection": {"vms": "web"}}, r"\$\.selection\.vms"),
