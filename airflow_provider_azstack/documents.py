@@ -15,6 +15,7 @@ from airflow_provider_azstack.config import read_text
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.wording import one_line
 
+_NEITHER = "neither YAML nor JSON at "
 _LONGEST_KEY = 60  # of what was given: it may be anything
 
 
@@ -30,11 +31,13 @@ def read_document(file: Path, advice: str) -> Any:
         return yaml.load(text, _Loader)  # noqa: S506 - a safe loader that refuses more
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
         problem = one_line(ValueError(error.problem or "not readable"))
-        raise ConfigurationError(f"{file}: neither YAML nor JSON{place}: {problem}") from None
-    except (yaml.YAMLError, ValueError):  # a character, or a date that no calendar has
-        raise ConfigurationError(f"{file}: neither YAML nor JSON") from None
+        # What cannot be constructed is YAML all the same.
+        syntax = "" if isinstance(error, yaml.constructor.ConstructorError) else _NEITHER
+        raise ConfigurationError(f"{file}: {syntax}{place}: {problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a character, a date that no calendar has
+        raise ConfigurationError(f"{file}: neither YAML nor JSON: {one_line(error)}") from None
     except RecursionError:
         raise ConfigurationError(f"{file}: nested too deeply") from None
 

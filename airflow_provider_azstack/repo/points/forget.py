@@ -140,7 +140,9 @@ def _check(repository: "Repository", chosen: Collection[PointKey], confirm: str)
         seen = census.recorded(repository) | census.forgotten(repository)
         for vm, point in unknown:
             if f"{vm}/{point}" not in seen:
-                raise ConfigurationError(f"VM {vm} has no restore point {point!r}")
+                raise ConfigurationError(
+                    f"VM {vm} has no restore point {point!r}: 'azstack points' lists their ids"
+                )
     left.subtract(vm for vm, point in chosen if (vm, point) not in unknown)
     emptied = sorted(vm for vm, _ in chosen if left[vm] <= 0)
     if emptied and confirm != repository.id:
