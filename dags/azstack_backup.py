@@ -1,6 +1,6 @@
 """One DAG for each policy file: ``policies/nightly.yaml`` makes the DAG ``azstack_nightly``."""
 
-from airflow_provider_azstack.dag_factory import backup_dag, policy_files
+from airflow_provider_azstack.dag_factory import policy_dag, policy_files
 
 for file in policy_files():
-    dag = backup_dag(f"azstack_{file.stem}", policy=file)
+    dag = policy_dag(file)

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.dag_factory.backup import backup_dag, policy_files
+    from airflow_provider_azstack.dag_factory.backup import backup_dag, policy_dag, policy_files
     from airflow_provider_azstack.dag_factory.restore import restore_dag
     from airflow_provider_azstack.dag_factory.upkeep import (
         janitor_dag,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "backup_dag",
     "janitor_dag",
+    "policy_dag",
     "policy_files",
     "prune_dag",
     "rehearsal_dag",
@@ -30,7 +31,12 @@ __all__ = [
     "sync_dag",
     "verify_dag",
 ]
-_ELSEWHERE = {"backup_dag": "backup", "policy_files": "backup", "restore_dag": "restore"}
+_ELSEWHERE = {
+    "backup_dag": "backup",
+    "policy_dag": "backup",
+    "policy_files": "backup",
+    "restore_dag": "restore",
+}
 
 
 def __getattr__(name: str) -> Any:

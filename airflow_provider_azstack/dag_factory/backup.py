@@ -44,6 +44,7 @@ from airflow_provider_azstack.operators.backup import (
     Snapshot,
     Stream,
 )
+from airflow_provider_azstack.operators.refuse import RefusePolicy
 from airflow_provider_azstack.params import trigger_form
 from airflow_provider_azstack.policy import Policy, load_policy
 
@@ -99,9 +100,10 @@ def backup_dag(
     }
     if schedule is None:
         schedule = policy.schedule
-    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
-        _backup(policy, config, hosts, connections)
+    dag = DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments})
     _require_schedule(dag, policy)
+    with dag:
+        _backup(policy, config, hosts, connections)
     return dag
 
 
@@ -114,6 +116,35 @@ def _require_schedule(dag: DAG, policy: Policy) -> None:
             f"policy {policy.name}: schedule {dag.schedule!r}: {error}: write cron text such as "
             "'0 1 * * *', or @daily"
         ) from None
+
+
+def policy_dag(file: Path, *, config: Config | str | Path | None = None) -> DAG:
+    """
+    Return the DAG of a policy file, or one whose runs fail with the mistake that is in the file.
+
+    Airflow schedules nothing of a DAG file that cannot be loaded: a mistake in one policy must not
+    keep the others from being backed up, and must be red where people look.
+
+    :raises ConfigurationError: the configuration is wrong, which all policies share.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    dag_id = f"azstack_{file.stem}"
+    try:
+        return backup_dag(dag_id, policy=file, config=config)
+    except ConfigurationError as error:
+        mistake = str(error)
+    first, *_ = config.backup_hosts()
+    with DAG(
+        dag_id,
+        schedule="@daily",  # the policy's own may be the mistake
+        start_date=pendulum.datetime(2025, 1, 1, tz="UTC"),
+        catchup=False,
+        max_active_runs=1,
+        doc_md=f"Nothing is backed up by this policy: {mistake}",
+        tags=["azstack", "backup"],
+    ) as dag:
+        RefusePolicy(task_id="policy", mistake=mistake, **placement(first))
+    return dag
 
 
 def policy_files(environ: Mapping[str, str] = os.environ) -> list[Path]:

@@ -8,14 +8,15 @@ from pathlib import Path
 import pendulum
 import pytest
 import support.airflow_home
-from airflow.providers.common.compat.sdk import DAG, BaseOperator
+from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseOperator
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import TimeRestriction
 
 from airflow_provider_azstack.arm.retry import CONTACT_SECONDS
 from airflow_provider_azstack.config import Config, Host
-from airflow_provider_azstack.dag_factory import backup_dag, janitor_dag, restore_dag
+from airflow_provider_azstack.dag_factory import backup_dag, janitor_dag, policy_dag, restore_dag
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.policy import TriggerConf, trigger_params
 
@@ -312,3 +313,46 @@ def test_hosts_write_between_prepare_and_the_end_of_shared_disks() -> None:
     finish = dag.get_task("finish_disks")
     assert (finish.pool, finish.trigger_rule) == ("azstack_alpha", "all_done")
     assert finish.downstream_task_ids == {"complete"}
+
+
+@pytest.fixture
+def policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of policies, and a configuration beside it."""
+    (tmp_path / "azurestack.conf").write_text('{"hosts": {"one": {}, "two": {}}}')
+    monkeypatch.setenv("AZSTACK_CONF", str(tmp_path / "azurestack.conf"))
+    monkeypatch.delenv("AZSTACK_POLICIES", raising=False)
+    (tmp_path / "policies").mkdir()
+    return tmp_path / "policies"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: bad\nschedul: '0 1 * * *'\n", "schedule"),
+        ("name: bad\nschedule: 'at night'\n", "at night"),
+        ("name: bad\nhosts: [three]\n", "three"),
+        ("name: [\n", "bad.yaml"),
+    ],
+)
+def test_a_mistake_in_one_policy_stops_no_other(policies: Path, text: str, said: str) -> None:
+    """The shipped DAG file loads; the DAG of that policy is there, and its only task fails."""
+    (policies / "bad.yaml").write_text(text)
+    (policies / "good.yaml").write_text("name: good\nschedule: '0 1 * * *'\n")
+    [shipped] = [path for path in SHIPPED if path.stem == "azstack_backup"]
+    bag = BundleDagBag(dag_folder=shipped, bundle_path=shipped.parent, bundle_name="shipped")
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {"azstack_bad", "azstack_good"}
+    assert "discover" in bag.dags["azstack_good"].task_dict
+    refused = bag.dags["azstack_bad"]
+    [task] = refused.tasks
+    assert (task.queue, refused.schedule) == ("one", "@daily")
+    with pytest.raises(AirflowFailException, match=said):
+        task.execute({})
+
+
+def test_a_mistake_in_the_configuration_is_all_policies(policies: Path) -> None:
+    """There is no host then on which a task could fail."""
+    (policies / "good.yaml").write_text("name: good\n")
+    (policies.parent / "azurestack.conf").write_text('{"hosts": {}}')
+    with pytest.raises(ConfigurationError):
+        policy_dag(policies / "good.yaml")
