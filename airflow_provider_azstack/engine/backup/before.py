@@ -119,19 +119,21 @@ def changed_pages(offset: int, now: memoryview, before: bytes) -> list[Extent]:
     """
     found: list[Extent] = []
     end = -1
-    for piece in range(0, len(now), _PIECE_BYTES):
-        stop = min(piece + _PIECE_BYTES, len(now))
-        if bytes(now[piece:stop]) == before[piece:stop]:
+    for first in range(0, len(now), _PIECE_BYTES):
+        piece, old = bytes(now[first : first + _PIECE_BYTES]), before[first : first + _PIECE_BYTES]
+        if piece == old:
             continue
-        for start in range(piece, stop, PAGE_BYTES):
-            page = bytes(now[start : min(start + PAGE_BYTES, stop)])
-            if page == before[start : start + len(page)]:
+        for start in range(0, len(piece), PAGE_BYTES):
+            page = piece[start : start + PAGE_BYTES]
+            if page == old[start : start + PAGE_BYTES]:
                 continue
-            if start == end:
-                found[-1] = found[-1]._replace(length=found[-1].length + len(page))
+            begin = offset + first + start
+            if begin == end:
+                begin, length, _ = found.pop()
+                end += len(page)
             else:
-                found.append(Extent(offset + start, len(page)))
-            end = start + len(page)
+                length, end = 0, begin + len(page)
+            found.append(Extent(begin, length + len(page)))
     return found
 
 

@@ -62,7 +62,8 @@ def join(runs: Iterable[Run]) -> list[Run]:
             and last.offset + last.length == run.offset
             and (run.block_id is None or last.start + last.length == run.start)
         ):
-            last = joined[-1] = last._replace(length=last.length + run.length)
+            last = Run(last.offset, last.length + run.length, last.block_id, last.start)
+            joined[-1] = last
         else:
             last = run
             joined.append(run)
