@@ -109,11 +109,11 @@ def _bars(
 def _compared(
     bar: Bar, ours: float, theirs: Mapping[str, float], peers: Mapping[str, type[Tool]]
 ) -> tuple[str, bool]:
-    """Compare with the best of all others; where that one does without zstd, say both."""
-    best = min(theirs, key=lambda name: theirs[name])
+    """Compare with those of comparable compression; where another does better, say both."""
+    zstd = {name: figure for name, figure in theirs.items() if peers[name].uses_zstd}
+    comparable = theirs if bar.ours == FAST else zstd or theirs
+    best, any_best = (min(of, key=of.__getitem__) for of in (comparable, theirs))
     text = f"{bar.what}: {theirs[best] / ours:.2f} times better than {best}"
-    with_zstd = {name: figure for name, figure in theirs.items() if peers[name].uses_zstd}
-    if best not in with_zstd and with_zstd:
-        other = min(with_zstd, key=lambda name: with_zstd[name])
-        text += f", {theirs[other] / ours:.2f} than {other} with zstd"
+    if any_best != best:
+        text += f", {theirs[any_best] / ours:.2f} than {any_best}, which compresses less"
     return f"{text}; bar {bar.factor:g}", theirs[best] >= bar.factor * ours
