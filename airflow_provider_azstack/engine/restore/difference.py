@@ -251,11 +251,11 @@ class _Overwriting:
         now = bytearray(extent.length)
         self._wait_for(extent.length)
         before.read_into(extent.offset, memoryview(now))
-        wanted = memoryview(self._source.read(extent.offset, extent.length))
+        wanted = self._source.read(extent.offset, extent.length)
         sent = 0
-        for start, end in unequal(memoryview(now), wanted):
+        for start, end in unequal(now, wanted):
             self._wait_for(end - start)
-            writer.write(extent.offset + start, wanted[start:end])
+            writer.write(extent.offset + start, memoryview(wanted)[start:end])
             sent += end - start
         return sent
 

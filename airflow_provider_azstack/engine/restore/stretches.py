@@ -42,8 +42,8 @@ def nonzero(data: bytes) -> Iterator[tuple[int, int]]:
     return _where(len(data), lambda at: data[at : at + PAGE_BYTES] != _ZERO)
 
 
-def unequal(now: memoryview, wanted: memoryview) -> Iterator[tuple[int, int]]:
-    """Yield where whole pages differ, neighbours joined."""
+def unequal(now: bytearray, wanted: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where whole pages differ, neighbours joined; views would be compared byte by byte."""
     return _where(len(wanted), lambda at: now[at : at + PAGE_BYTES] != wanted[at : at + PAGE_BYTES])
 
 

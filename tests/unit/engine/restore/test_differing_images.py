@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_azstack.engine.restore.difference import _different, _unequal
+from airflow_provider_azstack.engine.restore.difference import _different
+from airflow_provider_azstack.engine.restore.stretches import unequal
 from airflow_provider_azstack.repo.images.runs import Run
 
 pytestmark = pytest.mark.tier1
@@ -65,9 +66,9 @@ def test_pages_that_are_equal_are_not_written(changed: list[bool], short: int) -
     for number, is_changed in enumerate(changed):
         if is_changed:
             wanted[number * PAGE + 7] = 1
-    for start, end in _unequal(memoryview(now), memoryview(wanted)):
+    for start, end in unequal(now, bytes(wanted)):
         now[start:end] = wanted[start:end]
         assert start % PAGE == 0
     assert now == wanted
-    pieces = list(_unequal(memoryview(bytes(len(wanted))), memoryview(wanted)))
+    pieces = list(unequal(bytearray(len(wanted)), bytes(wanted)))
     assert sum(-(-(end - start) // PAGE) for start, end in pieces) == sum(changed)
