@@ -104,7 +104,7 @@ class Before:
         if whole:
             return None
         self._keep(len(data) - sum(page.length for page in pages))
-        return Found(list(outside(runs, pages)), pages)
+        return Found(outside(runs, pages), pages)
 
     def _saw(self, *, is_alike: bool) -> None:
         if self._likeness is not None:

@@ -176,12 +176,18 @@ class _Gathered:
 
     def take(self, offset: int, data: memoryview) -> None:
         """Gather the pages that hold data; the others become zero."""
+        first = -1  # of the pages with data that are not gathered yet
         for start in range(0, len(data), PAGE_BYTES):
             page = data[start : start + PAGE_BYTES]
-            if is_zero(page):
-                self._runs.append(Run(offset + start, len(page)))
-            else:
-                self._put(offset + start, page)
+            if not is_zero(page):
+                first = start if first < 0 else first
+                continue
+            if first >= 0:
+                self._put(offset + first, data[first:start])
+                first = -1
+            self._runs.append(Run(offset + start, len(page)))
+        if first >= 0:
+            self._put(offset + first, data[first:])
 
     def finish(self) -> list[Run]:
         """Store what is still waiting and return the runs of everything taken."""
@@ -189,19 +195,24 @@ class _Gathered:
             self._store()
         return self._runs
 
-    def _put(self, offset: int, page: memoryview) -> None:
-        end = self._filled + len(page)
-        if end > len(self._buffer):
-            self._store()
-            end = len(page)
-        self._buffer[self._filled : end] = page
-        self._filled = end
+    def _put(self, offset: int, data: memoryview) -> None:
+        while data:
+            if self._filled == len(self._buffer):
+                self._store()
+            piece = data[: len(self._buffer) - self._filled]
+            end = self._filled + len(piece)
+            self._buffer[self._filled : end] = piece
+            self._filled = end
+            self._wait(offset, len(piece))
+            offset, data = offset + len(piece), data[len(piece) :]
+
+    def _wait(self, offset: int, length: int) -> None:
         if self._waiting:
-            first, length, _ = self._waiting[-1]
-            if first + length == offset:
-                self._waiting[-1] = Extent(first, length + len(page))
+            first, before, _ = self._waiting[-1]
+            if first + before == offset:
+                self._waiting[-1] = Extent(first, before + length)
                 return
-        self._waiting.append(Extent(offset, len(page)))
+        self._waiting.append(Extent(offset, length))
 
     def _store(self) -> None:
         block_id = self._add(self._buffer[: self._filled])

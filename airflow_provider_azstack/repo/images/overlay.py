@@ -46,13 +46,15 @@ def between(runs: Sequence[Run], offset: int, end: int) -> Iterator[Run]:
         at += 1
 
 
-def outside(runs: Sequence[Run], extents: Iterable[Extent]) -> Iterator[Run]:
-    """Yield what of ``runs`` lies between ``extents``, which are sorted and inside them."""
-    position = runs[0].offset
+def outside(runs: Sequence[Run], extents: Iterable[Extent]) -> list[Run]:
+    """Return what of ``runs`` lies between ``extents``, which are sorted and inside them."""
+    kept: list[Run] = []
+    position, at = runs[0].offset, 0
     for extent in extents:
-        yield from between(runs, position, extent.offset)
+        at = _keep(runs, at, position, extent.offset, kept)
         position = extent.offset + extent.length
-    yield from between(runs, position, runs[-1].end)
+    _keep(runs, at, position, runs[-1].end, kept)
+    return kept
 
 
 def overlay(previous: Sequence[Run], changes: Iterable[Run]) -> list[Run]:
@@ -62,15 +64,29 @@ def overlay(previous: Sequence[Run], changes: Iterable[Run]) -> list[Run]:
     :param changes: sorted, without overlaps, inside the region.
     """
     result: list[Run] = []
-    position = previous[0].offset
+    position, at = previous[0].offset, 0
     for change in changes:
         if change.offset < position:
             raise ValueError(f"two changes cover offset {change.offset}")
-        result.extend(between(previous, position, change.offset))
+        at = _keep(previous, at, position, change.offset, result)
         result.append(change)
         position = change.end
-    result.extend(between(previous, position, previous[-1].end))
+    _keep(previous, at, position, previous[-1].end, result)
     return join(result)
+
+
+def _keep(runs: Sequence[Run], at: int, offset: int, end: int, kept: list[Run]) -> int:
+    """Append what ``runs`` say from ``offset`` to ``end``; look from ``at`` on, return where."""
+    while offset < end:
+        run = runs[at]
+        stop = run.offset + run.length
+        if stop <= offset:
+            at += 1
+            continue
+        cut = min(stop, end)
+        kept.append(run if (offset, cut) == (run.offset, stop) else run.cut(offset, cut))
+        offset = cut
+    return at
 
 
 def whole_pages(

@@ -78,19 +78,15 @@ def encode_runs(runs: Sequence[Run]) -> bytes:
     """
     numbers: dict[bytes | None, int] = {None: 0}
     expected = runs[0].offset
-    for run in runs:
-        if run.offset != expected or run.length <= 0 or run.start < 0:
-            raise ValueError(f"the run at {run.offset} does not follow the one before it")
-        expected = run.end
-        numbers.setdefault(run.block_id, len(numbers))
+    for offset, length, block_id, start in runs:
+        if offset != expected or length <= 0 or start < 0:
+            raise ValueError(f"the run at {offset} does not follow the one before it")
+        expected += length
+        numbers.setdefault(block_id, len(numbers))
     ids = [block_id for block_id in numbers if block_id is not None]
     count = len(runs)
-    columns = struct.pack(
-        f"<{3 * count}I",
-        *(run.length for run in runs),
-        *(numbers[run.block_id] for run in runs),
-        *(run.start for run in runs),
-    )
+    _, lengths, blocks, starts = zip(*runs, strict=True)
+    columns = struct.pack(f"<{3 * count}I", *lengths, *map(numbers.__getitem__, blocks), *starts)
     head = _HEAD.pack(_GROUP, count, len(ids), expected - runs[0].offset)
     return b"".join((head, *ids, columns))
 
