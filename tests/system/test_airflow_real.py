@@ -124,11 +124,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     for number in range(MANAGED):
         disks = [DiskSpec(size_bytes=SIZE)] * (1 + number % 2)
         vm = site.emulator.add_vm(f"vm{number}", "good", disks)
-        vm.disks[0].write(0, os.urandom(2 * MIB))
+        # Whatever a host is given, there is something to read: keys, and so the shares, are random.
+        for disk in vm.disks:
+            disk.write(0, os.urandom(2 * MIB))
     account = site.emulator.add_storage_account("vhds1", "good")
     assert account
     spec = DiskSpec(kind="unmanaged", size_bytes=SIZE, account="vhds1")
-    site.emulator.add_vm("classic", "good", [spec])
+    classic = site.emulator.add_vm("classic", "good", [spec])
+    classic.disks[0].write(0, os.urandom(MIB))
     for name in ("bad", "worse"):
         vm = site.emulator.add_vm(name, "bad", [DiskSpec(size_bytes=4 * MIB)])
         vm.disks[0].write(0, name.encode() * 1000)
