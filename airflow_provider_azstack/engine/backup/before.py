@@ -13,11 +13,11 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
+from airflow_provider_azstack.engine.pages import unequal
 from airflow_provider_azstack.errors import IntegrityError
 from airflow_provider_azstack.model import Extent
 from airflow_provider_azstack.repo.images.overlay import (
     MAX_RUNS_PER_CELL,
-    PAGE_BYTES,
     arrange,
     between,
     outside,
@@ -27,8 +27,6 @@ from airflow_provider_azstack.repo.images.runs import Run
 
 log = logging.getLogger(__name__)
 
-# Most of a cell that changed is as it was: pieces of this size are compared before their pages.
-_PIECE_BYTES = 16 * PAGE_BYTES
 # What a sibling is trusted with at first, and at most: a cell that has little in common costs two.
 _CREDIT, _MOST_CREDIT = 4, 8
 
@@ -84,7 +82,7 @@ class Before:
 
     def look(self, offset: int, data: memoryview) -> Found | None:
         """Return what of a cell is there already; None when it has to be stored whole."""
-        runs = list(between(self._runs, offset, offset + len(data)))
+        runs = between(self._runs, offset, offset + len(data))
         block_id = self._find(data)
         if block_id is not None:
             if len(runs) == 1 and runs[0].block_id == block_id:
@@ -117,24 +115,7 @@ def changed_pages(offset: int, now: memoryview, before: bytes) -> list[Extent]:
 
     :param offset: of the cell.
     """
-    found: list[Extent] = []
-    end = -1
-    for first in range(0, len(now), _PIECE_BYTES):
-        piece, old = bytes(now[first : first + _PIECE_BYTES]), before[first : first + _PIECE_BYTES]
-        if piece == old:
-            continue
-        for start in range(0, len(piece), PAGE_BYTES):
-            page = piece[start : start + PAGE_BYTES]
-            if page == old[start : start + PAGE_BYTES]:
-                continue
-            begin = offset + first + start
-            if begin == end:
-                begin, length, _ = found.pop()
-                end += len(page)
-            else:
-                length, end = 0, begin + len(page)
-            found.append(Extent(begin, length + len(page)))
-    return found
+    return [Extent(offset + start, end - start) for start, end in unequal(bytes(now), before)]
 
 
 def _held(runs: Sequence[Run]) -> int:

@@ -22,6 +22,7 @@ from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES
 from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.engine.backup.audit import compare, sample_offsets, unchanged_ranges
 from airflow_provider_azstack.engine.crew import Crew
+from airflow_provider_azstack.engine.pages import unequal
 from airflow_provider_azstack.engine.restore.page_blob import READ_SECONDS, BlobTarget, is_copy
 from airflow_provider_azstack.engine.restore.parts import Regions, part_name
 from airflow_provider_azstack.engine.restore.records import (
@@ -32,7 +33,6 @@ from airflow_provider_azstack.engine.restore.records import (
 )
 from airflow_provider_azstack.engine.restore.safety import Safety
 from airflow_provider_azstack.engine.restore.standing import Standing, look
-from airflow_provider_azstack.engine.restore.stretches import unequal
 from airflow_provider_azstack.engine.restore.targets import writer_of
 from airflow_provider_azstack.engine.restore.writing import THREADS, Restore
 from airflow_provider_azstack.errors import (

@@ -1,17 +1,14 @@
 """
-What of a disk is sent: stretches of data that one write may hold, without their zero pages.
+What of a disk is sent: stretches of data that one write may hold.
 
-Owns the cutting and joining; sends nothing. Invariant: put together, the stretches are the data of
-the stream, and what is left out of them is zero, or there already.
+Owns the joining; sends nothing. Invariant: put together, the stretches are the data of the stream.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import NamedTuple
 
-from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES
+from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES
 from airflow_provider_azstack.repo.images.reader import Piece
-
-_ZERO = bytes(PAGE_BYTES)
 
 
 class Stretch(NamedTuple):
@@ -35,26 +32,3 @@ def joined(pieces: Iterable[Piece]) -> Generator[Stretch, None, None]:
             length += piece.length
     if data:
         yield Stretch(offset, data)
-
-
-def nonzero(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where ``data`` holds pages that are not zero, neighbours joined."""
-    return _where(len(data), lambda at: data[at : at + PAGE_BYTES] != _ZERO)
-
-
-def unequal(now: bytearray, wanted: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where whole pages differ, neighbours joined; views would be compared byte by byte."""
-    return _where(len(wanted), lambda at: now[at : at + PAGE_BYTES] != wanted[at : at + PAGE_BYTES])
-
-
-def _where(length: int, is_meant: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
-    start = -1
-    for at in range(0, length, PAGE_BYTES):
-        if not is_meant(at):
-            if start >= 0:
-                yield start, at
-            start = -1
-        elif start < 0:
-            start = at
-    if start >= 0:
-        yield start, length

@@ -23,6 +23,7 @@ from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.crew import Crew
 from airflow_provider_azstack.engine.export.disk import Losses
 from airflow_provider_azstack.engine.pace import Pace
+from airflow_provider_azstack.engine.pages import nonzero
 from airflow_provider_azstack.engine.restore.parts import Regions
 from airflow_provider_azstack.engine.restore.records import (
     LostRange,
@@ -30,7 +31,7 @@ from airflow_provider_azstack.engine.restore.records import (
     PlannedVm,
     RestorePlan,
 )
-from airflow_provider_azstack.engine.restore.stretches import Stretch, joined, nonzero
+from airflow_provider_azstack.engine.restore.stretches import Stretch, joined
 from airflow_provider_azstack.errors import IntegrityError
 from airflow_provider_azstack.model import Extent, Image
 from airflow_provider_azstack.repo.images.reader import ImageReader, OnDamage

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_azstack.engine.pages import unequal
 from airflow_provider_azstack.engine.restore.difference import _different
-from airflow_provider_azstack.engine.restore.stretches import unequal
 from airflow_provider_azstack.repo.images.runs import Run
 
 pytestmark = pytest.mark.tier1

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES
-from airflow_provider_azstack.engine.restore.stretches import joined, nonzero
+from airflow_provider_azstack.engine.pages import nonzero
+from airflow_provider_azstack.engine.restore.stretches import joined
 from airflow_provider_azstack.repo.images.reader import Piece
 
 pytestmark = pytest.mark.tier1
