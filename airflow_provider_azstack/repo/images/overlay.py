@@ -35,15 +35,11 @@ class Changes(NamedTuple):
     pages: tuple[Extent, ...]
 
 
-def between(runs: Sequence[Run], offset: int, end: int) -> Iterator[Run]:
-    """Yield the runs from ``offset`` to ``end``, the outer ones cut to fit."""
-    at = bisect_right(runs, offset, key=attrgetter("offset")) - 1
-    while offset < end:
-        run = runs[at]
-        stop = min(run.end, end)
-        yield run if (offset, stop) == (run.offset, run.end) else run.cut(offset, stop)
-        offset = stop
-        at += 1
+def between(runs: Sequence[Run], offset: int, end: int) -> list[Run]:
+    """Return the runs from ``offset`` to ``end``, the outer ones cut to fit."""
+    kept: list[Run] = []
+    _keep(runs, bisect_right(runs, offset, key=attrgetter("offset")) - 1, offset, end, kept)
+    return kept
 
 
 def outside(runs: Sequence[Run], extents: Iterable[Extent]) -> list[Run]:

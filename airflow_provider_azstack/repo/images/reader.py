@@ -270,7 +270,7 @@ def _cells_of(region: Sequence[Run], start: int, stop: int) -> Iterator[_Cell]:
                 return
             offset = max(start, run.offset - run.offset % BLOCK_SIZE)
             start = min(offset - offset % BLOCK_SIZE + BLOCK_SIZE, region[-1].end, stop)
-            yield _Cell(offset, start - offset, list(between(region, offset, start)))
+            yield _Cell(offset, start - offset, between(region, offset, start))
 
 
 def _windows(cells: Iterator[_Cell]) -> Iterator[list[_Cell]]:
