@@ -1,46 +1,25 @@
 """
 The one way requests leave for the Resource Manager and the sign-in service.
 
-Owns the pipeline, the bearer token's place and the bounds of what is read; does not retry.
-Invariant: the bearer token is put on a request here and nowhere else, and only when the request
-goes to the configured ARM host. Redirects are handed back, never followed.
-
-The pipeline is azure-mgmt-compute's, through its public ``send_request``; its generated operations
-are not used. Tried with 39.0.0, they get in the way: a ``Retry-After`` that is an HTTP date, or
-garbage, raises ``ValueError`` after the stack accepted the operation, which loses track of a
-snapshot that now exists; bodies are read whole, whatever their size; and pagers follow ``nextLink``
-wherever it leads. One way for all resource providers is also one place for the rules.
+Owns the checks of the endpoint and of its CAs, and the choice of a proxy; does not retry.
+Invariant: nothing is sent but through the pipeline, which is loaded with the first request: a task
+that asks the stack nothing does not pay for what half of its start would be.
 """
 
+import functools
+import threading
 from collections.abc import Mapping
-from typing import Any, cast
-
-from azure.core.credentials import TokenCredential
-from azure.core.exceptions import AzureError
-from azure.core.pipeline import PipelineRequest
-from azure.core.pipeline.policies import SansIOHTTPPolicy, UserAgentPolicy
-from azure.core.rest import HttpRequest, HttpResponse
-from azure.mgmt.compute import ComputeManagementClient
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_azstack.arm.addresses import ca_context, ca_path, origin, require_tls
-from airflow_provider_azstack.arm.answers import MAX_BODY_BYTES, MAX_ERROR_BYTES, Answer
-from airflow_provider_azstack.arm.ways import CONNECT_TIMEOUT_SECONDS, proxy_for, unreachable
+from airflow_provider_azstack.arm.answers import Answer
+from airflow_provider_azstack.arm.ways import proxy_for
 from airflow_provider_azstack.secret import Secret
 
+if TYPE_CHECKING:
+    from airflow_provider_azstack.arm.pipeline import Pipeline
+
 READ_TIMEOUT_SECONDS = 120.0
-
-
-class _Bearer(SansIOHTTPPolicy[HttpRequest, HttpResponse]):
-    """Puts the token on requests to the ARM host, and takes any other off."""
-
-    def __init__(self, arm_endpoint: str) -> None:
-        self._origin = origin(arm_endpoint)
-
-    def on_request(self, request: PipelineRequest[HttpRequest]) -> None:
-        token: Secret | None = request.context.options.pop("token", None)
-        request.http_request.headers.pop("Authorization", None)
-        if token is not None and origin(request.http_request.url) == self._origin:
-            request.http_request.headers["Authorization"] = f"Bearer {token.reveal()}"
 
 
 class Wire:
@@ -53,19 +32,14 @@ class Wire:
         ca_bundle: str | None,
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
     ) -> None:
-        require_tls(arm_endpoint, "the ARM endpoint")
+        self._endpoint = require_tls(arm_endpoint, "the ARM endpoint")
         ca_context(ca_bundle)  # a bundle that cannot be used is said so now, not as a TLS error
         self._verify = ca_bundle or ca_path()
         self._read_timeout = read_timeout_seconds
-        self._client = ComputeManagementClient(
-            credential=cast("TokenCredential", self),  # never asked: _Bearer authenticates
-            subscription_id="none",  # never used: paths are whole
-            base_url=arm_endpoint,
-            policies=[
-                UserAgentPolicy(base_user_agent="airflow-provider-azstack"),
-                _Bearer(arm_endpoint),
-            ],
-        )
+        # Once for each host: to look through the environment takes longer than that.
+        self._proxy_for = functools.cache(proxy_for)
+        self._pipeline: Pipeline | None = None
+        self._lock = threading.Lock()
 
     def send(
         self,
@@ -86,47 +60,29 @@ class Wire:
         :raises ConfigurationError: the certificate of the host does not verify.
         """
         scheme, host, _ = origin(url)
-        proxy = proxy_for(scheme, host)
-        request = HttpRequest(
+        proxy = self._proxy_for(scheme, host)
+        return self._loaded().send(
             method,
             url,
-            headers={"Accept": "application/json"},
-            json=body,
-            data=form,  # type: ignore[arg-type]
+            what=what,
+            proxies={scheme: proxy} if proxy else None,
+            token=token,
+            body=body,
+            form=form,
         )
-        try:
-            with self._client.send_request(
-                request,
-                stream=True,
-                token=token,
-                # Per request: REQUESTS_CA_BUNDLE in the environment overrides a session's setting.
-                connection_verify=self._verify,
-                proxies={scheme: proxy} if proxy else None,
-                connection_timeout=CONNECT_TIMEOUT_SECONDS,
-                read_timeout=self._read_timeout,
-            ) as response:
-                return _read(response, what)
-        except AzureError as error:
-            raise unreachable(error, url, what) from None
 
     def close(self) -> None:
         """Close idle connections."""
-        self._client.close()
+        if self._pipeline is not None:
+            self._pipeline.close()
 
+    def _loaded(self) -> "Pipeline":
+        with self._lock:
+            if self._pipeline is None:
+                # Loads azure: 0.14 CPU-s.
+                from airflow_provider_azstack.arm.pipeline import Pipeline  # noqa: PLC0415
 
-def _read(response: HttpResponse, what: str) -> Answer:
-    limit = MAX_BODY_BYTES if response.status_code < 400 else MAX_ERROR_BYTES
-    content = bytearray()
-    complete = True
-    for chunk in response.iter_bytes():
-        content += chunk
-        if len(content) > limit:
-            complete = False
-            break
-    return Answer(
-        response.status_code,
-        {name.lower(): value for name, value in response.headers.items()},
-        bytes(content[:limit]),
-        complete,
-        what,
-    )
+                self._pipeline = Pipeline(
+                    self._endpoint, verify=self._verify, read_timeout_seconds=self._read_timeout
+                )
+            return self._pipeline

@@ -187,6 +187,24 @@ def test_a_proxy_is_told_its_password_and_nobody_else(
     assert emulator.requests == []
 
 
+def test_proxies_are_looked_up_once_for_each_host(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-N18: to look through the environment takes longer than all else before a request."""
+    asked: list[str] = []
+
+    def no_proxy_for(host: str) -> bool:
+        asked.append(host)
+        return True
+
+    monkeypatch.setattr("urllib.request.proxy_bypass", no_proxy_for)
+    with stack_of(emulator) as stack:
+        for _ in range(3):
+            subscriptions(stack)
+    assert len(emulator.requests) > 3
+    assert asked == ["127.0.0.1"]
+
+
 def test_a_proxy_of_another_kind_is_named(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

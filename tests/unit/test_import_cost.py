@@ -127,6 +127,26 @@ def test_a_dag_file_loads_its_own_dag_only() -> None:
     assert "airflow_provider_azstack.operators.verify" not in loaded
 
 
+def test_who_asks_the_stack_nothing_does_not_load_azure() -> None:
+    """Opening a session needs the stack's name only."""
+    script = (
+        "import sys\n"
+        "from airflow_provider_azstack.arm.client import Credentials, Stack\n"
+        "from airflow_provider_azstack.secret import Secret\n"
+        "with Stack('https://management.a.b', Credentials('t', 'c', Secret('s'))) as stack:\n"
+        "    print(stack.name, 'azure' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.stdout.split() == ["management.a.b", "False"]
+
+
 @pytest.mark.tier2
 def test_a_stream_loads_what_it_uses(it: Rig) -> None:
     """A whole stream, from the passphrase to its last block: no part of ours with another task."""
