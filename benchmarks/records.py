@@ -15,6 +15,7 @@ from airflow_provider_azstack.model import (
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.store import Store
 from airflow_provider_azstack.store.local import LocalStore
 
 VM = "00000000-0000-4000-8000-000000000000"
@@ -28,9 +29,10 @@ def create(directory: Path) -> None:
     Repository.create(LocalStore(directory), _PASSPHRASE)
 
 
-def opened(directory: Path, **options: Any) -> Repository:
-    """Open that repository."""
-    return Repository.open(LocalStore(directory), _PASSPHRASE, **options)
+def opened(where: Path | Store, **options: Any) -> Repository:
+    """Open that repository, in its directory or from where else it can be reached."""
+    store = where if isinstance(where, Store) else LocalStore(where)
+    return Repository.open(store, _PASSPHRASE, **options)
 
 
 def back_up(session: Session, disk: Any, run: str, based_on: str = "", **how: Any) -> Image:

@@ -157,8 +157,12 @@ def _joined(paths: Paths) -> tuple[Session, Job, tuple[Manifest, ...]]:
     return repository.join_session(job.session), job, manifests
 
 
-def prepare_job(count: int, paths: Paths) -> None:
-    """Make all that the streams of a job would have left, and what was there before."""
+def prepare_job(count: int, paths: Paths, filled: float = FILLED) -> None:
+    """
+    Make all that the streams of a job would have left, and what was there before.
+
+    :param filled: the part of regions that are only named; with 0.0 all that is named is there.
+    """
     paths.repository.mkdir()
     create(paths.repository)
     repository = opened(paths.repository)
@@ -168,7 +172,7 @@ def prepare_job(count: int, paths: Paths) -> None:
     put_past(session, vms)
     manifests = distributed(session, job, vms)
     paths.job.write_bytes(b"\n".join(map(to_json, [job, *manifests])))
-    maker = _Maker(session, job, list(_groups(session)))
+    maker = _Maker(session, job, list(_groups(session)), filled)
     for _ in in_parallel(maker.make, vms, 2):
         pass
     repository.close()
@@ -203,10 +207,13 @@ def _group(writer: BlockWriter, ids: list[bytes]) -> bytes:
 class _Maker:
     """Puts what a VM's backups of two days left."""
 
-    def __init__(self, session: Session, job: Job, groups: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, session: Session, job: Job, groups: list[tuple[bytes, bytes]], filled: float
+    ) -> None:
         self._session = session
         self._job = job
         self._groups = groups
+        self._share = filled
 
     def make(self, vm: VirtualMachine) -> None:
         rng = Random(vm.key)
@@ -281,7 +288,7 @@ class _Maker:
 
     def _filled(self, rng: Random, size_bytes: int) -> list[bytes | None]:
         return [
-            rng.randbytes(32) if rng.random() < FILLED else None
+            rng.randbytes(32) if rng.random() < self._share else None
             for _ in range(size_bytes // REGION_BYTES)
         ]
 
