@@ -306,6 +306,8 @@ class BlobClient:
         if status in RETRIED:
             pause = retry_after_seconds(response.headers.get("retry-after"), self._wall_clock())
             return _Again(_patience_over(what, status, code, pause), pause)
+        if code == "Md5Mismatch":
+            return Doubt("the service got other bytes than were sent")
         if status in refusals and code != "InvalidHeaderValue":
             return Refusal(what, status, code)
         return error_for(what, status, code, self._version)

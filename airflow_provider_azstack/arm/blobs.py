@@ -4,11 +4,16 @@ One disk behind a signed URL: its size, footer, page lists and bytes.
 Owns the verified range read; refuses to know whether the disk is managed and who grants access.
 Invariant: bytes reach the caller's buffer as good only when status, range, length and ETag of the
 answer are exactly those asked for; the disk does not change while it is read, or reading fails.
+
+Reads carry no ``If-Match``: the access of managed disks takes no conditions, as AzCopy notes where
+it reads them (github.com/Azure/azure-storage-azcopy, ste/downloader-blob.go). The ETag of each
+answer says the same.
 """
 
 import base64
 import hashlib
 import itertools
+import logging
 import threading
 from collections.abc import Callable
 from typing import NamedTuple, Self, Unpack
@@ -38,6 +43,8 @@ from airflow_provider_azstack.model import Extent
 from airflow_provider_azstack.secret import without_query
 
 __all__ = ["BlobDisk", "Grant"]
+
+log = logging.getLogger(__name__)
 
 MD5_LIMIT_BYTES = 4 * 2**20
 # One range in so many carries a checksum by the service. All would cost more than the rest of the
@@ -92,6 +99,7 @@ class BlobDisk:
         self._window = WINDOW_BYTES
         self._differences_hold: bool | None = None
         self._reads = itertools.count()
+        self._takes_checksums = True
 
     @property
     def size_bytes(self) -> int:
@@ -187,8 +195,13 @@ class BlobDisk:
 
     def _read(self, facts: _Facts, offset: int, buffer: memoryview) -> None:
         last = offset + len(buffer) - 1
-        headers = {"x-ms-range": f"bytes={offset}-{last}", "If-Match": facts.etag}
-        if len(buffer) <= MD5_LIMIT_BYTES and next(self._reads) % MD5_EVERY == 0:
+        headers = {"x-ms-range": f"bytes={offset}-{last}"}
+        is_checked = (
+            self._takes_checksums
+            and len(buffer) <= MD5_LIMIT_BYTES
+            and next(self._reads) % MD5_EVERY == 0
+        )
+        if is_checked:
             headers["x-ms-range-get-content-md5"] = "true"
         content_range = f"bytes {offset}-{last}/{facts.total_bytes}"
 
@@ -197,7 +210,14 @@ class BlobDisk:
             _fill(response, buffer)
             _require_md5(response, buffer)
 
-        self._client.exchange("GET", self._keeper, read, headers=headers)
+        refusals = {400} if is_checked else ()
+        try:
+            self._client.exchange("GET", self._keeper, read, headers=headers, refusals=refusals)
+        except Refusal as refusal:
+            # No page says that the access of managed disks knows checksums: we can do without.
+            log.info("read without checksums from now on: %s", refusal)
+            self._takes_checksums = False
+            self._read(facts, offset, buffer)
 
     def _page_lists(
         self, offset: int, length: int, query: str, headers: dict[str, str]

@@ -10,13 +10,16 @@ harmless, so what is in doubt is sent again. No page reaches a blob of another s
 import base64
 import hashlib
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Self, Unpack
 
 import urllib3
 
-from airflow_provider_azstack.arm.blob_http import Doubt, Settings, blob_client
+from airflow_provider_azstack.arm.blob_http import Doubt, Refusal, Settings, blob_client
 from airflow_provider_azstack.arm.grants import Grant
+
+log = logging.getLogger(__name__)
 
 PAGE_BYTES = 4096  # a stack's; public Azure takes 512
 MAX_WRITE_BYTES = 4 * 2**20
@@ -47,6 +50,7 @@ class DiskWriter:
         if sequence_number is not None:
             self._conditions["x-ms-if-sequence-number-eq"] = str(sequence_number)
         self._writes = itertools.count()
+        self._takes_checksums = True
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """
@@ -55,6 +59,7 @@ class DiskWriter:
         :raises SourceBusy: the disk is leased, or is not waiting for an upload (any more).
         :raises SourceGone: there is no such disk.
         :raises Refused: it is not the one that is meant; it is untouched.
+        :raises IntegrityError: other bytes arrived than were sent, again and again.
         """
         if offset < 0 or offset % PAGE_BYTES or not 0 < len(data) <= MAX_WRITE_BYTES:
             raise ValueError(f"{len(data)} bytes at {offset} are no pages to write at once")
@@ -63,12 +68,25 @@ class DiskWriter:
             "x-ms-range": f"bytes={offset}-{offset + len(data) - 1}",
             **self._conditions,
         }
-        if next(self._writes) % MD5_EVERY == 0:
+        is_checked = self._takes_checksums and next(self._writes) % MD5_EVERY == 0
+        if is_checked:
             digest = hashlib.md5(data, usedforsecurity=False).digest()
             headers["Content-MD5"] = base64.b64encode(digest).decode()
-        self._client.exchange(
-            "PUT", self._keeper, _written, query="comp=page", headers=headers, body=data
-        )
+        try:
+            self._client.exchange(
+                "PUT",
+                self._keeper,
+                _written,
+                query="comp=page",
+                headers=headers,
+                refusals={400} if is_checked else (),
+                body=data,
+            )
+        except Refusal as refusal:
+            # No page says that the access of managed disks knows checksums: we can do without.
+            log.info("written without checksums from now on: %s", refusal)
+            self._takes_checksums = False
+            self.write(offset, data)
 
     def close(self) -> None:
         """Close idle connections."""

@@ -24,6 +24,10 @@ from airflow_provider_azstack.emulator.layers import Content, Volume
 from airflow_provider_azstack.emulator.state import Blob, BlobSnapshot, World, stamp
 
 MAX_MD5 = 4 << 20
+_CONDITIONS = (
+    "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since",
+    "x-ms-if-sequence-number-le", "x-ms-if-sequence-number-lt", "x-ms-if-sequence-number-eq",
+)  # fmt: skip
 
 
 @dataclass
@@ -306,8 +310,23 @@ def check_lease(blob: Blob, call: Call) -> None:
         )
 
 
+def check_disk_headers(world: World, call: Call) -> None:
+    """
+    Refuse what a managed disk's access does not take, and a blob does.
+
+    Conditions: github.com/Azure/azure-storage-azcopy, ste/downloader-blob.go. The code is of the
+    list of common errors of the REST API.
+    """
+    if any(call.header(name) for name in _CONDITIONS):
+        raise Problem(400, "ConditionHeadersNotSupported", "Condition headers are not supported.")
+    checksum = call.header("Content-MD5") or call.header("x-ms-range-get-content-md5")
+    if checksum and not world.behaviour.disk_checksums:
+        raise Problem(400, "UnsupportedHeader", "One of the HTTP headers is not supported.")
+
+
 def _granted(world: World, call: Call, access: set[str]) -> Found:
     grant = signatures.grant_of(world, call)
+    check_disk_headers(world, call)
     if grant.access not in access:
         raise Problem(403, "AuthorizationPermissionMismatch", "The grant does not permit this.")
     settings = grant.resource.settings

@@ -29,6 +29,7 @@ class Behaviour:
     blob_differences: Differences = "supported"
     managed_differences: Differences = "supported"
     second_grant: Literal["refused", "allowed"] = "refused"
+    disk_checksums: bool = True  # Content-MD5 of what a managed disk's access reads and writes
     sas_in: Literal["both", "operation", "location"] = "both"
     adfs_default_scope: bool = True  # False before hotfix 1.2108.2.130
     upload: bool = True  # createOption Upload

@@ -33,7 +33,7 @@ def put_managed_page(world: World, call: Call) -> Answer:
     grant = signatures.grant_of(world, call)
     if grant.access != "Write" or grant.resource.volume is None:
         raise Problem(403, "AuthorizationPermissionMismatch", "The grant permits reading only.")
-    sequence.check(call, 0)  # nobody can give such a disk another number
+    blobs.check_disk_headers(world, call)
     settings = grant.resource.settings
     _write(call, grant.resource.volume, settings["etag"])
     settings["etag"] = world.etag()

@@ -139,22 +139,32 @@ def test_another_etag_ends_the_reading(setup: Setup) -> None:
             read(disk, 0, RANGE)
 
 
-def test_the_first_etag_is_demanded_of_every_read(setup: Setup) -> None:
-    """F-N4: If-Match carries it, so that the service itself refuses."""
-    headers: list[str] = []
+def test_no_read_carries_a_condition(setup: Setup) -> None:
+    """
+    F-N4: the access of managed disks takes none; the ETag of every answer is compared instead.
 
-    def note(call: Call, answer: Answer) -> Answer:
-        headers.append(call.header("If-Match"))
-        return answer
-
+    github.com/Azure/azure-storage-azcopy, ste/downloader-blob.go: "no access conditions (and
+    therefore no if-modified checks) are supported".
+    """
     with setup.reader() as disk:
         disk.footer()
-        setup.faults.alter_reads(note, times=10)
-        read(disk, 0, RANGE)
-        read(disk, RANGE, RANGE)
-    assert len(headers) == 2
-    assert len(set(headers)) == 1
-    assert headers[0].startswith('"0x')
+        assert read(disk, 0, RANGE) == setup.content[:RANGE]
+        for condition in ("If-Match", "If-Unmodified-Since"):
+            with pytest.raises(ConfigurationError, match="ConditionHeadersNotSupported"):
+                disk._client.exchange(
+                    "HEAD", disk._keeper, lambda _: None, headers={condition: '"x"'}
+                )
+
+
+def test_a_disk_whose_access_knows_no_checksums_is_read_without(setup: Setup) -> None:
+    """F-N3: asked for once, refused, and never asked for again."""
+    setup.emulator.behaviour.disk_checksums = False
+    with setup.reader() as disk:
+        disk.footer()
+        disk._reads = itertools.repeat(0)  # type: ignore[assignment] - the sample is every read
+        assert read(disk, 0, RANGE) == setup.content[:RANGE]
+        assert read(disk, RANGE, RANGE) == setup.content[RANGE : 2 * RANGE]
+    assert [r.status for r in setup.emulator.requests if r.method == "GET"].count(400) == 1
 
 
 @pytest.mark.parametrize("status", [429, 503])

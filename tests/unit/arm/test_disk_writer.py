@@ -10,12 +10,15 @@ from support.virtual_clock import VirtualClock
 
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.compute import Compute
-from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, DiskWriter
+from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, MD5_EVERY, DiskWriter
 from airflow_provider_azstack.arm.storage import BlobProperties, Storage
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
+from airflow_provider_azstack.emulator.faults import Fault
+from airflow_provider_azstack.emulator.http import Problem
 from airflow_provider_azstack.errors import (
     AccessDenied,
     ConfigurationError,
+    IntegrityError,
     Refused,
     SourceBusy,
     SourceChanged,
@@ -62,6 +65,33 @@ def test_what_was_written_is_there_once_access_has_ended(emulator: Emulator, sta
     there = disk_at(emulator, disk)
     assert there.read(0, 16384) == bytes(4096) + b"a" * 8192 + bytes(4096)
     assert there.read(4 * MIB, 4 * MIB) == b"b" * MAX_WRITE_BYTES
+
+
+def test_a_disk_whose_access_knows_no_checksums_is_written_without(
+    emulator: Emulator, stack: Stack
+) -> None:
+    emulator.behaviour.disk_checksums = False
+    disk = upload(emulator, stack)
+    with writer(stack, disk) as pages:
+        for number in range(MD5_EVERY + 1):
+            pages.write(number * 4096, b"%04d" % number * 1024)
+    there = disk_at(emulator, disk)
+    assert there.read(0, 4096) == b"0000" * 1024
+    assert there.read(MD5_EVERY * 4096, 4096) == b"%04d" % MD5_EVERY * 1024
+    assert [r.status for r in emulator.requests if r.ms_version].count(400) == 1
+
+
+def test_bytes_that_arrive_damaged_are_sent_again(emulator: Emulator, stack: Stack) -> None:
+    """Md5Mismatch is about this one try: again; and when it stays so, an error that is retried."""
+    disk = upload(emulator, stack)
+    damage = Problem(400, "Md5Mismatch", "The MD5 value specified did not match.")
+    emulator.faults.add(Fault("PUT", "comp=page", instead=lambda _: damage.as_xml(), times=2))
+    with writer(stack, disk) as pages:
+        pages.write(0, b"x" * 4096)
+        assert disk_at(emulator, disk).read(0, 4096) == b"x" * 4096
+        emulator.faults.add(Fault("PUT", "comp=page", instead=lambda _: damage.as_xml(), times=99))
+        with pytest.raises(IntegrityError, match="other bytes than were sent"):
+            pages.write(4096, b"y" * 4096)
 
 
 @pytest.mark.parametrize(
@@ -210,5 +240,8 @@ def test_a_blob_that_took_anothers_place_is_not_written(
 
 def test_a_managed_disk_has_no_number_to_insist_on(emulator: Emulator, stack: Stack) -> None:
     disk = upload(emulator, stack)
-    with writer(stack, disk, sequence_number=5) as pages, pytest.raises(Refused):
+    with (
+        writer(stack, disk, sequence_number=5) as pages,
+        pytest.raises(ConfigurationError, match="ConditionHeadersNotSupported"),
+    ):
         pages.write(0, b"x" * 4096)
