@@ -28,8 +28,10 @@ from airflow_provider_azstack.secret import Secret
 SignInForm = Literal["auto", "v1", "v2"]
 RENEW_BEFORE_SECONDS = 300.0
 # AD FS before hotfix 1.2108.2.130 does not take the .default scope and answers one of these; the
-# older form, with resource= instead of scope=, then works.
-_WANTS_V1 = ("MSIS9605", "MSIS9602", "invalid_scope", "invalid_resource")
+# older form, with resource= instead of scope=, then works, and is the one that the stack's pages
+# show: github.com/Azure/azure-cli/issues/20177, github.com/Azure/azure-sdk-for-go/pull/19872,
+# MicrosoftDocs/azure-stack-docs azure-stack/user/azure-stack-rest-api-use.md.
+_WANTS_V1 = ("MSIS9601", "MSIS9602", "MSIS9605", "invalid_scope", "invalid_resource")
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -91,10 +93,16 @@ class SignIn:
             return self._token
 
     def reject(self, token: Secret) -> None:
-        """Forget ``token``: the Resource Manager did not take it."""
+        """
+        Forget ``token``: the Resource Manager did not take it.
+
+        The next one is asked for in the older form: a directory can give out tokens for a scope
+        that it does not understand.
+        """
         with self._lock:
             if self._token == token:
                 self._token = Secret("")
+                self._forms = self._forms[1:] or self._forms
 
     def _renew(self) -> None:
         text, seconds = self._ask()

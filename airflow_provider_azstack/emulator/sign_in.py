@@ -71,7 +71,8 @@ def token(world: World, call: Call) -> Answer:
         return refusal.answer
     text = f"{secrets.token_urlsafe(24)}.{secrets.token_urlsafe(96)}.{secrets.token_urlsafe(32)}"
     lifetime = world.behaviour.token_seconds
-    world.tokens[text] = world.clock() + lifetime
+    if "resource" in form or world.behaviour.default_scope_tokens:
+        world.tokens[text] = world.clock() + lifetime
     body: Json = {"token_type": "Bearer", "expires_in": lifetime, "access_token": text}
     if "resource" in form:  # v1 writes numbers as text and repeats the resource
         body |= {"expires_in": str(lifetime), "expires_on": str(int(world.tokens[text]))}

@@ -32,6 +32,7 @@ class Behaviour:
     disk_checksums: bool = True  # Content-MD5 of what a managed disk's access reads and writes
     sas_in: Literal["both", "operation", "location"] = "both"
     adfs_default_scope: bool = True  # False before hotfix 1.2108.2.130
+    default_scope_tokens: bool = True  # False: they are given, and Resource Manager takes none
     upload: bool = True  # createOption Upload
     os_disk_swap: bool = True  # another OS disk for a VM that exists
     sequence_numbers: bool = True  # of page blobs; False: what is said of them is passed over

@@ -53,6 +53,17 @@ def test_adfs_before_the_hotfix_gets_the_older_form(tmp_path: Path, proof: str) 
             sign_in(emulator, credentials, sign_in="v2")
 
 
+def test_a_token_that_the_resource_manager_does_not_take_is_asked_for_in_the_older_form(
+    tmp_path: Path,
+) -> None:
+    """A directory that does not understand .default can give a token that is good for nothing."""
+    with Emulator(tmp_path, identity="adfs") as emulator:
+        emulator.behaviour.default_scope_tokens = False
+        assert len(sign_in(emulator)) == 2
+        with pytest.raises(AccessDenied):
+            sign_in(emulator, sign_in="v2")
+
+
 @pytest.mark.parametrize("form", ["auto", "v1", "v2"])
 def test_a_wrong_secret_is_said_once_and_in_one_line(tls_emulator: Emulator, form: Any) -> None:
     """No second form is tried with a wrong secret: some directories lock accounts."""
