@@ -39,7 +39,7 @@ class Found:
     modified: float
     metadata: dict[str, str]
     leased: bool = False
-    is_copy: bool = False
+    copy_status: str = ""
     sequence: int = 0
 
 
@@ -220,7 +220,7 @@ def _read(call: Call, found: Found) -> Answer:
         "x-ms-lease-state": "leased" if found.leased else "available",
         "x-ms-lease-status": "locked" if found.leased else "unlocked",
         **({"x-ms-lease-duration": "infinite"} if found.leased else {}),
-        **({"x-ms-copy-status": "success"} if found.is_copy else {}),
+        **({"x-ms-copy-status": found.copy_status} if found.copy_status else {}),
         **{f"x-ms-meta-{name}": value for name, value in found.metadata.items()},
     }
     if call.method == "HEAD":
@@ -351,9 +351,14 @@ def find(world: World, call: Call) -> Found:
     """Return the blob or the snapshot that a request means."""
     blob = blob_of(world, call)
     if "snapshot" not in call.query:
-        leased, content = bool(blob.leased_by), blob.volume.content()
         return Found(
-            content, blob.etag, blob.modified, blob.metadata, leased, blob.is_copy, blob.sequence
+            blob.volume.content(),
+            blob.etag,
+            blob.modified,
+            blob.metadata,
+            bool(blob.leased_by),
+            blob.copy_status,
+            blob.sequence,
         )
     found = blob.snapshots.get(call.query["snapshot"])
     if found is None:

@@ -28,9 +28,12 @@ def put_blob(world: World, call: Call) -> Answer:
     if key in world.blobs:
         raise Problem(409, "BlobAlreadyExists", "The specified blob already exists.")
     content, number = _source(world, call)
-    volume = Volume(world.layers, content.size_bytes, content.layer)
+    if world.behaviour.copies_fail:  # "Copy Blob": it leaves a blob of no length behind
+        volume, status = Volume(world.layers, 0), "failed"
+    else:
+        volume, status = Volume(world.layers, content.size_bytes, content.layer), "success"
     metadata = blobs.metadata_of(call)
-    blob = Blob(volume, world.etag(), world.clock(), metadata, is_copy=True, sequence=number)
+    blob = Blob(volume, world.etag(), world.clock(), metadata, copy_status=status, sequence=number)
     world.blobs[key] = blob
     answer = blobs.written(blob.etag, blob.modified)
     answer.status = 202

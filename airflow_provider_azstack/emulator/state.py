@@ -37,6 +37,7 @@ class Behaviour:
     os_disk_swap: bool = True  # another OS disk for a VM that exists
     sequence_numbers: bool = True  # of page blobs; False: what is said of them is passed over
     copy_from_url: bool = True  # Copy Blob from another account or a managed disk's grant
+    copies_fail: bool = False  # it is accepted, and comes to nothing
     token_seconds: int = 3599
     snapshots_per_blob: int = 1000
     snapshot_quota: int = 10_000  # managed snapshots in the subscription
@@ -98,7 +99,7 @@ class Blob:
     metadata: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, "BlobSnapshot"] = field(default_factory=dict)
     leased_by: str = ""  # the id of the VM that has it attached, or a lease id
-    is_copy: bool = False  # made by Copy Blob
+    copy_status: str = ""  # of what Copy Blob made: success or failed
     sequence: int = 0  # a number that writers may insist on
 
 

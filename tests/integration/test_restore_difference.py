@@ -75,7 +75,7 @@ def test_only_what_differs_is_written(
     # Of 17 MiB in several pieces: those that differ, a copy, a footer.
     assert len(page_writes(emulator)) <= 2 * 8
     assert not [key for key in emulator.world.blobs if key[0] == "staging"]
-    copies = [blob.sequence for blob in emulator.world.blobs.values() if blob.is_copy]
+    copies = [blob.sequence for blob in emulator.world.blobs.values() if blob.copy_status]
     assert len(set(copies) - {0}) == len(copies)  # a copy comes with the number of its source
     assert not [left for left in emulator.leftovers() if left.kind == "grant"]
 
@@ -93,11 +93,14 @@ def test_a_stack_that_lies_about_changes_is_found_out(
 
 
 @pytest.mark.parametrize("kind", ["managed", "unmanaged"])
+@pytest.mark.parametrize("how", ["refused", "failed"])
 def test_a_stack_that_copies_nothing_is_written_to_whole(
-    site: Rig, emulator: Emulator, kind: str
+    site: Rig, emulator: Emulator, kind: str, how: str
 ) -> None:
+    """At once, also where it accepts the copy: nobody waits for what has failed."""
     _, was = changed_since(site, emulator, kind)
-    emulator.behaviour.copy_from_url = False
+    emulator.behaviour.copy_from_url = how == "failed"
+    emulator.behaviour.copies_fail = how == "failed"
     made = restore(site, **asked(site, kind))
     assert digests(emulator, made) == {("web01", key): digest for key, digest in was.items()}
 

@@ -19,7 +19,12 @@ from airflow_provider_azstack.arm.storage import BlobProperties
 from airflow_provider_azstack.arm.vhd import FOOTER_BYTES
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.restore.bodies import TAG
-from airflow_provider_azstack.errors import Refused, SourceChanged, SourceGone
+from airflow_provider_azstack.errors import (
+    Refused,
+    SourceChanged,
+    SourceGone,
+    UnsupportedStack,
+)
 from airflow_provider_azstack.secret import Secret
 
 log = logging.getLogger(__name__)
@@ -75,8 +80,14 @@ class BlobTarget:
         self._accounts.copy(self._url, source, {_PLAN: self._plan, _ATTEMPT: attempt})
 
     def is_copied(self) -> bool:
-        """Tell whether the copy that was begun is done."""
+        """
+        Tell whether the copy that was begun is done.
+
+        :raises UnsupportedStack: it came to nothing; the states are those of "Copy Blob".
+        """
         found = self._accounts.properties(self._url)
+        if found is not None and found.copy_status in {"failed", "aborted"}:
+            raise UnsupportedStack(f"{self._url}: the stack's copy of the snapshot has failed")
         return found is not None and found.copy_status == "success"
 
     def distinguished(self) -> Found | None:
