@@ -8,6 +8,7 @@ and in order, neighbours joined; only the last one may be shorter.
 from collections.abc import Iterable, Iterator
 
 from airflow_provider_azstack.repo.images.overlay import PAGE_BYTES
+from airflow_provider_azstack.store.base import Buffer
 
 _ZERO = bytes(PAGE_BYTES)
 # Most of what is compared is equal: pieces of this size are compared before their pages.
@@ -20,20 +21,27 @@ def nonzero(data: bytes) -> Iterator[tuple[int, int]]:
     return _joined((at for at in pages if data[at : at + PAGE_BYTES] != _ZERO), len(data))
 
 
-def unequal(now: bytes | bytearray, wanted: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where pages differ, in the same way; views would be compared byte by byte."""
-    return _joined(_unequal_pages(now, wanted), len(wanted))
+def unequal(now: Buffer, wanted: bytes) -> Iterator[tuple[int, int]]:
+    """
+    Yield where pages differ, in the same way.
+
+    :raises ValueError: one is longer than the other.
+    """
+    if len(now) != len(wanted):
+        raise ValueError(f"{len(now)} bytes cannot be compared with {len(wanted)}")
+    return _joined(_unequal_pages(memoryview(now), wanted), len(wanted))
 
 
-def _unequal_pages(now: bytes | bytearray, wanted: bytes) -> Iterator[int]:
+def _unequal_pages(now: memoryview, wanted: bytes) -> Iterator[int]:
+    # "startswith" compares in place: slices of bytes would be copies, and views that are compared
+    # with each other are taken byte by byte.
     for first in range(0, len(wanted), _PIECE_BYTES):
-        end = first + _PIECE_BYTES
-        one, other = now[first:end], wanted[first:end]
-        if one == other:
+        end = min(first + _PIECE_BYTES, len(wanted))
+        if wanted.startswith(now[first:end], first):
             continue
-        for at in range(0, len(other), PAGE_BYTES):
-            if one[at : at + PAGE_BYTES] != other[at : at + PAGE_BYTES]:
-                yield first + at
+        for at in range(first, end, PAGE_BYTES):
+            if not wanted.startswith(now[at : at + PAGE_BYTES], at):
+                yield at
 
 
 def _joined(pages: Iterable[int], length: int) -> Iterator[tuple[int, int]]:

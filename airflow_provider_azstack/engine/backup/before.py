@@ -115,7 +115,7 @@ def changed_pages(offset: int, now: memoryview, before: bytes) -> list[Extent]:
 
     :param offset: of the cell.
     """
-    return [Extent(offset + start, end - start) for start, end in unequal(bytes(now), before)]
+    return [Extent(offset + start, end - start) for start, end in unequal(now, before)]
 
 
 def _held(runs: Sequence[Run]) -> int:
