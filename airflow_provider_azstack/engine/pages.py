@@ -18,7 +18,9 @@ _PIECE_BYTES = 16 * PAGE_BYTES
 def nonzero(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield where ``data`` holds pages that are not zero: where they begin, and where they end."""
     pages = range(0, len(data), PAGE_BYTES)
-    return _joined((at for at in pages if data[at : at + PAGE_BYTES] != _ZERO), len(data))
+    return _joined(
+        (at for at in pages if not _ZERO.startswith(data[at : at + PAGE_BYTES])), len(data)
+    )
 
 
 def unequal(now: Buffer, wanted: bytes) -> Iterator[tuple[int, int]]:

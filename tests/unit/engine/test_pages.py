@@ -24,9 +24,7 @@ def by_the_page(size: int, pages: set[int]) -> list[tuple[int, int]]:
 
 
 @given(SIZES, st.lists(st.floats(0, 1, exclude_max=True), max_size=6))
-def test_single_bytes_that_differ_are_found_with_their_pages(
-    size: int, places: list[float]
-) -> None:
+def test_bytes_that_differ_are_found_with_their_pages(size: int, places: list[float]) -> None:
     """Wherever one byte was written, in a view as well as in bytes."""
     wanted, now = bytes(size), bytearray(size)
     changed = {int(place * size) for place in places}
