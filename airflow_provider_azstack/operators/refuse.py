@@ -17,6 +17,6 @@ class RefusePolicy(BaseOperator):
         super().__init__(**kwargs)
         self.mistake = mistake
 
-    def execute(self, _context: Context) -> None:
+    def execute(self, context: Context) -> None:  # noqa: ARG002 - Airflow gives it by name
         """:raises AirflowFailException: always; says what to mend."""
         raise AirflowFailException(f"nothing is backed up by this policy: {self.mistake}")

@@ -347,7 +347,7 @@ def test_a_mistake_in_one_policy_stops_no_other(policies: Path, text: str, said:
     [task] = refused.tasks
     assert (task.queue, refused.schedule) == ("one", "@daily")
     with pytest.raises(AirflowFailException, match=said):
-        task.execute({})
+        task.execute(context={})  # by name, as a worker does
 
 
 def test_a_mistake_in_the_configuration_is_all_policies(policies: Path) -> None:
