@@ -244,6 +244,7 @@ class Image(Record, frozen=True, kw_only=True, omit_defaults=True):
     ended_at: Moment | None = None  # by the backup host's clock
     # Of an image that completion joins with others; regions outside of it are None and say nothing.
     part: DiskPart | None = None
+    host: Text = ""  # the backup host that streamed it; "" is unknown, or several
 
 
 class PointImage(Record, frozen=True, kw_only=True):
@@ -292,6 +293,16 @@ class RestorePoint(Record, frozen=True, kw_only=True):
     previous: Text = ""  # id of the VM's point before this one
 
 
+class HostShare(Record, frozen=True, kw_only=True):
+    """What one backup host did of a VM that several hosts streamed."""
+
+    host: Slug
+    disks: Size  # or parts of them
+    changed_bytes: Size
+    seconds: float
+    ended_at: Moment | None = None
+
+
 class JobVm(Record, frozen=True, kw_only=True):
     """How one VM fared in a compound job."""
 
@@ -313,6 +324,20 @@ class JobVm(Record, frozen=True, kw_only=True):
     expected_seconds: float = 0.0
     ended_at: Moment | None = None  # when its last image was whole
     more_hosts: tuple[Slug, ...] = ()  # of its other pieces, each once
+    shares: tuple[HostShare, ...] = ()  # what each of several hosts did
+    image: Text = ""  # what it was made of, as `VirtualMachine` has it
+
+    @property
+    def by_host(self) -> tuple[HostShare, ...]:
+        """What each host did; where no record tells, all of it counts for the first host."""
+        whole = HostShare(
+            host=self.host,
+            disks=self.disks,
+            changed_bytes=self.changed_bytes,
+            seconds=self.seconds,
+            ended_at=self.ended_at,
+        )
+        return self.shares or (whole,)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -343,6 +368,8 @@ class VmOutline(Record, frozen=True, kw_only=True, forbid_unknown_fields=False):
     seconds: float = 0.0
     is_waiting: bool = False
     more_hosts: tuple[Slug, ...] = ()
+    shares: tuple[HostShare, ...] = ()
+    image: Text = ""
 
 
 class JobOutline(Record, frozen=True, kw_only=True, forbid_unknown_fields=False):

@@ -5,12 +5,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 from support.compound import Rig, keyed, rig
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.emulator.guests import GuestDisk
 from airflow_provider_azstack.model import JobVm
-from airflow_provider_azstack.policy import TriggerConf
+from airflow_provider_azstack.policy import Policy, Selection, TriggerConf
 
 pytestmark = pytest.mark.tier2
 
@@ -67,3 +68,21 @@ def test_a_clone_stores_the_pages_that_make_it_another(
         assert require_same_bytes(it, fleet["clone"], rest["clone"]) < 1.5 * PAGES * PAGE
         assert require_same_bytes(it, fleet["other"], rest["other"]) > whole // 2
         require_same_bytes(it, fleet["first"], rest["first"])
+
+
+def test_a_vm_alone_builds_on_one_that_another_policy_backed_up(
+    emulator: Emulator, fleet: dict[str, EmulatedVm], tmp_path: Path
+) -> None:
+    """The records of earlier jobs say of what image a VM was made: no other VM is asked for."""
+    with rig(emulator, tmp_path / "repository") as it:
+        it.policy = one_vm("first", it.policy)
+        whole = require_same_bytes(it, fleet["first"], it.backup()["first"])
+        it.policy = one_vm("clone", it.policy)
+        alone = it.backup()
+        assert list(alone) == ["clone"]
+        assert require_same_bytes(it, fleet["clone"], alone["clone"]) < 1.5 * PAGES * PAGE < whole
+
+
+def one_vm(name: str, like: Policy) -> Policy:
+    """A policy that has one VM."""
+    return replace(like, name=f"only-{name}", selection=Selection(vms=(name,)))

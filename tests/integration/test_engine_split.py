@@ -89,6 +89,19 @@ def first_of_big_disk(it: Rig, run: Run) -> Workload:
     return next(w for w in run.workloads if workload_vms(it.repository, w)[0].elsewhere == ("os",))
 
 
+def require_shares(it: Rig, run: Run, done: JobVm) -> None:
+    """What each host did is told by its own images, and is all that was done."""
+    made = [i for i in it.repository.images(run.job.run, done.key) if i.host]
+    assert {image.host for image in made} == {share.host for share in done.shares} == {"a", "b"}
+    for share in done.shares:
+        own = [image for image in made if image.host == share.host]
+        assert share.disks == len(own)
+        assert share.changed_bytes == sum(image.changed_bytes for image in own)
+        assert share.ended_at == max(image.ended_at for image in own)
+    assert sum(share.changed_bytes for share in done.shares) == done.changed_bytes
+    assert sum(share.seconds for share in done.shares) == pytest.approx(done.seconds)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_first_and_incremental_backups_by_two_hosts_restore_bit_exactly(
     it: Rig, kind: DiskKind
@@ -106,6 +119,7 @@ def test_first_and_incremental_backups_by_two_hosts_restore_bit_exactly(
     assert [image.changed_bytes for image in parts] == [MIB + 8192] * PARTS
     first = finish(it, run)
     assert sorted(first.hosts) == ["a", "b"]
+    require_shares(it, run, first)
     require_point(it, vm, first)
     before = vm.disks[1].sha256()
     assert sum(image.stored_bytes for image in parts) < first.stored_bytes

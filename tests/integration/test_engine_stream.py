@@ -1,5 +1,6 @@
 """Streams: what a failure leaves untouched, what a retry does not read again, who is believed."""
 
+import logging
 import threading
 
 import pytest
@@ -44,6 +45,24 @@ def refuse_grants_of(it: Rig, disk_key: str) -> Fault:
 
 def reads(it: Rig) -> list[str]:
     return [seen.path for seen in it.emulator.requests if seen.status == 206]
+
+
+def test_a_log_tells_each_finished_disk_once(
+    it: Rig, vm: EmulatedVm, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the line that is told to whoever watches, which has the VM's name."""
+    run = it.begin()
+    caplog.set_level(logging.INFO)
+    for workload in run.workloads:
+        stream_workload(it.stack, run.session, workload, progress=logging.info)
+    finished = [line for line in caplog.messages if "100.0% of" in line]
+    assert sorted(line.partition(":")[0] for line in finished) == [
+        "vm data-0",
+        "vm data-1",
+        "vm os",
+    ]
+    assert run.complete().vms[0].key == vm.vm_id
+    run.clean_up()
 
 
 def test_a_disk_that_fails_stops_no_other_and_a_retry_reads_only_that_one(

@@ -153,13 +153,14 @@ class Rig:
             snapshot_group=self.policy.snapshot_resource_group or "",
         )
         inventory = discover(self.stack, self.policy, trigger)
+        past = Past(self.repository.job_outlines())
         manifests = tuple(
             spill(session, manifest, limit_bytes=2000)
             for manifest in distribute(
                 job,
                 inventory.vms,
                 self.hosts,
-                siblings=siblings(inventory.vms, self._done()),
+                siblings=siblings(inventory.vms, past.done(), past.newest_of()),
                 split_bytes=self.split_bytes,
             )
         )
@@ -168,9 +169,6 @@ class Rig:
     def backup(self, **settings: object) -> dict[str, JobVm]:
         """Run the policy once, from the first step to the last."""
         return self.begin(**settings).finish()
-
-    def _done(self) -> set[str]:
-        return Past(self.repository.job_outlines()).done()
 
     def point(self, vm: JobVm) -> RestorePoint:
         return self.repository.point(vm.key, vm.point)

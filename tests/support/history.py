@@ -53,12 +53,14 @@ class Night:
         read: int = GIB,
         disks: Sequence[str] = ("os",),
         parts: Sequence[DiskPart | None] = (None,),
+        read_by: Sequence[str] = (),
         is_kept: bool = True,
     ) -> RestorePoint:
         """
         Record a VM that was backed up, its disks one after another.
 
         :param at: seconds from the job's begin until the first disk was begun.
+        :param read_by: the hosts that images tell, in their order; older images tell none.
         :param is_kept: its point is still there.
         """
         name = name or f"vm-{number}"
@@ -68,6 +70,8 @@ class Night:
                 at += seconds
                 ended = self.began + timedelta(seconds=at)
                 image = self._image(number, disk, part, ended=ended, seconds=seconds, read=read)
+                if read_by:
+                    image = replace(image, host=read_by[len(images)])
                 self.repository.records.put(image.name, image)
                 images.append(image)
         point = self._point(number, name, images)

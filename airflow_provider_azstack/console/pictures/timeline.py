@@ -1,8 +1,9 @@
 """
 Who did what when in one job: each image that was made, by which host, from when to when.
 
-Owns where that comes from: the images of the run, of which nothing but the sizes and times is kept;
-the job's record for a VM's host; manifests for the hosts of VMs that were cut into pieces.
+Owns where that comes from: the images of the run, of which nothing but sizes, times and hosts is
+kept; manifests for the workloads. Images of earlier versions tell no host: then a VM's is the one
+of the job's record, and those of its pieces are the manifests'.
 Invariant: what no record tells is said to be unknown, never guessed.
 """
 
@@ -42,6 +43,7 @@ class _ImageTimes(Record, frozen=True, kw_only=True, forbid_unknown_fields=False
     seconds: float
     ended_at: Moment | None = None
     part: DiskPart | None = None
+    host: Text = ""
 
     @property
     def disk_key(self) -> str:
@@ -102,11 +104,11 @@ def timeline(repository: "Repository", record: JobRecord) -> Timeline:
         else:
             parts.add(which)
             name, of_vm = hosts.get(image.vm_key, (image.vm_key, ()))
-            host, workload = given.get((*which, image.part), ("", ""))
+            given_to, workload = given.get((*which, image.part), ("", ""))
             # The manifest of a host is recorded whole: what is not in it was given to another.
             others = [host for host in of_vm if host not in recorded]
-            host = host or " or ".join(others or of_vm) or "unknown"
-            found.append(_stretch(image, image.ended_at, clean(name), host, clean(workload)))
+            host = image.host or given_to or " or ".join(others or of_vm) or "unknown"
+            found.append(_stretch(image, image.ended_at, clean(name), clean(host), clean(workload)))
     found.sort(key=lambda one: (one.host, one.began, one.vm, one.disk))
     return Timeline(record, tuple(found), untimed + len(joined - parts))
 

@@ -24,6 +24,7 @@ from airflow_provider_azstack.engine.backup.join import (
 from airflow_provider_azstack.engine.backup.manifests import gathered
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import (
+    HostShare,
     Image,
     Job,
     Manifest,
@@ -59,6 +60,7 @@ class Candidate(NamedTuple):
     snapshot_set: SnapshotSet | None = None
     images: tuple[Image, ...] = ()  # of that set, in the order of its disks
     joined: tuple[Image, ...] = ()  # those of them that were made of parts, and are not put yet
+    shares: tuple[HostShare, ...] = ()  # of several hosts, by their names
     is_begun: bool = False  # there are images of it, of whatever set
     status: VmStatus = "done"
     reason: str = ""
@@ -131,7 +133,8 @@ class Matcher:
                 reasons.append(str(error))
             else:
                 new = tuple(image for image in chosen if image not in images)
-                return bare._replace(snapshot_set=snapshot_set, images=chosen, joined=new)
+                shares = _shares(vm, (i for i in images if i.set_id == snapshot_set.id))
+                return Candidate(vm, snapshot_set, chosen, new, shares, is_begun=True)
         return bare.but("failed", _why(vm, images, reasons[0]))
 
     def _sets_of(self, vm: Wanted) -> list[SnapshotSet]:
@@ -155,6 +158,26 @@ class Matcher:
             )
             for snapshot in snapshot_set.snapshots
         )
+
+
+def _shares(vm: Wanted, images: Iterable[Image]) -> tuple[HostShare, ...]:
+    """Return what each host did; of a VM that one host streamed, the VM's own line says that."""
+    if len(vm.hosts) == 1:
+        return ()
+    by_host: dict[str, list[Image]] = defaultdict(list)
+    for image in images:
+        by_host[image.host].append(image)
+    by_host.pop("", None)  # what was joined, or made before hosts were recorded
+    return tuple(
+        HostShare(
+            host=host,
+            disks=len(made),
+            changed_bytes=sum(image.changed_bytes for image in made),
+            seconds=sum(image.seconds for image in made),
+            ended_at=max((image.ended_at for image in made if image.ended_at), default=None),
+        )
+        for host, made in sorted(by_host.items())
+    )
 
 
 def _without_set(bare: Candidate, of_session: Sequence[SnapshotSet]) -> Candidate:

@@ -206,7 +206,7 @@ class _Publisher:
         is_missing = candidate.status == "failed" and (told or not candidate.is_begun)
         left_out = window.left_out(self._job, self._clock(), told) if is_missing else ""
         reason = left_out or (f"{candidate.reason} ({told})" if told else candidate.reason)
-        vm = _job_vm(candidate._replace(reason=reason[:1000], images=()), "")
+        vm = _job_vm(candidate._replace(reason=reason[:1000], images=(), shares=()), "")
         return replace(vm, is_waiting=bool(left_out))
 
     def _new_blocks(self, images: Iterable[Image]) -> Iterator[bytes]:
@@ -275,6 +275,8 @@ def _job_vm(candidate: Candidate, point: str, suspicious: tuple[str, ...] = ()) 
         name=candidate.vm.name,
         host=host,
         more_hosts=tuple(more_hosts),
+        shares=candidate.shares,
+        image=candidate.snapshot_set.vm.image if candidate.snapshot_set else "",
         status=candidate.status,
         reason=candidate.reason,
         point=point,

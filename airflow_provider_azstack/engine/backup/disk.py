@@ -6,7 +6,6 @@ Invariant: the image is put only after every block that it refers to is durable,
 the source's, however the changes were known. A backup that fails puts no image.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +19,6 @@ from airflow_provider_azstack.engine.progress import Progress, Tally
 from airflow_provider_azstack.model import ChangesKnown, Compression, DiskPart, DiskSnapshot, Image
 from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 from airflow_provider_azstack.repo.sessions import Session
-
-log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 3.0
 SESSION_CHECK_SECONDS = 30.0
@@ -42,6 +39,7 @@ def back_up_disk(
     vm_key: str,
     set_id: str,
     snapshot: DiskSnapshot,
+    host: str = "",
     part: DiskPart | None = None,
     previous: Image | None,
     sibling: Image | None = None,
@@ -59,6 +57,7 @@ def back_up_disk(
     Store a disk's content and return its image, which is then in the repository.
 
     :param name: the image's object name.
+    :param host: the backup host that this is.
     :param part: all that is looked at and stored; None: the whole disk.
     :param previous: the image that the source's ``changed`` refers to; None stores everything.
     :param sibling: without ``previous``: an image of a disk that may be like this one.
@@ -107,9 +106,9 @@ def back_up_disk(
             seconds=seen.seconds,
             ended_at=wall_clock(),
             part=part,
+            host=host,
         )
         session.put_image(image)
-    log.info("%s: %s", name, seen)
     if progress:
         progress(seen)
     return image

@@ -203,6 +203,7 @@ class DiskReader:
                 vm_key=self._vm.key,
                 set_id=self._set.id,
                 snapshot=snapshot,
+                host=self._work.host,
                 part=part,
                 previous=reference.image if reference else None,
                 sibling=sibling,

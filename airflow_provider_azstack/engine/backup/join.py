@@ -102,6 +102,7 @@ def joined(parts: Sequence[Image]) -> Image:
         stored_bytes=sum(image.stored_bytes for image in ordered),
         seconds=sum(image.seconds for image in ordered),
         ended_at=max((image.ended_at for image in ordered if image.ended_at), default=None),
+        host="",  # no stream made it
     )
 
 

@@ -5,11 +5,12 @@ Owns what is compared with what; knows neither how forecasts are made nor how ro
 Invariant: what was not forecast, or not measured, is shown as such and never as zero.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
-from airflow_provider_azstack.model import HostForecast, Job, JobRecord, JobVm
+from airflow_provider_azstack.model import HostForecast, HostShare, Job, JobRecord
 from airflow_provider_azstack.speed import amount, duration
 
 HOST_COLUMNS = (
@@ -90,7 +91,10 @@ def verdict(job: Job, forecasts: Sequence[HostForecast]) -> str:
 
 def estimate_rows(record: JobRecord) -> list[dict[str, Any]]:
     """Return for each host what was expected and what came; the last row is the run."""
-    rows = [_estimated(f, [vm for vm in record.vms if vm.host == f.host]) for f in record.forecast]
+    done: dict[str, list[HostShare]] = defaultdict(list)
+    for share in (share for vm in record.vms for share in vm.by_host):
+        done[share.host].append(share)
+    rows = [_estimated(f, done[f.host]) for f in record.forecast]
     if record.forecast:
         rows.append(_whole(record, rows))
     return rows
@@ -127,15 +131,15 @@ def _clock(moment: datetime, zone: tzinfo) -> str:
     return f"{moment.astimezone(zone):%Y-%m-%d %H:%M}"
 
 
-def _estimated(forecast: HostForecast, vms: Sequence[JobVm]) -> dict[str, Any]:
-    ends = [vm.ended_at for vm in vms if vm.ended_at is not None]
+def _estimated(forecast: HostForecast, done: Sequence[HostShare]) -> dict[str, Any]:
+    ends = [share.ended_at for share in done if share.ended_at is not None]
     end = (max(ends) - forecast.made_at).total_seconds() if ends else None
-    busy = sum(vm.seconds for vm in vms)
+    busy = sum(share.seconds for share in done)
     return {
         "host": forecast.host,
-        "vms": len(vms),
+        "vms": len(done),
         "expected_bytes": forecast.expected_bytes,
-        "moved_bytes": sum(vm.changed_bytes for vm in vms),
+        "moved_bytes": sum(share.changed_bytes for share in done),
         "expected_busy": duration(forecast.busy_seconds),
         "busy": duration(busy),
         "expected_end": duration(forecast.end_seconds),

@@ -17,7 +17,7 @@ from statistics import median
 from typing import NamedTuple
 
 from airflow_provider_azstack.config import MEGABYTE
-from airflow_provider_azstack.model import JobOutline, JobRecord, JobVm, Mode, VmOutline
+from airflow_provider_azstack.model import HostShare, JobOutline, JobRecord, JobVm, Mode, VmOutline
 
 # As far as nothing was measured. A stream that only reads is faster; one that has a share of two
 # cores, of a network and of a stack that others use as well is not.
@@ -97,6 +97,11 @@ class Past:
         """Return the VMs of which some job made a restore point."""
         return {key for key, told in self._told.items() if told.done is not None}
 
+    def newest_of(self) -> dict[str, str]:
+        """Return by image the VM of it that was done last, whose points are there most likely."""
+        told = [(t.done_at, key, t.done.image) for key, t in self._told.items() if t.done]
+        return {image: key for _, key, image in sorted(told) if image}
+
     def waiting(self) -> dict[str, int]:
         """Return the VMs that a window left out last, each with its place: 0 waits longest."""
         never = datetime.min.replace(tzinfo=UTC)
@@ -108,10 +113,12 @@ class Past:
         """Return how fast streams were when each VM was last done."""
         seen = {key: told.done for key, told in sorted(self._told.items()) if told.done}
         timed = {key: vm for key, vm in seen.items() if vm.seconds > 0}
-        by_host: dict[str, list[_Seen]] = defaultdict(list)
+        by_host: dict[str, list[_Seen | HostShare]] = defaultdict(list)
         for vm in timed.values():
-            if not vm.more_hosts:  # else nobody knows which of them was how fast
+            if not vm.more_hosts:
                 by_host[vm.host].append(vm)
+            for share in vm.shares:  # of several hosts; without, nobody knows who was how fast
+                by_host[share.host].append(share)
         usual = _fitted(timed.values())
         fitted = {host: _fitted(vms) for host, vms in by_host.items()}
         rates = Rates({host: tempo for host, tempo in fitted.items() if tempo}, usual)
@@ -133,7 +140,7 @@ def _heard(before: _Told | None, at: datetime, vm: _Seen) -> _Told:
     return told
 
 
-def _disks(vm: _Seen) -> int:
+def _disks(vm: _Seen | HostShare) -> int:
     return max(vm.disks, 1)  # records of earlier versions do not count them
 
 
@@ -143,7 +150,7 @@ def _unusual(vm: _Seen, rates: Rates) -> float:
     return min(max(factor, 1 / _MOST_UNUSUAL), _MOST_UNUSUAL)
 
 
-def _fitted(vms: Iterable[_Seen]) -> Tempo | None:
+def _fitted(vms: Iterable[_Seen | HostShare]) -> Tempo | None:
     """
     Fit seconds = a * disks + b * bytes; None where too little moved to tell.
 

@@ -58,7 +58,7 @@ def prepare(
         hosts,
         history=past.expected_bytes(job.mode),
         waiting=past.waiting(),
-        siblings=siblings(vms, past.done()),
+        siblings=siblings(vms, past.done(), past.newest_of()),
         batch_bytes=terms.policy.batch_bytes,
         account_cap=terms.caps.storage_account,
         stack_cap=terms.caps.stack,

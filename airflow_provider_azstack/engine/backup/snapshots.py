@@ -70,8 +70,13 @@ class Work(NamedTuple):
     accounts: Accounts
     session: Session
     job: Job
-    who: str = ""  # the workload: the same for every try of it
+    who: str = ""  # the workload, as host/number: the same for every try of it
     cancel: threading.Event | None = None
+
+    @property
+    def host(self) -> str:
+        """The backup host that this is."""
+        return self.who.partition("/")[0]
 
 
 def take_set(work: Work, vm: WorkloadVm, *, random: Random = uuid.uuid4) -> SnapshotSet:

@@ -286,6 +286,18 @@ def test_the_hosts_of_a_vm_in_pieces_are_those_of_the_manifests(repository: Repo
     ]
 
 
+def test_images_tell_which_host_read_them(repository: Repository) -> None:
+    """Without any manifest, and whatever the record says of the VM's first host."""
+    halves = (DiskPart(0, 2 * GIB), DiskPart(2 * GIB, 4 * GIB))
+    one = night(repository, 0)
+    one.done(1, more_hosts=("host-b",), parts=halves, read_by=("host-b", "host-a"))
+    one.end()
+    assert stretches(repository) == [
+        ("host-a", "os (2 to 4 GiB)", ""),
+        ("host-b", "os (0 to 2 GiB)", ""),
+    ]
+
+
 def test_any_job_may_be_drawn_and_an_unknown_one_is_refused(repository: Repository) -> None:
     for day in (3, 1):
         one = night(repository, day)
@@ -330,7 +342,7 @@ def test_each_record_is_read_once(repository: Repository) -> None:
     assert isinstance(store, MemoryStore)
     read: list[str] = []
     get = store.get
-    store.get = lambda name: read.append(name) or get(name)  # type: ignore[method-assign]
+    store.get = lambda name, *most: read.append(name) or get(name, *most)  # type: ignore[method-assign]
     told(repository)
     assert len(read) == len(set(read))
     assert {name.split("/")[0] for name in read} <= {"points", "jobs", "images"}

@@ -19,6 +19,7 @@ from airflow_provider_azstack.engine.backup.past import Past, Rates, Tempo
 from airflow_provider_azstack.engine.backup.prepare import Terms, prepare
 from airflow_provider_azstack.model import (
     HostForecast,
+    HostShare,
     Job,
     JobRecord,
     JobVm,
@@ -215,6 +216,39 @@ def test_an_estimate_is_set_beside_what_became_of_it() -> None:
     assert (run["host"], run["off"], run["moved_bytes"]) == ("all", "+50%", 2000 * MB)
     assert [row["vm"] for row in outlook.vm_rows(record)] == ["vm2", "vm1"]
     assert outlook.estimate_rows(replace(record, forecast=())) == []
+
+
+def test_a_vm_in_pieces_counts_for_each_host_with_what_it_did() -> None:
+    """Records of earlier versions do not tell that: there it counts for its first host."""
+    forecasts = tuple(
+        HostForecast(
+            host=name, made_at=NOW, streams=1, workloads=1, vms=1, expected_bytes=500 * MB,
+            busy_seconds=10.0, end_seconds=10.0,
+        )
+        for name in "ab"
+    )  # fmt: skip
+    shares = tuple(
+        HostShare(
+            host=name, disks=1, changed_bytes=count * MB, seconds=seconds,
+            ended_at=NOW + timedelta(seconds=seconds),
+        )
+        for name, count, seconds in (("a", 400, 10.0), ("b", 600, 20.0))
+    )  # fmt: skip
+    cut = JobVm(
+        key=key_of(1), name="vm1", host="a", more_hosts=("b",), status="done", disks=1,
+        changed_bytes=1000 * MB, seconds=30.0, ended_at=NOW + timedelta(seconds=20), shares=shares,
+    )  # fmt: skip
+    record = JobRecord(
+        job=JOB, status="done", started_at=NOW, ended_at=NOW, vms=(cut,), forecast=forecasts
+    )
+
+    def told(of: JobRecord) -> list[tuple[int, int, str]]:
+        return [(row["vms"], row["moved_bytes"], row["off"]) for row in outlook.estimate_rows(of)]
+
+    whole = (1, 1000 * MB, "+100%")
+    assert told(record) == [(1, 400 * MB, "+0%"), (1, 600 * MB, "+100%"), whole]
+    old = replace(record, vms=(replace(cut, shares=()),))
+    assert told(old) == [(1, 1000 * MB, "+100%"), (0, 0, "-"), whole]
 
 
 def test_a_host_that_did_nothing_has_no_end_to_be_off() -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from airflow_provider_azstack.engine.backup.past import Past, Tempo
-from airflow_provider_azstack.model import Job, JobRecord, JobVm
+from airflow_provider_azstack.model import HostShare, Job, JobRecord, JobVm
 
 pytestmark = pytest.mark.tier1
 
@@ -76,6 +76,29 @@ def test_a_vm_in_pieces_says_nothing_of_one_host() -> None:
     assert rates.tempo("a") == Past([job(1, *whole)]).rates().tempo("a")
     assert set(rates.hosts) == {"a"}
     assert rates.factor(key(9)) > 1.0
+
+
+def test_what_several_hosts_did_of_a_vm_counts_for_each_of_them() -> None:
+    """Where the record has it: host b streamed nothing else, and its tempo is known."""
+    shares = (
+        HostShare(host="a", disks=1, changed_bytes=400 * MB, seconds=10.0),
+        HostShare(host="b", disks=1, changed_bytes=400 * MB, seconds=40.0),
+    )
+    cut = moved(9, 800 * MB, 50.0, more_hosts=("b",), shares=shares)
+    rates = Past([job(1, cut)]).rates()
+    assert rates.tempo("a").seconds(0, 400 * MB) == pytest.approx(10.0)
+    assert rates.tempo("b").seconds(0, 400 * MB) == pytest.approx(40.0)
+
+
+def test_of_each_image_the_vm_that_was_done_last_is_known() -> None:
+    """A restore point of it is there most likely; who failed since is not asked for."""
+    jobs = [
+        job(1, moved(1, 1, image="debian"), moved(2, 1, image="debian"), moved(3, 1)),
+        job(2, moved(2, 1, image="debian"), moved(4, 1, image="windows")),
+        job(3, moved(1, 0, status="failed", image="debian")),
+    ]
+    random.Random(4).shuffle(jobs)
+    assert Past(jobs).newest_of() == {"debian": key(2), "windows": key(4)}
 
 
 def test_tempo_is_found_again_in_what_was_measured() -> None:

@@ -30,18 +30,28 @@ def test_those_made_of_one_image_have_one_sibling_which_has_none() -> None:
     expected = {key_of(n): key_of(0) for n in (1, 2, 3)} | {key_of(8): key_of(7)}
     for seed in range(5):
         Random(seed).shuffle(vms)
-        assert siblings(vms, ()) == expected
+        assert siblings(vms, (), {}) == expected
 
 
 def test_one_that_has_a_restore_point_is_preferred() -> None:
     """It is there now; what the same job reads may come too late."""
     vms = [made_of(n, DEBIAN) for n in range(3)]
-    assert siblings(vms, {key_of(2)}) == {key_of(0): key_of(2), key_of(1): key_of(2)}
+    assert siblings(vms, {key_of(2)}, {}) == {key_of(0): key_of(2), key_of(1): key_of(2)}
+
+
+def test_one_of_another_job_is_taken_where_the_own_job_has_none_yet() -> None:
+    """One of the own job that has points is known to be there still: it goes before that."""
+    vms, known = [made_of(n, DEBIAN) for n in range(2)], {DEBIAN: key_of(9)}
+    assert siblings(vms, {key_of(9)}, known) == {key_of(0): key_of(9), key_of(1): key_of(9)}
+    assert siblings(vms[:1], {key_of(9)}, known) == {key_of(0): key_of(9)}
+    assert siblings(vms, {key_of(9), key_of(1)}, known) == {key_of(0): key_of(1)}
+    assert siblings(vms[:1], {key_of(0)}, {DEBIAN: key_of(0)}) == {}, "never itself"
+    assert siblings(vms[:1], (), {WINDOWS: key_of(9)}) == {}
 
 
 def test_those_of_unknown_make_have_none() -> None:
     """Disks that were attached, uploaded or restored tell no image."""
-    assert siblings([made_of(n, "") for n in range(3)], ()) == {}
+    assert siblings([made_of(n, "") for n in range(3)], (), {}) == {}
 
 
 @pytest.mark.parametrize(
