@@ -190,7 +190,7 @@ def test_a_proxy_is_told_its_password_and_nobody_else(
 def test_proxies_are_looked_up_once_for_each_host(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F-N18: to look through the environment takes longer than all else before a request."""
+    """To look through the environment takes longer than all else before a request."""
     asked: list[str] = []
 
     def no_proxy_for(host: str) -> bool:
