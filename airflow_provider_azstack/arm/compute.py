@@ -10,15 +10,16 @@ not there is success, and a snapshot that is not what we asked for is never take
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from airflow_provider_azstack.arm.answers import error_of
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.arm.versions import api_version
 from airflow_provider_azstack.errors import (
+    ConfigurationError,
     InvalidName,
     Refused,
     SourceBusy,
     SourceError,
+    Unreachable,
     UnsupportedStack,
 )
 from airflow_provider_azstack.secret import Secret
@@ -26,6 +27,11 @@ from airflow_provider_azstack.secret import Secret
 _PROVIDER = "providers/Microsoft.Compute"
 # From this version on, snapshots know "incremental"; older ones refuse unknown properties.
 _INCREMENTAL_SINCE = "2019-03-01"
+# No page says which createOptions a stack knows, nor how and when it refuses the others.
+_UNKNOWN_WAY = (
+    "createoption", "uploadsizebytes", "not supported", "notsupported", "unsupported",
+    "not implemented", "notimplemented", "not enabled", "notenabled",
+)  # fmt: skip
 
 
 class Compute:
@@ -133,14 +139,12 @@ class Compute:
 
         :raises UnsupportedStack: the stack does not know this way of creating disks.
         """
-        answer = self._stack.request("PUT", disk_id, body=body, accept={400})
-        if answer.status == 400:
-            error = error_of(answer)
-            if "createoption" in str(error).lower() or "uploadsizebytes" in str(error).lower():
-                raise UnsupportedStack(str(error))
-            raise error
-        self._stack.finish(answer)
-        return self._stack.get(disk_id)
+        try:
+            return self._stack.put(disk_id, body)
+        except (ConfigurationError, SourceBusy, Unreachable) as error:
+            if any(word in str(error).lower() for word in _UNKNOWN_WAY):
+                raise UnsupportedStack(str(error)) from None
+            raise
 
     def delete_disk(self, disk_id: str) -> None:
         """Delete a managed disk, access to it first; nothing there is success."""

@@ -20,6 +20,10 @@ from airflow_provider_azstack.emulator.state import Grant, Resource, World, body
 DISKS = "Microsoft.Compute/disks"
 SNAPSHOTS = "Microsoft.Compute/snapshots"
 _TIERS = {"Standard_LRS": "Standard", "Premium_LRS": "Premium"}
+# Azure/azure-rest-api-specs, Microsoft.Compute/stable/<version>/disk.json: "Upload" and "Write"
+# came with 2018-09-30, the size of the upload and "incremental" with 2019-03-01.
+_WRITES_SINCE = "2018-09-30"
+_UPLOADS_SINCE = "2019-03-01"
 _LATE = {"diskState", "diskSizeBytes", "uniqueId", "encryption", "hyperVGeneration"}
 
 
@@ -81,7 +85,7 @@ def _settle_resource(resource: Resource, state: str) -> Json:
 
 def show(resource: Resource, call: Call) -> Json:
     """Return a disk's or snapshot's body; old api-versions do not know all of it."""
-    if call.query["api-version"] >= "2019-03-01":
+    if call.query["api-version"] >= _UPLOADS_SINCE:
         return resource.body
     kept = {k: v for k, v in resource.properties.items() if k not in _LATE}
     return {**resource.body, "properties": kept}
@@ -118,7 +122,16 @@ def put(world: World, call: Call) -> Answer:
         raise Problem(400, "InvalidParameter", "Required parameter 'creationData' is missing.")
     if given.get("incremental"):
         raise Problem(400, "InvalidParameter", "Incremental snapshots are not supported.")
+    if call.query["api-version"] < _UPLOADS_SINCE:
+        _check_members(given)
     return _create(world, call, path, sent)
+
+
+def _check_members(given: Json) -> None:
+    """Refuse what only newer api-versions know."""
+    for there, name in ((given, "incremental"), (given["creationData"], "uploadSizeBytes")):
+        if name in there:
+            raise Problem(400, "BadRequest", f"Could not find member '{name}' on object of type.")
 
 
 def _create(world: World, call: Call, path: str, sent: Json) -> Answer:
@@ -337,7 +350,8 @@ def begin_get_access(world: World, call: Call) -> Answer:
     """``POST .../beginGetAccess``: a signed URL, for so many seconds."""
     resource, sent = resources.target(world, call, _type(call)), call.json()
     access, seconds = sent.get("access"), sent.get("durationInSeconds")
-    if access not in {"Read", "Write"} or not isinstance(seconds, int) or seconds < 1:
+    levels = {"Read", "Write"} if call.query["api-version"] >= _WRITES_SINCE else {"Read"}
+    if access not in levels or not isinstance(seconds, int) or seconds < 1:
         raise Problem(400, "InvalidParameter", "access or durationInSeconds is invalid.")
     _check_grantable(world, resource, access)
     kind = "disks" if resource.volume else "snapshots"

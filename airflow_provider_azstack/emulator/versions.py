@@ -3,12 +3,16 @@ Which api-versions a stack knows, by resource type, and what it says to any othe
 
 Owns the table of the hybrid profiles 2019-03-01 and 2020-09-01; knows no resources.
 Invariant: a version that is not in the table is refused, and the error names those that are.
+
+Sources: Azure/azure-rest-api-specs, profile/2020-09-01-hybrid.json and 2019-03-01-hybrid.json; for
+disks and snapshots, MicrosoftDocs/azure-stack-docs, user/azure-stack-managed-disk-considerations.md
+(builds 2102 and later); for blobs, user/azure-stack-acs-differences.md.
 """
 
 from airflow_provider_azstack.emulator.http import Call, Json, Problem
 
 _COMPUTE = ("2020-06-01", "2019-12-01", "2019-07-01", "2018-10-01", "2017-12-01")
-_DISKS = ("2019-07-01", "2019-03-01", "2018-09-30", "2018-06-01", "2017-03-30")
+_DISKS = ("2019-07-01", "2019-03-01", "2018-09-30", "2018-06-01", "2018-04-01", "2017-03-30")
 _NETWORK = ("2018-11-01", "2017-10-01", "2016-09-01")
 
 SUPPORTED: dict[str, tuple[str, ...]] = {
@@ -42,9 +46,8 @@ SUPPORTED: dict[str, tuple[str, ...]] = {
 
 # The blob service of builds 2008 and later; the newest is the last one a stack accepts.
 BLOB_VERSIONS = (
-    "2013-08-15", "2014-02-14", "2015-02-21", "2015-04-05", "2015-07-08", "2015-12-11",
-    "2016-05-31", "2017-04-17", "2017-07-29", "2017-11-09", "2018-03-28", "2018-11-09",
-    "2019-02-02", "2019-07-07",
+    "2015-04-05", "2015-07-08", "2015-12-11", "2016-05-31", "2017-04-17", "2017-07-29",
+    "2017-11-09", "2018-03-28", "2018-11-09", "2019-02-02", "2019-07-07",
 )  # fmt: skip
 
 

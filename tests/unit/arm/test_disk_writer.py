@@ -1,5 +1,6 @@
 """Writing disks: what was acknowledged is there, and nothing of another's is written or deleted."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,6 +152,40 @@ def test_a_refused_upload_is_told_from_a_full_quota(emulator: Emulator, stack: S
     with pytest.raises(ConfigurationError, match="quota") as caught:
         upload(emulator, stack)
     assert not isinstance(caught.value, UnsupportedStack)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (400, "BadRequest", "Could not find member 'uploadSizeBytes' on object of type."),
+        (409, "OperationNotAllowed", "Direct upload is not supported here."),
+        (501, "NotImplemented", "The requested operation is not implemented."),
+    ],
+)
+def test_a_refused_upload_is_told_whatever_a_stack_says_it_with(
+    emulator: Emulator, stack: Stack, status: int, code: str, message: str
+) -> None:
+    """No page says how: told as what it is, so that the disk is staged instead."""
+    refusal = json.dumps({"error": {"code": code, "message": message}}).encode()
+    emulator.faults.answer("PUT", "/disks/", status, body=refusal)
+    with pytest.raises(UnsupportedStack):
+        upload(emulator, stack)
+
+
+def test_an_upload_that_is_refused_only_at_the_end_is_told(
+    emulator: Emulator, stack: Stack
+) -> None:
+    emulator.faults.end_operation("disks.write", "Failed", code="FeatureNotSupported")
+    with pytest.raises(UnsupportedStack, match="FeatureNotSupported"):
+        upload(emulator, stack)
+
+
+def test_older_versions_of_disks_know_no_uploads(emulator: Emulator) -> None:
+    with (
+        stack_of(emulator, profile="2019-03-01-hybrid") as older,
+        pytest.raises(UnsupportedStack, match="uploadSizeBytes"),
+    ):
+        upload(emulator, older)
 
 
 def test_a_deleted_disk_loses_its_access_first(emulator: Emulator, stack: Stack) -> None:
