@@ -62,11 +62,12 @@ def _with_choices(found: re.Match[str], kind: Any) -> str:
     return f"unknown value {given[:_LONGEST_WORD]!r}{place}; allowed are {_listed(given, allowed)}"
 
 
-def did_you_mean(given: str, choices: Iterable[str]) -> str:
-    """Return the question after the choice that is nearest, to be put behind a refusal, or ""."""
+def did_you_mean(given: str, choices: Iterable[str], most: int = 1) -> str:
+    """Return the question after what is nearest, to be put behind a refusal; "" if nothing is."""
     by_small_letters = {choice.lower(): choice for choice in choices}
-    near = get_close_matches(given.lower(), by_small_letters, 1)
-    return f"; did you mean {by_small_letters[near[0]]}?" if near else ""
+    near = get_close_matches(given.lower(), by_small_letters, most)
+    named = " or ".join(by_small_letters[one] for one in near)
+    return f"; did you mean {named}?" if near else ""
 
 
 def _listed(given: str, choices: list[str]) -> str:

@@ -124,8 +124,7 @@ def _show(
         )
         return state
     show(hosts, args.output, outlook.HOST_COLUMNS)
-    if workloads:
-        show(workloads, args.output, _WORKLOADS)
+    show(workloads, args.output, _WORKLOADS, title="workloads")
     for vm in inventory.unprotected:
         say(f"[yellow]not protected:[/] {escape(vm.name)}: {escape(vm.reason)}")
     say(escape(says))

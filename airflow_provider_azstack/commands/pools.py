@@ -69,7 +69,7 @@ def sync_pools(args: Namespace) -> None:
     hosts = load_config(args.config).backup_hosts()
     changes = plan(read_pools(), hosts)
     rows = [{**change._asdict(), "action": change.action} for change in changes]
-    show(rows, args.output, ("pool", "now", "wanted", "action"))
+    show(rows, args.output, ("pool", "now", "wanted", "action"), nothing="no backup host, no pool")
     stale = [change.pool for change in changes if change.action == "delete"]
     if args.dry_run:
         say("nothing was changed (--dry-run)")

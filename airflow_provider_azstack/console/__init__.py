@@ -6,7 +6,6 @@ Owns the commands' names; each one's arguments and work are in the module of its
 Invariant: nothing here imports Airflow, and every error of ours ends in one line and state 2.
 """
 
-import os
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
@@ -15,6 +14,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from airflow_provider_azstack import __version__
+from airflow_provider_azstack.console.mixed import MixedParser
 
 # Name -> what it does, in one line. The module is the name with underscores.
 COMMANDS = {
@@ -59,9 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(sys.argv[1:] if argv is None else argv)
-    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:  # while the command was loaded; later ones are its own
         sys.stderr.write("error: interrupted\n")
         return 2
@@ -69,11 +66,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     name = next((argument for argument in argv if not argument.startswith("-")), "")
-    args = _parser(name).parse_args(argv)
+    if name not in {"", *COMMANDS}:
+        return _unknown(name)
+    parser = _parser(name)
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
+    args = parser.parse_args(argv)
     # Loaded only now: it needs rich, and --help does not.
     from airflow_provider_azstack.console.present import guarded  # noqa: PLC0415
 
     return guarded(load(name).run, args)
+
+
+def _unknown(name: str) -> int:
+    # Loaded only here: it needs msgspec, and --help does not.
+    from airflow_provider_azstack.wording import did_you_mean  # noqa: PLC0415
+
+    meant = did_you_mean(name, COMMANDS)
+    sys.stderr.write(f"error: no command {name!r}{meant}; 'azstack --help' lists all\n")
+    return 2
 
 
 def load(name: str) -> Command:
@@ -88,7 +100,9 @@ def _parser(chosen: str) -> ArgumentParser:
         epilog="Exit states: 0 done, 1 partly done, 2 failed.",
     )
     parser.add_argument("--version", action="version", version=f"azstack {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="command", parser_class=MixedParser
+    )
     for name, text in COMMANDS.items():
         one = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name == chosen:

@@ -13,6 +13,7 @@ from argparse import ArgumentParser, Namespace, _ActionsContainer
 from collections.abc import Callable, Mapping
 from getpass import getpass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from airflow_provider_azstack.errors import ConfigurationError
@@ -80,12 +81,11 @@ def open_repository(
     from airflow_provider_azstack.repo.repository import Repository  # noqa: PLC0415
 
     store = open_repository_store(args, prefix)
-    cache = _option(args, prefix + "cache-directory")
     return Repository.open(
         store,
         passphrase or read_passphrase(args, prefix),
         expected_id=_option(args, prefix + "repository-id"),
-        cache_directory=Path(cache) if cache else None,
+        cache_directory=_cache_directory(args, prefix),
     )
 
 
@@ -181,11 +181,32 @@ def _given_passphrase(args: Namespace, prefix: str) -> Secret | None:
         return passphrase_from(file)
     if text := os.environ.get(variable):
         return Secret(text)
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigurationError(
             f"no passphrase: give --{prefix}passphrase-file, or set {variable}_FILE or {variable}"
         )
     return None
+
+
+def _cache_directory(args: Namespace, prefix: str) -> Path | None:
+    """Return where the index is kept; nowhere, and that is said, where nothing can be kept."""
+    name = prefix + "cache-directory"
+    if not (given := _option(args, name)):
+        return None
+    directory = Path(given)
+    try:
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
+        with TemporaryFile(dir=directory):
+            return directory
+    except OSError as error:
+        from airflow_provider_azstack.console.present import say  # noqa: PLC0415 - loads rich
+
+        say(
+            f"[yellow]note:[/] --{name} is not used, the index is read anew each time: "
+            f"{given}: {error.strerror or error}"
+        )
+        return None
 
 
 def _prompt(prefix: str) -> str:

@@ -54,7 +54,7 @@ def show_coverage(repository: "Repository", max_age_hours: float, output: str) -
     if not max_age_hours >= 0:  # nan as well
         raise ConfigurationError("--max-age is a number of hours, 0 or more")
     rows = coverage(repository)
-    show([_facts(row) for row in rows], output, _COLUMNS)
+    show([_facts(row) for row in rows], output, _COLUMNS, nothing="no job and no restore point yet")
     if not max_age_hours:
         return DONE
     late = [row for row in rows if row.age_hours is None or row.age_hours > max_age_hours]
@@ -64,6 +64,4 @@ def show_coverage(repository: "Repository", max_age_hours: float, output: str) -
 
 
 def _facts(row: "Coverage") -> dict[str, Any]:
-    facts = row._asdict()
-    facts["read_since"] = row.read_since and row.read_since.isoformat(timespec="seconds")
-    return {name: "" if value is None else value for name, value in facts.items()}
+    return {name: "" if value is None else value for name, value in row._asdict().items()}

@@ -57,7 +57,7 @@ def show_files(rows: Iterable[dict[str, Any]]) -> None:
             name = f"{row['vm']} {row['disk']} partition {where}: {reason}"
             say(f"[yellow]there may be other damaged files:[/] {escape(printable(name))}")
     if shown:
-        show(shown, "table", _FILES)
+        show(shown, "table", _FILES, title="files")
 
 
 def _newest(affected: Iterable["Affected"]) -> list["Affected"]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def add_disk(parser: ArgumentParser) -> None:
     """Declare which disk a command is about."""
     parser.add_argument("vm", help="name, key or id")
-    parser.add_argument("point", help=f"id of the restore point, or {LATEST}")
+    parser.add_argument("point", help=f"id of the restore point, how it begins, or {LATEST}")
     parser.add_argument("disk", help="os, data-0, ..., or the disk's name")
     add_repository(parser)
 

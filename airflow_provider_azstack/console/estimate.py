@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def add(parser: ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("run", nargs="?", default="", help="as 'jobs -o json' has it; the newest")
+    parser.add_argument(
+        "run", nargs="?", default="", help="as 'azstack jobs' has it; default: the newest"
+    )
     add_repository(parser)
     add_output(parser)
 
@@ -42,9 +44,8 @@ def show_estimate(repository: "Repository", run: str, output: str) -> int:
     if not rows:
         say(f"{escape(record.job.run)} was begun without a forecast")
         return 0
-    show(rows, output, outlook.ESTIMATE_COLUMNS)
-    if vms:
-        show(vms, output, outlook.VM_COLUMNS)
+    show(rows, output, outlook.ESTIMATE_COLUMNS, title="hosts")
+    show(vms, output, outlook.VM_COLUMNS, title="VMs that were expected worst")
     return 0
 
 
@@ -61,7 +62,7 @@ def find_job(repository: "Repository", run: str) -> "JobRecord":
         record = records[-1] if records else None
     if record is None:
         raise ConfigurationError(
-            f"the repository has no job {run!r}: 'azstack jobs -o json' lists them"
+            f"the repository has no job {run!r}: 'azstack jobs' lists them"
             if run
             else "the repository has no job yet"
         )

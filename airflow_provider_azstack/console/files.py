@@ -63,7 +63,7 @@ def run(args: Namespace) -> int:
         if args.action == "extract":
             return _extract(args, disk)
         if args.path is None:
-            show(_rows(disk), args.output, _PARTITIONS)
+            show(_rows(disk), args.output, _PARTITIONS, nothing="no partition, no file system")
         else:
             _list(args, _volume(args, disk))
     return DONE
@@ -127,7 +127,8 @@ def _list(args: Namespace, volume: "Volume") -> None:
             nodes.extend(node.children())  # what it yields before it tells of broken ones is kept
     finally:
         nodes.sort(key=lambda one: one.name)
-        show([_facts(one, args.output) for one in nodes], args.output, _FILES)
+        rows = [_facts(one, args.output) for one in nodes]
+        show(rows, args.output, _FILES, nothing=printable(f"{node.path} is empty"))
 
 
 def _facts(node: "Node", output: str) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _facts(node: "Node", output: str) -> dict[str, Any]:
         "mode": stat.filemode(_TYPES[node.kind] | node.mode),
         "owner": f"{owner[0]}:{owner[1]}" if owner else "",
         "size_bytes": node.size_bytes,
-        "modified_at": modified.isoformat() if modified else "",
+        "modified_at": modified or "",
         "name": shown(node.name),
         "target": shown(node.link_target) if node.kind == "symlink" else "",
         "kind": node.kind,

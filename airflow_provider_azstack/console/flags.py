@@ -44,12 +44,12 @@ def run(args: Namespace) -> int:
         {
             "vm": point.vm.name,
             "point": point.id,
-            "taken_at": point.taken_at.isoformat(timespec="seconds"),
+            "taken_at": point.taken_at,
             "reason": "; ".join(flags.reasons(repository, point.vm.key, point.id)),
             "vm_key": point.vm.key,
         }
         for point in repository.points()
         if (point.vm.key, point.id) in flagged
     ]
-    show(rows, args.output, _COLUMNS)
+    show(rows, args.output, _COLUMNS, nothing="no restore point looks suspicious")
     return 0

@@ -86,7 +86,8 @@ def forget_by_rule(
     decisions, gone = forget.forget_by_rule(
         repository, rule, policy=policy, vm_keys=keys, dry_run=not execute, confirm=confirm
     )
-    show([_facts(decision) for decision in decisions], output, _COLUMNS)
+    nothing = f"no restore point of policy {policy!r}" if policy else "no restore point yet"
+    show([_facts(decision) for decision in decisions], output, _COLUMNS, nothing=nothing)
     count = sum(not decision.is_kept for decision in decisions)
     return _told(gone, execute=execute, count=count)
 
@@ -134,7 +135,7 @@ def _facts(decision: "Decision") -> dict[str, Any]:
         "action": "keep" if decision.is_kept else "forget",
         "vm": point.vm.name,
         "point": point.id,
-        "taken_at": point.taken_at.isoformat(timespec="seconds"),
+        "taken_at": point.taken_at,
         "because": ", ".join(decision.reasons),
         "policy": point.policy,
         "vm_key": point.vm.key,

@@ -6,13 +6,18 @@ Invariant: a hold is lifted only by naming its point.
 """
 
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.points import find_point
 from airflow_provider_azstack.console.present import DONE, say, show
-from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.errors import AzStackError, ConfigurationError
 
-_COLUMNS = ("vm_key", "point", "since", "reason")
+if TYPE_CHECKING:
+    from airflow_provider_azstack.repo.points.holds import HeldPoint
+    from airflow_provider_azstack.repo.repository import Repository
+
+_COLUMNS = ("vm", "point", "since", "reason")
 
 
 def add(parser: ArgumentParser) -> None:
@@ -36,16 +41,8 @@ def run(args: Namespace) -> int:
 
     repository = open_repository(args)
     if args.action == "list":
-        rows = [
-            {
-                "vm_key": held.vm_key,
-                "point": held.point_id,
-                "since": held.since.isoformat(timespec="seconds") if held.since else "",
-                "reason": held.reason,
-            }
-            for held in holds.list_holds(repository)
-        ]
-        show(rows, args.output, _COLUMNS)
+        rows = [_facts(repository, held) for held in holds.list_holds(repository)]
+        show(rows, args.output, _COLUMNS, nothing="no restore point is on hold")
         return DONE
     point = find_point(repository, args.vm, args.point)
     if args.action == "add":
@@ -57,3 +54,17 @@ def run(args: Namespace) -> int:
     holds.remove_hold(repository, point.vm.key, point.id)
     say(f"{point.id} of {point.vm.name} is no longer on hold")
     return DONE
+
+
+def _facts(repository: "Repository", held: "HeldPoint") -> dict[str, Any]:
+    try:
+        name = repository.point(held.vm_key, held.point_id).vm.name
+    except AzStackError:  # a hold is told whatever has become of its point
+        name = held.vm_key
+    return {
+        "vm": name,
+        "point": held.point_id,
+        "since": held.since or "",
+        "reason": held.reason,
+        "vm_key": held.vm_key,
+    }

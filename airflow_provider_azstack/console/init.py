@@ -14,7 +14,8 @@ from airflow_provider_azstack.console.arguments import (
     open_repository_store,
     read_new_passphrase,
 )
-from airflow_provider_azstack.console.present import say
+from airflow_provider_azstack.console.present import say, write
+from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.secret import Secret
 
 if TYPE_CHECKING:
@@ -43,10 +44,19 @@ def create_repository(store: "Store", passphrase: Secret) -> int:
         "below and lock it away: it opens the repository when the passphrase is lost, and it is "
         "not shown again."
     )
-    print_secret(recovery_key)
+    print_recovery_key(recovery_key)
     return 0
 
 
-def print_secret(secret: Secret) -> None:
-    """Print a secret that the user asked for, alone, for a pipe into a printer."""
-    print(secret.reveal())  # noqa: T201 - without any markup
+def print_recovery_key(recovery_key: Secret) -> None:
+    """
+    Print a new recovery key, alone, for a pipe into a printer.
+
+    :raises ConfigurationError: nobody has got it, and nobody ever will.
+    """
+    try:
+        write(f"{recovery_key.reveal()}\n", must_arrive=True)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{error}: the recovery key is lost; 'azstack keys new-recovery-key' makes another"
+        ) from None

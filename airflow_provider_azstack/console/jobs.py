@@ -26,6 +26,7 @@ _COLUMNS = (
     "read_bytes",
     "stored_bytes",
     "hosts",
+    "run",
 )
 
 
@@ -48,8 +49,5 @@ def list_jobs(repository: "Repository", last: int, output: str) -> int:
     from airflow_provider_azstack.repo.reports import job_rows  # noqa: PLC0415 - cryptography
 
     rows = [row._asdict() for row in job_rows(repository, last=last)]
-    for row in rows:
-        row["started_at"] = row["started_at"].isoformat(timespec="seconds")
-        row["hosts"] = row["hosts"] if output == "json" else ", ".join(row["hosts"])
-    show(rows, output, _COLUMNS)
+    show(rows, output, _COLUMNS, nothing="no job yet")
     return 0

@@ -15,7 +15,7 @@ from airflow_provider_azstack.console.arguments import (
     read_new_passphrase,
     read_passphrase,
 )
-from airflow_provider_azstack.console.init import print_secret
+from airflow_provider_azstack.console.init import print_recovery_key
 from airflow_provider_azstack.console.present import PARTLY, say, show
 
 _COLUMNS = ("key", "label", "created_at", "problem")
@@ -57,7 +57,7 @@ def _list(args: Namespace) -> int:
         {
             "key": key.id,
             "label": key.label,
-            "created_at": key.created_at.isoformat(timespec="seconds") if key.created_at else "",
+            "created_at": key.created_at or "",
             "problem": key.problem,
         }
         for key in found
@@ -91,7 +91,7 @@ def _new_recovery_key(args: Namespace) -> int:
     repository = open_repository(args)
     old = [key.id for key in keyring.list_keys(repository) if key.label == keyring.RECOVERY]
     key_id, recovery = keyring.add_recovery_key(repository)
-    print_secret(recovery)
+    print_recovery_key(recovery)
     say(f"added key {key_id}: print it and lock it away, it is not shown again")
     if old:
         say(f"the old one opens as well, until you 'azstack keys remove {' '.join(old)}'")

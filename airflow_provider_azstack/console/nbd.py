@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from airflow_provider_azstack.console.disks import add_disk, opened_disk
-from airflow_provider_azstack.console.present import DONE, say
+from airflow_provider_azstack.console.present import DONE, say, write
 
 
 def add(parser: ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(args: Namespace) -> int:
         CellCache(reader) as disk,
         NbdServer(disk, port=args.port, path=path) as server,
     ):
-        print(server.uri, flush=True)  # noqa: T201 - the result, for a script to read
+        write(f"{server.uri}\n")
         say("serving, read-only; Ctrl-C ends it")
         try:
             server.serve_forever()

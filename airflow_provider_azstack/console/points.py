@@ -9,10 +9,8 @@ import re
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
-from airflow_provider_azstack.console.present import say, show
+from airflow_provider_azstack.console.present import show
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.wording import did_you_mean
@@ -40,9 +38,8 @@ def run(args: Namespace) -> int:
 def list_points(repository: "Repository", vm: str, output: str) -> int:
     """Print the restore points of all VMs, or of those called ``vm``."""
     points = points_of(repository, vm)
-    show([point_facts(point) for point in points], output, _COLUMNS)
-    if not points:
-        say(escape(none_of(repository, vm)) if vm else "no restore point yet")
+    nothing = "" if points else none_of(repository, vm) if vm else "no restore point yet"
+    show([point_facts(point) for point in points], output, _COLUMNS, nothing=nothing)
     return 0
 
 
@@ -64,9 +61,9 @@ def points_of(repository: "Repository", vm: str = "") -> list[RestorePoint]:
 
 
 def none_of(repository: "Repository", vm: str) -> str:
-    """Return the remark that a VM has no restore point, with the name that was probably meant."""
+    """Return the remark that a VM has no restore point, with names that were probably meant."""
     names = {point.vm.name for point in repository.points()}
-    return f"no restore point of a VM {vm!r}{did_you_mean(vm, sorted(names))}"
+    return f"no restore point of a VM {vm!r}{did_you_mean(vm, sorted(names), most=3)}"
 
 
 def find_point(repository: "Repository", vm: str, point_id: str = LATEST) -> RestorePoint:
@@ -74,6 +71,7 @@ def find_point(repository: "Repository", vm: str, point_id: str = LATEST) -> Res
     Return the one restore point that is meant.
 
     :param vm: the VM's name, key or id.
+    :param point_id: or the beginning of it, which tells the time.
     :raises ConfigurationError: there is none, or the name is that of several VMs.
     """
     points = points_of(repository, vm)
@@ -84,12 +82,14 @@ def find_point(repository: "Repository", vm: str, point_id: str = LATEST) -> Res
         raise ConfigurationError(f"{vm!r} names {len(keys)} VMs; give a key: {', '.join(keys)}")
     if point_id == LATEST:
         return points[-1]
-    for point in points:
-        if point.id == point_id:
-            return point
-    raise ConfigurationError(
-        f"VM {vm!r} has no restore point {point_id!r}; its newest is {points[-1].id}"
-    )
+    meant = [point for point in points if point.id.startswith(point_id)]
+    meant = [point for point in meant if point.id == point_id] or meant
+    if len(meant) != 1:
+        found = f"{len(meant)} restore points that begin with" if meant else "no restore point"
+        raise ConfigurationError(
+            f"VM {vm!r} has {found} {point_id!r}; its newest is {points[-1].id}"
+        )
+    return meant[0]
 
 
 def point_facts(point: RestorePoint) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def point_facts(point: RestorePoint) -> dict[str, Any]:
     return {
         "vm": point.vm.name,
         "point": point.id,
-        "taken_at": point.taken_at.isoformat(timespec="seconds"),
+        "taken_at": point.taken_at,
         "disks": len(point.images),
         "disk_bytes": sum(image.size_bytes for image in point.images),
         "stored_bytes": sum(image.stored_bytes for image in point.images),

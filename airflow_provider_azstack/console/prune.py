@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.present import DONE, PARTLY, say, show, show_one
+from airflow_provider_azstack.speed import amount
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.prune.report import Report
@@ -51,19 +52,22 @@ def collect(
     if output == "json":
         show_one({**report._asdict(), "freed_bytes": report.freed_bytes, "rows": rows}, output)
     else:
-        show(rows, output, _COLUMNS)
+        show(rows, output, _COLUMNS)  # of nothing to do, the summary tells
     say(summary(report))
     return PARTLY if report.of("held", "keep", "ignore") else DONE
 
 
 def summary(report: "Report") -> str:
     """Return what a report says, in one line."""
-    count, of = len(report.of("delete")), f"{report.packs} packs, {report.pack_bytes:,} bytes"
+    count, freed = len(report.of("delete")), amount(report.freed_bytes)
     if not report.dry_run:
-        text = f"{count} objects with {report.freed_bytes:,} bytes were deleted of {of}"
+        text = f"{count} objects with {freed} were deleted"
+    elif report.rows:
+        going = amount(sum(row.size_bytes for row in report.of("condemn", "repack")))
+        text = f"--execute would condemn {going}, and delete the {freed} that are condemned; "
+        text += "then what no living session holds back"
     else:
-        going = sum(row.size_bytes for row in report.of("condemn", "repack"))
-        text = f"--execute would condemn {going:,} bytes of {of}, and delete "
-        text += f"{report.freed_bytes:,} that are condemned; then what no living session holds back"
+        text = "nothing to do"
+    text += f"; the repository has {report.packs} packs, {amount(report.pack_bytes)}"
     waiting = report.of("wait")
     return text + (f"; {'; '.join(row.because for row in waiting)}" if waiting else "")

@@ -65,7 +65,8 @@ def run(args: Namespace) -> int:
             _require_sense(args)
             points = [find_point(repository, args.vm)] if args.vm else due(repository)[: args.vms]
             found = _tried(args, repository, points)
-    show([_facts(one) for one in found], args.output, _COLUMNS)
+    nothing = "no rehearsal yet" if args.list else "no restore point yet"
+    show([_facts(one) for one in found], args.output, _COLUMNS, nothing=nothing)
     for one in found if not args.list else ():
         _tell(one)
     return DONE if args.list or all(one.is_good for one in found) else PARTLY
@@ -114,8 +115,8 @@ def _facts(rehearsal: "Rehearsal") -> dict[str, Any]:
         "vm": rehearsal.vm,
         "vm_key": rehearsal.vm_key,
         "point": rehearsal.point,
-        "taken_at": rehearsal.taken_at.isoformat(timespec="seconds"),
-        "started_at": rehearsal.started_at.isoformat(timespec="seconds"),
+        "taken_at": rehearsal.taken_at,
+        "started_at": rehearsal.started_at,
         "seconds": round(rehearsal.seconds, 1),
         "disks": len(rehearsal.disks),
         "data_bytes": sum(disk.data_bytes for disk in rehearsal.disks),

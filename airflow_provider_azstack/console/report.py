@@ -5,14 +5,13 @@ Owns the options and the writing of the file; what the page shows is ``console.p
 Invariant: the file is a whole page, or it is what it was before.
 """
 
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
-from airflow_provider_azstack.console.present import DONE, PARTLY, say, show_one
+from airflow_provider_azstack.console.present import DONE, PARTLY, say, show_one, write
 from airflow_provider_azstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def write_report(repository: "Repository", args: Namespace) -> int:
     facts = gather(repository, wanted)
     text = page(facts, args.timezone)
     if args.to == "-":
-        sys.stdout.write(text)
+        write(text)
     else:
         _write(Path(args.to), text.encode())
         told = {"file": args.to, "vms": facts.all_vms, "late": facts.late}

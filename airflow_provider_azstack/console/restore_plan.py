@@ -15,6 +15,7 @@ from rich.markup import escape
 from airflow_provider_azstack.console.present import say, show, show_one
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import from_json, to_json, to_plain
+from airflow_provider_azstack.speed import duration
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.arm.client import Stack
@@ -56,14 +57,14 @@ def show_plan(plan: "RestorePlan", output: str) -> None:
         "plan": plan.id,
         "stack": plan.stack,
         "write_bytes": plan.write_bytes,
-        "expected": "nothing was measured" if seconds is None else f"about {seconds:.0f} s",
-        "changes_existing": ", ".join(plan.touched) or "nothing",
+        "expected": "nothing was measured" if seconds is None else f"about {duration(seconds)}",
+        "changes_existing": plan.touched,
     }
     show_one(facts, output)
     if rows := list(_rows(plan)):  # none where nothing that was asked for is known
-        show(rows, output, _ROWS)
+        show(rows, output, _ROWS, title="steps")
         show([{"permission": p.action, "on": p.scope} for p in plan.permissions], output,
-             ("permission", "on"))  # fmt: skip
+             ("permission", "on"), title="permissions")  # fmt: skip
     for remark in plan.remarks:
         say(f"[yellow]note:[/] {escape(remark)}")
     for refusal in plan.refusals:
@@ -72,7 +73,7 @@ def show_plan(plan: "RestorePlan", output: str) -> None:
 
 def _rows(plan: "RestorePlan") -> Iterator[dict[str, Any]]:
     for vm in plan.vms:
-        row = {"vm": f"{vm.name} {vm.point}", "action": "create", "bytes": 0}
+        row = {"vm": f"{vm.name} {vm.point}", "action": "create"}
         for gone in vm.replaces:
             if gone.place:
                 yield {**row, "action": "keep safe", "what": gone.place}

@@ -18,7 +18,9 @@ _DISKS = ("disk", "name", "kind", "size_bytes", "changes_known", "changed_bytes"
 def add(parser: ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("vm", help="name, key or id")
-    parser.add_argument("point", nargs="?", default=LATEST, help="its id; default: the latest")
+    parser.add_argument(
+        "point", nargs="?", default=LATEST, help="its id, or how it begins; default: the latest"
+    )
     add_repository(parser)
     add_output(parser)
 
@@ -32,17 +34,17 @@ def run(args: Namespace) -> int:
     vm = point.vm
     facts = {
         **point_facts(point),
-        "published_at": point.published_at.isoformat(timespec="seconds"),
+        "published_at": point.published_at,
         "previous": point.previous or "none",
         "stack": point.stack,
         "place": f"{vm.resource_group} in {vm.location}",
         "size": vm.size,
         "os": vm.os_type,
         "power": vm.power_state,
-        "left_out": ", ".join(disk.name for disk in vm.excluded) or "nothing",
+        "left_out": [disk.name for disk in vm.excluded],
     }
     show_one(facts, args.output)
-    show(_disks(point), args.output, _DISKS)
+    show(_disks(point), args.output, _DISKS, title="disks")
     return 0
 
 

@@ -25,11 +25,15 @@ def add(parser: ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--vm", action="append", default=[], help="only of this VM; repeatable")
     parser.add_argument("--point", action="append", default=[], help="only this id; repeatable")
-    parser.add_argument("--newest", type=int, default=0, help="only so many of each VM")
+    parser.add_argument(
+        "--newest", type=int, default=0, metavar="N", help="only so many of each VM; default: all"
+    )
     parser.add_argument(
         "--repair", action="store_true", help="first, store again what either of them lost"
     )
-    parser.add_argument("--threads", type=int, default=4, help="blocks in hand at once; default: 4")
+    parser.add_argument(
+        "--threads", type=int, default=4, metavar="N", help="blocks in hand at once; default: 4"
+    )
     add_output(parser)
     add_repository(parser)
     add_repository(parser, _TO)
@@ -59,7 +63,12 @@ def run(args: Namespace) -> int:
     outcomes += sync(source, destination, selection, **work)
     if not outcomes and (args.vm or args.point):
         raise ConfigurationError("no restore point is meant by that: 'azstack points' lists all")
-    show([outcome._asdict() for outcome in outcomes], args.output, _COLUMNS)
+    show(
+        [outcome._asdict() for outcome in outcomes],
+        args.output,
+        _COLUMNS,
+        nothing="no restore point yet",
+    )
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     return DONE if not failed else FAILED if failed == len(outcomes) else PARTLY
 

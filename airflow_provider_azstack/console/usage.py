@@ -42,5 +42,5 @@ def show_usage(repository: "Repository", by: "By", output: str) -> int:
     from airflow_provider_azstack.repo.reports import usage_rows  # noqa: PLC0415 - cryptography
 
     rows = usage_rows(repository, by)
-    show([row._asdict() for row in rows], output, _COLUMNS)
+    show([row._asdict() for row in rows], output, _COLUMNS, nothing="no restore point yet")
     return 0

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.damage import files_of, show_files
 from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, say, show, show_one
+from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import to_plain
+from airflow_provider_azstack.speed import amount
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
@@ -67,6 +69,10 @@ def verify_repository(repository: "Repository", args: Namespace) -> int:
     """Verify a repository and print what was found."""
     from airflow_provider_azstack.repo.verify.verification import verify  # noqa: PLC0415 - loads cryptography
 
+    if args.budget and args.mode != "cycle":
+        raise ConfigurationError("--budget is of a cycle, and of no other verification")
+    if args.resume and args.mode != "full":
+        raise ConfigurationError("--resume is of a full verification, and of no other")
     report = verify(
         repository,
         args.mode,
@@ -105,14 +111,14 @@ def _show(report: "Report", damaged: list[dict[str, Any]]) -> None:
         facts["overdue_packs"] = report.cycle.overdue_packs
     show_one(facts, "table")
     if report.findings:
-        show([to_plain(finding) for finding in report.findings], "table", _OBJECTS)
+        show([to_plain(finding) for finding in report.findings], "table", _OBJECTS, title="objects")
     if report.affected:
-        show([_disk_facts(disk) for disk in report.affected], "table", _DISKS)
+        show([_disk_facts(disk) for disk in report.affected], "table", _DISKS, title="disks")
     show_files(damaged)
     if report.cycle is not None and not report.cycle.is_enough:
         say(
-            f"[yellow]too little:[/] daily runs of {report.cycle.budget_bytes} bytes do not read "
-            f"everything in {report.cycle.days} days; {report.cycle.needed_bytes} bytes would"
+            f"[yellow]too little:[/] daily runs of {amount(report.cycle.budget_bytes)} do not read "
+            f"everything in {report.cycle.days} days; {amount(report.cycle.needed_bytes)} would"
         )
     colour = "green" if report.is_sound else "red"
     say(f"[{colour}]{report.summary()}[/]")

@@ -108,6 +108,65 @@ def test_an_error_is_one_line_and_state_2(
 
 
 @pytest.mark.tier1
+@pytest.mark.parametrize(
+    ("arguments", "state", "said"),
+    [
+        ([], 2, "usage: azstack"),
+        (["point"], 2, "error: no command 'point'; did you mean points?; 'azstack --help' lists"),
+        (["zzz"], 2, "error: no command 'zzz'; 'azstack --help' lists all\n"),
+        (["points", "--vm", "weg"], 0, "no restore point of a VM 'weg'; did you mean web?\n"),
+        (["hold", "list"], 0, "no restore point is on hold\n"),
+        (["flags"], 0, "no restore point looks suspicious\n"),
+        (["jobs"], 0, "no job yet\n"),
+        (["rehearse", "--list"], 0, "no rehearsal yet\n"),
+        (["verify", "--full", "--budget", "1G"], 2, "error: --budget is of a cycle"),
+        (["verify", "--resume"], 2, "error: --resume is of a full verification"),
+    ],
+)
+def test_what_is_not_there_is_said_in_words(
+    place: Path, arguments: list[str], state: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == state
+    printed = capsys.readouterr()
+    assert printed.err.startswith(said)
+    assert printed.out == ""
+
+
+@pytest.mark.tier1
+def test_options_may_stand_between_the_words(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "web", "--json", "p-run-1"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == "p-run-1"
+    assert main(["forget", "web", "--execute", "p-run-1", "-o", "json"]) == 0
+    assert main(["show", "web", "--json", "p-run-1"]) == 2
+
+
+@pytest.mark.tier1
+def test_a_point_may_be_named_by_how_it_begins(place: Path) -> None:
+    repository = Repository.open(LocalStore(place), Secret(PASSPHRASE))
+    point = repository.point(VM_KEY, "p-run-1")
+    repository.records.put(f"points/{VM_KEY}/p-run-12", replace(point, id="p-run-12"))
+    assert find_point(repository, "web", "p-run-2").id == "p-run-2"
+    assert find_point(repository, "web", "p-run-1").id == "p-run-1", "whole ids are meant as such"
+    with pytest.raises(ConfigurationError, match="3 restore points that begin with 'p-run'"):
+        find_point(repository, "web", "p-run")
+
+
+@pytest.mark.tier1
+def test_a_held_point_is_listed_by_the_name_of_its_vm(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["hold", "add", "web", "p-run-1", "--reason", "an audit"]) == 0
+    (place / "points" / VM_KEY / "p-run-2").unlink()
+    assert main(["hold", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["web", "p-run-1"]
+    (place / "points" / VM_KEY / "p-run-1").write_text("junk")
+    assert main(["hold", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == [VM_KEY, "p-run-1"]
+
+
+@pytest.mark.tier1
 def test_an_interrupt_while_a_command_is_loaded_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

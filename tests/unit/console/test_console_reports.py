@@ -48,6 +48,18 @@ def test_each_report_is_a_table_and_json(
     assert row[field] == value
 
 
+def test_a_cache_that_cannot_be_written_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What else does without it does: only time is lost."""
+    (tmp_path / "file").touch()
+    assert main(["usage", "--cache-directory", str(tmp_path / "file")]) == 0
+    assert capsys.readouterr().err.count("--cache-directory is not used") == 1
+    assert main(["usage", "--cache-directory", str(tmp_path / "new" / "cache")]) == 0
+    assert "--cache-directory" not in capsys.readouterr().err
+    assert list((tmp_path / "new" / "cache").rglob("*.sqlite"))
+
+
 def test_a_point_that_is_too_old_is_an_alarm(capsys: pytest.CaptureFixture[str]) -> None:
     """The tests' points are of January 2026."""
     assert main(["coverage", "--max-age", "1"]) == 1
