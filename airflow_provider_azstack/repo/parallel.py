@@ -1,7 +1,8 @@
 """
 One function for many things, several at once.
 
-Owns the threads and how far they run ahead; knows nothing of what they do.
+Owns the threads, how many a store's distance calls for, and how far they run ahead; knows nothing
+of what they do.
 Invariant: results come in order, and never more than a bounded number of them wait.
 """
 
@@ -10,8 +11,23 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from airflow_provider_azstack.store.base import Store
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+# Reads of something small that are under way to a store that is far away: 300 ms of latency, and
+# still a hundred a second.
+FAR = 32
+
+
+def at_once(store: Store, near: int = 1) -> int:
+    """
+    Return by how many threads to read small things.
+
+    :param near: where there is nothing to wait for, and threads take each other's processor.
+    """
+    return near if store.is_near else max(FAR, near)
 
 
 def in_parallel(
@@ -22,7 +38,7 @@ def in_parallel(
 
     :param ahead_of_each: how many results may wait for each thread: few, where they are large.
     """
-    if threads == 1:
+    if threads <= 1:
         yield from map(function, items)
         return
     ahead: deque[Future[R]] = deque()

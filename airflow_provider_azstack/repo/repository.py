@@ -333,14 +333,11 @@ class Repository:
 
 def _read_config(store: Store) -> _Config:
     try:
-        size_bytes = store.info(_CONFIG).size_bytes
+        data = store.get(_CONFIG, MAX_CONFIG_BYTES)
     except ObjectNotFound:
         raise ConfigurationError(
             f"{store.url} holds no repository: check the address, or create one there"
         ) from None
-    if not 0 < size_bytes <= MAX_CONFIG_BYTES:
-        raise Tampered(f"config of {store.url} has {size_bytes} bytes")
-    data = store.get(_CONFIG)
     try:
         version = msgspec.json.decode(data, type=_Format)
         unknown = sorted(set(version.mandatory) - FEATURES)

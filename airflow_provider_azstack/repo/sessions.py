@@ -257,7 +257,7 @@ class Session:
         """Return what this session noted of that topic about a VM."""
         name = self._note_name(vm_key, topic)
         try:
-            return self._records.get_bytes(self._store.info(name))
+            return self._records.get_bytes(name)
         except ObjectNotFound:
             return None
 

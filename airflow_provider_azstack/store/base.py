@@ -11,10 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from airflow_provider_azstack.errors import InvalidName, ObjectNotFound
+from airflow_provider_azstack.errors import InvalidName, ObjectNotFound, Tampered
 
 Buffer = bytes | bytearray | memoryview
 
+# No object of ours has more, so nothing that has is ever read into memory.
+MOST_BYTES = 128 * 2**20
 MAX_DEPTH = 6
 _PART = r"[a-z0-9][a-z0-9._-]{0,127}"
 _NAME = re.compile(rf"{_PART}(?:/{_PART}){{0,{MAX_DEPTH - 1}}}")
@@ -56,11 +58,12 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
         """
         Return a whole object.
 
         :raises ObjectNotFound: there is none.
+        :raises Tampered: it has more than ``most_bytes``; no such amount was read.
         """
 
     @abstractmethod
@@ -73,7 +76,7 @@ class Store(ABC):
         """
 
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
-        """Return some stretches of one object, each by its offset and length; see ``get_range``."""
+        """Return stretches of an object, each an offset and a length above 0; see ``get_range``."""
         return [self.get_range(name, offset, length) for offset, length in ranges]
 
     @abstractmethod
@@ -117,6 +120,16 @@ def as_views(data: Buffer | Sequence[Buffer]) -> Sequence[memoryview]:
     buffers = [data] if isinstance(data, bytes | bytearray | memoryview) else data
     views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
     return [view for view in views if view.nbytes]
+
+
+def check_size(size_bytes: int, most_bytes: int, what: str) -> None:
+    """
+    Check an object's size, before its bytes are read.
+
+    :raises Tampered: it is too large to be what it should be.
+    """
+    if size_bytes > most_bytes:
+        raise Tampered(f"{what} has {size_bytes} bytes, more than any of its kind")
 
 
 def is_valid_name(name: str) -> bool:

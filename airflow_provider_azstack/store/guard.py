@@ -17,10 +17,11 @@ from airflow_provider_azstack.errors import (
     AccessDenied,
     ObjectExists,
     ObjectNotFound,
+    Tampered,
     Throttled,
     Unreachable,
 )
-from airflow_provider_azstack.store.base import Buffer, ObjectInfo, Store, as_views
+from airflow_provider_azstack.store.base import MOST_BYTES, Buffer, ObjectInfo, Store, as_views
 
 T = TypeVar("T")
 
@@ -45,11 +46,14 @@ class StoreWrapper(Store):
     def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
         self.inner.put(name, data)
 
-    def get(self, name: str) -> bytes:
-        return self.inner.get(name)
+    def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
+        return self.inner.get(name, most_bytes)
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         return self.inner.get_range(name, offset, length)
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        return self.inner.get_ranges(name, ranges)
 
     def info(self, name: str) -> ObjectInfo:
         return self.inner.info(name)
@@ -89,11 +93,14 @@ class RetryingStore(StoreWrapper):
     def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
         self._patiently(lambda: self.inner.put(name, data), lambda: self._put_again(name, data))
 
-    def get(self, name: str) -> bytes:
-        return self._patiently(lambda: self.inner.get(name))
+    def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
+        return self._patiently(lambda: self.inner.get(name, most_bytes))
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         return self._patiently(lambda: self.inner.get_range(name, offset, length))
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        return self._patiently(lambda: self.inner.get_ranges(name, ranges))
 
     def info(self, name: str) -> ObjectInfo:
         return self._patiently(lambda: self.inner.info(name))
@@ -114,12 +121,10 @@ class RetryingStore(StoreWrapper):
                 raise
 
     def _holds(self, name: str, views: Sequence[memoryview]) -> bool:
+        mine = b"".join(views)
         try:
-            size_bytes = self.inner.info(name).size_bytes
-            if size_bytes != sum(view.nbytes for view in views):
-                return False
-            return self.inner.get(name) == b"".join(views)
-        except ObjectNotFound:  # somebody deleted it since
+            return self.inner.get(name, len(mine)) == mine
+        except (ObjectNotFound, Tampered):  # somebody deleted it since; it has more bytes
             return False
 
     def _delete_again(self, name: str) -> None:

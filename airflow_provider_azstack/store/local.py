@@ -36,10 +36,12 @@ from airflow_provider_azstack.errors import (
     Unreachable,
 )
 from airflow_provider_azstack.store.base import (
+    MOST_BYTES,
     Buffer,
     ObjectInfo,
     Store,
     as_views,
+    check_size,
     is_valid_name,
     validate_name,
     validate_prefix,
@@ -120,10 +122,12 @@ class LocalStore(Store):
             name, lambda: self._put(folders, leaf, views), again=_PUT_AGAIN, needed_bytes=needed
         )
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
         def read() -> bytes:
             with self._file(name) as file:
-                return self._read(file, name, 0, self._system.fstat(file).st_size)
+                size = self._system.fstat(file).st_size
+                check_size(size, most_bytes, f"{name} in {self.url}")
+                return self._read(file, name, 0, size)
 
         return self._attempt(name, read)
 

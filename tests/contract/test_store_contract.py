@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from support.s3 import S3Server, s3_server
 from support.stores import CrashingStore, FullStore, ListingFault, MemoryStore
 
-from airflow_provider_azstack.errors import InvalidName, ObjectExists, ObjectNotFound, ShortRead
+from airflow_provider_azstack.errors import (
+    InvalidName,
+    ObjectExists,
+    ObjectNotFound,
+    ShortRead,
+    Tampered,
+)
 from airflow_provider_azstack.store import Store, open_store
 from airflow_provider_azstack.store.cloud import CloudStore
 from airflow_provider_azstack.store.guard import AppendOnlyStore, RetryingStore
@@ -139,6 +145,22 @@ def test_a_read_past_the_end_is_an_error(store: Store, offset: int, length: int)
         store.get_range("ten", offset, length)
     with pytest.raises(ShortRead, match="ten"):
         store.get_ranges("ten", [(0, 10), (offset, length)])
+
+
+def test_stretches_come_as_they_were_asked_for(store: Store) -> None:
+    """In any order, overlapping, next to each other and far apart."""
+    content = bytes(range(256)) * 4096
+    store.put("large", content)
+    asked = [(900_000, 10), (5, 20), (0, 10), (20, 5), (25, 1), (900_005, 2), (500_000, 1)]
+    expected = [content[offset : offset + length] for offset, length in asked]
+    assert list(store.get_ranges("large", asked)) == expected
+
+
+def test_an_object_that_is_too_large_is_not_read(store: Store) -> None:
+    store.put("ten", b"0123456789")
+    assert store.get("ten", 10) == b"0123456789"
+    with pytest.raises(Tampered, match=r"ten.* has 10 bytes"):
+        store.get("ten", 9)
 
 
 def test_a_listing_shows_what_is_there_now(store: Store) -> None:

@@ -23,10 +23,12 @@ from airflow_provider_azstack.errors import (
     Unreachable,
 )
 from airflow_provider_azstack.store.base import (
+    MOST_BYTES,
     Buffer,
     ObjectInfo,
     Store,
     as_views,
+    check_size,
     is_valid_name,
     validate_name,
     validate_prefix,
@@ -61,11 +63,13 @@ class MemoryStore(Store):
                 raise ObjectExists(f"{name} in {self.url} already exists")
             self.objects[name] = content
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
         try:
-            return self.objects[validate_name(name)]
+            content = self.objects[validate_name(name)]
         except KeyError:
             raise ObjectNotFound(f"{name} in {self.url} does not exist") from None
+        check_size(len(content), most_bytes, name)
+        return content
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         content = self.get(name)
@@ -137,13 +141,17 @@ class CrashingStore(StoreWrapper):
     def delete(self, name: str) -> None:
         self._mutate("delete", name, lambda: self.inner.delete(name), lambda: None)
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
         self._check()
-        return super().get(name)
+        return super().get(name, most_bytes)
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         self._check()
         return super().get_range(name, offset, length)
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        self._check()
+        return super().get_ranges(name, ranges)
 
     def info(self, name: str) -> ObjectInfo:
         self._check()

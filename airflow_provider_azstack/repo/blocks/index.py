@@ -12,8 +12,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -23,12 +22,13 @@ from airflow_provider_azstack.repo.blocks import segments
 from airflow_provider_azstack.repo.blocks.index_file import IndexFile, is_damage
 from airflow_provider_azstack.repo.blocks.index_load import Loader, drop, transaction
 from airflow_provider_azstack.repo.blocks.packs import Entry, PackContents, pack_id
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.sealing.records import BadBlock, Records
 from airflow_provider_azstack.store.base import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-_BATCH = 8  # segments fetched at once and kept in memory until their rows are in a file
+_FETCHERS = 8  # each keeps up to two segments in memory until their rows are in a file
 # Rows that are sorted and put into the tree together, while other processes wait: 128 MiB.
 _ROWS = 2_000_000
 _TOLD = 100  # segments
@@ -250,13 +250,13 @@ class Index:
     def _fetched(
         self, infos: Sequence[ObjectInfo]
     ) -> Iterator[tuple[ObjectInfo, list[PackContents] | None]]:
-        with ThreadPoolExecutor(_BATCH) as pool:
-            for batch in _batches(infos, _BATCH):
-                yield from zip(batch, pool.map(self._fetch, batch), strict=True)
+        threads = min(_FETCHERS, len(infos))
+        with closing(in_parallel(self._fetch, infos, threads, ahead_of_each=1)) as fetched:
+            yield from zip(infos, fetched, strict=True)
 
     def _fetch(self, info: ObjectInfo) -> list[PackContents] | None:
         try:
-            return segments.get(self._records, info)
+            return segments.get(self._records, info.name)
         except Tampered as error:
             log.warning("%s; rebuild the index to find its blocks again", error)
             return None

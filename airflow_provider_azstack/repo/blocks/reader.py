@@ -90,10 +90,8 @@ class BlockReader:
         :raises Tampered: one is damaged; ``read`` tells for each.
         """
         pack, start = places[0].pack, places[0].entry.offset
-        cipher = self._cipher(pack)
-        data = memoryview(
-            self._records.store.get_range(pack_name(pack), start, places[-1].entry.end - start)
-        )
+        cipher, [stretch] = self._fetch(pack, [(start, places[-1].entry.end - start)])
+        data = memoryview(stretch)
         return [
             bytes(cipher.open(e, data[e.offset - start : e.end - start], self._codec).data)
             for _, e in places
@@ -115,9 +113,8 @@ class BlockReader:
         return _ReadAhead(self, found)
 
     def _read_from(self, pack: bytes, entries: Sequence[Entry]) -> Iterator[tuple[bytes, bytes]]:
-        cipher = self._cipher(pack)
         places = [(entry.offset, RECORD_BYTES + entry.sealed) for entry in entries]
-        records = self._records.store.get_ranges(pack_name(pack), places)
+        cipher, records = self._fetch(pack, places)
         for entry, record in zip(entries, records, strict=True):
             block = cipher.open(entry, memoryview(record), self._codec)
             yield entry.block_id, bytes(block.data)
@@ -141,21 +138,24 @@ class BlockReader:
 
     def _open(self, location: Location) -> Block:
         pack, entry = location
-        record = self._records.store.get_range(
-            pack_name(pack), entry.offset, RECORD_BYTES + entry.sealed
-        )
-        return self._cipher(pack).open(entry, memoryview(record), self._codec)
+        cipher, [record] = self._fetch(pack, [(entry.offset, RECORD_BYTES + entry.sealed)])
+        return cipher.open(entry, memoryview(record), self._codec)
 
-    def _cipher(self, pack: bytes) -> BlockCipher:
+    def _fetch(
+        self, pack: bytes, places: Sequence[tuple[int, int]]
+    ) -> tuple[BlockCipher, Sequence[bytes]]:
+        """Return stretches of a pack and what opens them, for which nothing is waited for alone."""
+        store, name = self._records.store, pack_name(pack)
         cipher = self._ciphers.get(pack)
-        if cipher is None:
-            header = self._records.store.get_range(pack_name(pack), 0, HEADER_BYTES)
-            cipher = BlockCipher.from_header(self._records.keys, pack, header)
-            with self._lock:
-                while len(self._ciphers) >= _CIPHERS_KEPT:
-                    self._ciphers.pop(next(iter(self._ciphers)))
-                self._ciphers[pack] = cipher
-        return cipher
+        if cipher is not None:
+            return cipher, store.get_ranges(name, places)
+        header, *stretches = store.get_ranges(name, [(0, HEADER_BYTES), *places])
+        cipher = BlockCipher.from_header(self._records.keys, pack, header)
+        with self._lock:
+            while len(self._ciphers) >= _CIPHERS_KEPT:
+                self._ciphers.pop(next(iter(self._ciphers)))
+            self._ciphers[pack] = cipher
+        return cipher, stretches
 
 
 class _ReadAhead:

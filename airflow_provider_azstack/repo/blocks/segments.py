@@ -16,6 +16,7 @@ from airflow_provider_azstack.errors import ObjectNotFound, ShortRead, Tampered
 from airflow_provider_azstack.repo.blocks.packs import (
     HEADER_BYTES,
     MAX_BLOCKS,
+    MAX_PACK_BYTES,
     TRAILER_BYTES,
     BlockCipher,
     Codec,
@@ -91,9 +92,9 @@ def put(records: Records, packs: Sequence[PackContents]) -> str:
     return name
 
 
-def get(records: Records, info: ObjectInfo) -> list[PackContents]:
+def get(records: Records, name: str) -> list[PackContents]:
     """Return what a stored segment says."""
-    return decode(records.get_bytes(info), info.name)
+    return decode(records.get_bytes(name), name)
 
 
 def read_directory(store: Store, keys: Keys, info: ObjectInfo) -> PackContents:
@@ -118,7 +119,7 @@ def salvage_pack(store: Store, keys: Keys, name: str) -> PackContents:
 
     :raises Tampered: not even its header can be used.
     """
-    pack, data = pack_id(name), store.get(name)
+    pack, data = pack_id(name), store.get(name, MAX_PACK_BYTES)
     if pack is None:
         raise Tampered(f"{name} is no pack's name")
     cipher = BlockCipher.from_header(keys, pack, data[:HEADER_BYTES])
@@ -152,7 +153,7 @@ def _covered(records: Records) -> tuple[set[bytes], list[str]]:
     unreadable = []
     for info in sorted(records.store.list(PREFIX)):
         try:
-            contents = _get_patiently(records, info)
+            contents = _get_patiently(records, info.name)
         except Tampered:
             unreadable.append(info.name)
         except ObjectNotFound:
@@ -162,10 +163,10 @@ def _covered(records: Records) -> tuple[set[bytes], list[str]]:
     return packs, unreadable
 
 
-def _get_patiently(records: Records, info: ObjectInfo) -> list[PackContents]:
+def _get_patiently(records: Records, name: str) -> list[PackContents]:
     with contextlib.suppress(Tampered):  # a bit may flip on the way: once is not believed
-        return get(records, info)
-    return get(records, info)
+        return get(records, name)
+    return get(records, name)
 
 
 def _uncovered(

@@ -23,7 +23,7 @@ from airflow_provider_azstack.repo import room
 from airflow_provider_azstack.repo.blocks.index import Index
 from airflow_provider_azstack.repo.blocks.packs import OWNER_BYTES, owner_of, pack_id
 from airflow_provider_azstack.repo.blocks.reader import BlockReader
-from airflow_provider_azstack.repo.parallel import in_parallel
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.points import census
 from airflow_provider_azstack.repo.prune import compaction, condemned, litter
 from airflow_provider_azstack.repo.prune.condemned import Condemned
@@ -107,9 +107,10 @@ class _Collector:
         self._session = session
         self._index = index
         self._threads = threads
+        self._small = at_once(repository.store, threads)  # threads for requests without blocks
         self._liveness = Liveness(index)
         reader = BlockReader(repository.records, index)
-        self._marker = Marker(repository, reader, self._liveness, threads)
+        self._marker = Marker(repository, reader, self._liveness, self._small)
         self._rows: list[Row] = []
 
     def run(self, dead_sessions: frozenset[str], confirm: str) -> Report:
@@ -320,7 +321,7 @@ class _Collector:
         # By name, also where the listing does not show it: the record must not go before its packs.
         order = sorted(going)
         held = set()
-        outcomes = in_parallel(self._delete_one, order, self._threads)
+        outcomes = in_parallel(self._delete_one, order, self._small)
         for name, why in zip(order, outcomes, strict=True):
             size_bytes = view.packs.get(name, 0)
             self._say("held" if why else "delete", name, size_bytes, why or "nothing needs it")
@@ -342,7 +343,7 @@ class _Collector:
 
     def _delete_records(self, names: Collection[str]) -> set[str]:
         held = set()
-        outcomes = in_parallel(self._delete_one, names, self._threads)
+        outcomes = in_parallel(self._delete_one, names, self._small)
         for name, why in zip(names, outcomes, strict=True):
             self._say("held" if why else "delete", name, 0, why or "nothing refers to it")
             if why:

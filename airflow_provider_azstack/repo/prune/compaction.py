@@ -97,4 +97,4 @@ def _chosen(index: Index, gone: Collection[str]) -> list[str]:
 def _contents(repository: "Repository", names: Iterable[str]) -> Iterator[PackContents]:
     for name in names:
         with contextlib.suppress(ObjectNotFound):  # another collector replaced it
-            yield from segments.get(repository.records, repository.store.info(name))
+            yield from segments.get(repository.records, name)

@@ -69,7 +69,7 @@ class Marker:
             wanted.update(dict.fromkeys(root.images, root.point))
         new = [(image, of) for image, of in wanted.items() if image not in self.images]
         groups: set[bytes] = set()
-        for image in in_parallel(self._read_image, new, self._threads):
+        for image in in_parallel(self._read_image, new, self._threads, ahead_of_each=2):
             if image is not None:
                 groups.update(group for group in image.regions if group is not None)
         groups -= self._groups

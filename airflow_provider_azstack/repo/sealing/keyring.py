@@ -57,7 +57,7 @@ def put_key(
     key_id = keys.random(crypto.ID_BYTES).hex()
     name = PREFIX + key_id
     store.put(name, keys.wrap(name, passphrase, cost, label=label, created_at=now))
-    if not keys.opens(store.get(name), passphrase, name):
+    if not keys.opens(_fetch(store, name), passphrase, name):
         raise IntegrityError(f"{name} of {store.url} does not open as it was stored; try again")
     return key_id
 
@@ -74,7 +74,7 @@ def unlock(store: Store, passphrase: Secret, repository_id: bytes) -> bytes:
     found = []
     for info in sorted(store.list(PREFIX))[: crypto.MAX_KEYS_TRIED]:
         try:
-            data = _fetch(store, info)
+            data = _fetch(store, info.name)
             is_recovery = crypto.label_of(data, info.name) == RECOVERY
         except (Tampered, ObjectNotFound) as error:
             problems.append(str(error))
@@ -182,7 +182,7 @@ def _opened_by(repository: "Repository", passphrase: Secret) -> list[KeyInfo]:
         if key.problem:
             continue
         try:
-            is_own = repository.keys.opens(repository.store.get(name), passphrase, name)
+            is_own = repository.keys.opens(_fetch(repository.store, name), passphrase, name)
         except ObjectNotFound:
             continue  # removed since it was listed
         if is_own:
@@ -203,13 +203,13 @@ def _delete(repository: "Repository", listed: list[KeyInfo]) -> None:
 def _info(repository: "Repository", info: ObjectInfo) -> KeyInfo:
     key_id = info.name.removeprefix(PREFIX)
     try:
-        key: WrappedKey = repository.keys.read_wrapped(_fetch(repository.store, info), info.name)
+        key: WrappedKey = repository.keys.read_wrapped(
+            _fetch(repository.store, info.name), info.name
+        )
     except (Tampered, ObjectNotFound) as error:
         return KeyInfo(key_id, "", None, str(error))
     return KeyInfo(key_id, key.label, key.created_at)
 
 
-def _fetch(store: Store, info: ObjectInfo) -> bytes:
-    if info.size_bytes > crypto.MAX_KEY_OBJECT_BYTES:
-        raise Tampered(f"{info.name} has {info.size_bytes} bytes")
-    return store.get(info.name)
+def _fetch(store: Store, name: str) -> bytes:
+    return store.get(name, crypto.MAX_KEY_OBJECT_BYTES)

@@ -21,12 +21,13 @@ from airflow_provider_azstack.errors import (
     Tampered,
 )
 from airflow_provider_azstack.model import Moment, Record, from_json, to_json
-from airflow_provider_azstack.repo.parallel import in_parallel
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.sealing.crypto import Keys
 from airflow_provider_azstack.store.base import Buffer, ObjectInfo, Store
 
 # The image of a petabyte disk has a million regions of 1 GiB: 50 MiB of JSON at most.
 MAX_RECORD_BYTES = 64 * 2**20
+_AT_ONCE_BYTES = 4 * 2**20  # of objects that are being read: the large ones one by one
 
 PackText = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 BlockId = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -118,7 +119,7 @@ class Records:
         :raises ObjectNotFound: there is none.
         :raises Tampered: it was altered, damaged or moved.
         """
-        return self.parse(kind, self.get_bytes(self.store.info(name)), name)
+        return self.parse(kind, self.get_bytes(name), name)
 
     def put_bytes(self, name: str, data: Buffer) -> None:
         """Create an object from plain bytes, compressed and sealed."""
@@ -126,34 +127,34 @@ class Records:
             raise ValueError(f"{name} would have {len(data)} bytes")
         self.store.put(name, self.keys.seal(name, self._zstd.compress(data)))
 
-    def get_bytes(self, info: ObjectInfo) -> bytes:
-        """Return the plain bytes of an object, whose size is checked before it is fetched."""
-        if info.size_bytes > MAX_RECORD_BYTES:
-            raise Tampered(f"{info.name} has {info.size_bytes} bytes, more than any record")
-        packed = self.keys.open(info.name, self.store.get(info.name))
+    def get_bytes(self, name: str) -> bytes:
+        """Return the plain bytes of an object, none of which is read if it is too large."""
+        packed = self.keys.open(name, self.store.get(name, MAX_RECORD_BYTES))
         try:
             if not 0 < zstandard.frame_content_size(packed) <= MAX_RECORD_BYTES:
-                raise Tampered(f"{info.name} claims an impossible size")
+                raise Tampered(f"{name} claims an impossible size")
             return self._zstd.decompress(packed)
         except zstandard.ZstdError as error:
-            raise Tampered(f"{info.name} does not decompress: {error}") from None
+            raise Tampered(f"{name} does not decompress: {error}") from None
 
-    def under(self, prefix: str, start: str = "", *, threads: int = 1) -> Iterator[Named]:
+    def under(self, prefix: str, start: str = "", *, threads: int = 0) -> Iterator[Named]:
         """
         Yield the plain bytes of all objects under ``prefix``, in order of their names.
 
         :param start: leaves out, unread, names that do not start like this.
-        :param threads: that read at once, where many objects are far away.
+        :param threads: that read at once; 0: many where the store is far away, else one.
         """
         infos = sorted(i for i in self.store.list(prefix) if i.name.startswith(start))
-        yield from self.each(infos, threads)
+        largest = max((info.size_bytes for info in infos), default=0)
+        threads = threads or min(at_once(self.store), 1 + _AT_ONCE_BYTES // max(largest, 1))
+        yield from self.each(infos, min(threads, len(infos)))
 
     def each(self, infos: Iterable[ObjectInfo], threads: int = 1) -> Iterator[Named]:
         """Yield the plain bytes of those of the listed objects that are still there, in order."""
 
         def read(info: ObjectInfo) -> Named | None:
             try:
-                return Named(info.name, self.get_bytes(info))
+                return Named(info.name, self.get_bytes(info.name))
             except ObjectNotFound:
                 return None  # removed since it was listed: that is as if we had listed later
 
@@ -173,7 +174,7 @@ class Records:
                 f"{error}; a newer version wrote it: update this package"
             ) from None
 
-    def all(self, prefix: str, kind: type[R], *, start: str = "", threads: int = 1) -> Iterator[R]:
+    def all(self, prefix: str, kind: type[R], *, start: str = "", threads: int = 0) -> Iterator[R]:
         """Yield all records under ``prefix``, in order of their names; see ``under``."""
         for name, data in self.under(prefix, start, threads=threads):
             yield self.parse(kind, data, name)

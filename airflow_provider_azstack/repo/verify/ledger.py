@@ -10,10 +10,12 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Literal, NamedTuple
 
 from airflow_provider_azstack.errors import AccessDenied, ObjectNotFound, StoreError, Tampered
 from airflow_provider_azstack.model import Moment, Record, Slug, Text, VmKey
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
 from airflow_provider_azstack.repo.sealing.records import PackText, Records
 
@@ -74,16 +76,11 @@ def entries(records: Records, now: datetime) -> Iterator[Entry]:
 
     One that is damaged only makes packs look as if they were not verified: that costs reading.
     """
-    for info in list(records.store.list(PREFIX)):
-        try:
-            record = records.parse(Verified, records.get_bytes(info), info.name)
-        except ObjectNotFound:
-            continue
-        except Tampered as error:
-            log.warning("%s; what it said was verified will be read again", error)
-            continue
-        if record.at <= now:
-            yield Entry(info.name, record)
+    names = [info.name for info in records.store.list(PREFIX)]
+    with contextlib.closing(
+        in_parallel(partial(_read, records), names, at_once(records.store), ahead_of_each=2)
+    ) as found:
+        yield from (entry for entry in found if entry is not None and entry.record.at <= now)
 
 
 def outcomes(records: Records, now: datetime) -> list[Verified]:
@@ -133,6 +130,16 @@ def forget_superseded(records: Records, now: datetime) -> int:
             superseded.append(name)
         covered.update(record.packs)
     return sum(_delete(records, name) for name in superseded)
+
+
+def _read(records: Records, name: str) -> Entry | None:
+    try:
+        return Entry(name, records.get(name, Verified))
+    except ObjectNotFound:
+        return None
+    except Tampered as error:
+        log.warning("%s; what it said was verified will be read again", error)
+        return None
 
 
 def _delete(records: Records, name: str) -> bool:

@@ -16,6 +16,7 @@ from airflow_provider_azstack.errors import ObjectNotFound, StoreError, Tampered
 from airflow_provider_azstack.repo.blocks.heap import keep_freed_memory
 from airflow_provider_azstack.repo.blocks.packs import (
     HEADER_BYTES,
+    MAX_PACK_BYTES,
     TRAILER_BYTES,
     BlockCipher,
     Codec,
@@ -96,7 +97,7 @@ class PackChecker:
 
     def _entries(self, info: ObjectInfo) -> Sequence[Entry]:
         pack = pack_id(info.name)
-        data = memoryview(self._store.get(info.name))
+        data = memoryview(self._store.get(info.name, MAX_PACK_BYTES))
         if pack is None or len(data) < HEADER_BYTES + TRAILER_BYTES:
             raise Tampered(f"{info.name} is no pack: {len(data)} bytes")
         cipher = BlockCipher.from_header(self._keys, pack, data[:HEADER_BYTES])

@@ -8,9 +8,8 @@ whole only when nothing that it needs is missing.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
-from itertools import islice
 from typing import NamedTuple
 
 from airflow_provider_azstack.errors import (
@@ -21,6 +20,7 @@ from airflow_provider_azstack.errors import (
 from airflow_provider_azstack.model import Image, RestorePoint
 from airflow_provider_azstack.repo.blocks.reader import BlockReader
 from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.verify.findings import Affected, Finding, LostRange, joined
 from airflow_provider_azstack.repo.verify.ledger import VerifiedPoint
@@ -30,7 +30,6 @@ from airflow_provider_azstack.repo.verify.survey import NEVER, State, Survey
 # Of each VM, newest first. A repository whose first cycle goes on has few verified points: looking
 # for them in all of its history would take longer than the cycle's reading.
 _NEWEST = 30
-_BATCH = 32  # restore points whose images are fetched together
 
 
 class _Disk(NamedTuple):
@@ -76,14 +75,12 @@ class PointCheck:
 
     def take(self) -> None:
         """Read all points and images, and give what they need to the survey."""
-        with ThreadPoolExecutor(self._threads, "images") as pool:
-            points = self._readable_points()
-            while batch := list(islice(points, _BATCH)):
-                names = [disk.image for point in batch for disk in point.disks]
-                for image in pool.map(self._image, names):
-                    if image is not None:
-                        self._survey.add(image)
-                self._points.extend(batch)
+        self._points.extend(self._readable_points())
+        names = (disk.image for point in self._points for disk in point.disks)
+        images = in_parallel(self._image, names, self._threads, ahead_of_each=2)
+        with closing(images):
+            for image in filter(None, images):
+                self._survey.add(image)
         for which in missing_points(self._repository):
             self._note_lost(f"{POINTS}{which}", "is gone, and nobody took it away on purpose")
 
@@ -109,13 +106,18 @@ class PointCheck:
         by_vm = defaultdict[str, list[_Point]](list)
         for point in self._points:
             by_vm[point.vm_key].append(point)
-        for points in by_vm.values():
-            newest = sorted(points, key=lambda point: point.taken_at, reverse=True)
-            for point in newest[:_NEWEST]:
-                state = self._state(point)
-                if state.is_whole and state.at != NEVER:
-                    yield _verified(point, min(state.at, int(now.timestamp())))
-                    break
+        with closing(in_parallel(self._newest_good, by_vm.values(), self._threads)) as found:
+            for point, at in filter(None, found):
+                yield _verified(point, min(at, int(now.timestamp())))
+
+    def _newest_good(self, points: list[_Point]) -> tuple[_Point, int] | None:
+        """Return a VM's newest point of which all was read, and since when that is so."""
+        newest = sorted(points, key=lambda point: point.taken_at, reverse=True)
+        for point in newest[:_NEWEST]:
+            state = self._state(point)
+            if state.is_whole and state.at != NEVER:
+                return point, state.at
+        return None
 
     def _state(self, point: _Point) -> State:
         images = [self._image(disk.image) for disk in point.disks]

@@ -6,9 +6,8 @@ Invariant: an object that vanishes while we look is no damage, an unreadable one
 none stops the others from being looked at.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Container, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 from airflow_provider_azstack.errors import (
@@ -20,8 +19,10 @@ from airflow_provider_azstack.errors import (
 from airflow_provider_azstack.model import Image, JobRecord, Manifest, RestorePoint, SnapshotSet
 from airflow_provider_azstack.repo import sessions
 from airflow_provider_azstack.repo.blocks import segments
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.points import census, flags, holds
-from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.repo.repository import JOB_THREADS, Repository
+from airflow_provider_azstack.repo.sealing.crypto import MAX_KEY_OBJECT_BYTES
 from airflow_provider_azstack.repo.sealing.records import (
     BadBlocks,
     Census,
@@ -34,7 +35,6 @@ from airflow_provider_azstack.repo.verify.ledger import PREFIX as LEDGER
 from airflow_provider_azstack.repo.verify.ledger import Verified
 from airflow_provider_azstack.store.base import ObjectInfo
 
-_AHEAD = 64
 _BROKEN = (IntegrityError, StoreError, IncompatibleRepository)
 POINTS = "points/"
 JOBS = "jobs/"
@@ -67,16 +67,15 @@ def check_others(
     def check(info: ObjectInfo) -> Finding | None:
         return _problem(info, kinds[info.name.partition("/")[0] + "/"])
 
-    with ThreadPoolExecutor(threads, "records") as pool:
-        for batch in _batches(infos):
-            yield from (finding for finding in pool.map(check, batch) if finding)
+    with closing(in_parallel(check, infos, threads)) as found:
+        yield from filter(None, found)
 
 
 def missing_points(repository: Repository) -> Iterator[str]:
     """Yield, as ``<vm>/<point>``, points that were there and that nobody forgot on purpose."""
     try:
         expected = census.recorded(repository)
-        for job in repository.records.all(JOBS, JobRecord):
+        for job in repository.records.all(JOBS, JobRecord, threads=JOB_THREADS):
             expected.update(f"{vm.key}/{vm.point}" for vm in job.vms if vm.point)
         listed = {info.name.removeprefix(POINTS) for info in repository.store.list(POINTS)}
         # Read last: who forgets puts the note before he deletes.
@@ -90,29 +89,33 @@ def read_points(records: Records, threads: int) -> Iterator[Named]:
 
     def read(info: ObjectInfo) -> Named | None:
         try:
-            point = records.parse(RestorePoint, records.get_bytes(info), info.name)
+            point = records.get(info.name, RestorePoint)
         except ObjectNotFound:
             return None
         except _BROKEN as error:
             return Named(info.name, None, str(error))
         return Named(info.name, point)
 
-    with ThreadPoolExecutor(threads, "points") as pool:
-        for batch in _batches(sorted(records.store.list(POINTS))):
-            yield from (named for named in pool.map(read, batch) if named)
+    points = sorted(records.store.list(POINTS))
+    with closing(in_parallel(read, points, threads, ahead_of_each=2)) as found:
+        yield from filter(None, found)
 
 
 def _kinds(records: Records) -> dict[str, Callable[[ObjectInfo], object]]:
     keys, store = records.keys, records.store
 
     def sealed(kind: type) -> Callable[[ObjectInfo], object]:
-        return lambda info: records.parse(kind, records.get_bytes(info), info.name)
+        return lambda info: records.get(info.name, kind)
 
     return {
-        "keys/": lambda info: keys.read_wrapped(store.get(info.name), info.name),
-        sessions.PREFIX: lambda info: sessions.parse_session(store.get(info.name), info.name),
-        segments.PREFIX: lambda info: segments.get(records, info),
-        sessions.CONDEMNED: records.get_bytes,
+        "keys/": lambda info: keys.read_wrapped(
+            store.get(info.name, MAX_KEY_OBJECT_BYTES), info.name
+        ),
+        sessions.PREFIX: lambda info: sessions.parse_session(
+            store.get(info.name, sessions.MAX_SESSION_BYTES), info.name
+        ),
+        segments.PREFIX: lambda info: segments.get(records, info.name),
+        sessions.CONDEMNED: lambda info: records.get_bytes(info.name),
         sessions.BAD: sealed(BadBlocks),
         LEDGER: sealed(Verified),
         JOBS: sealed(JobRecord),
@@ -134,9 +137,3 @@ def _problem(info: ObjectInfo, check: Callable[[ObjectInfo], object]) -> Finding
     except _BROKEN as error:
         return Finding(object=info.name, problem=str(error))
     return None
-
-
-def _batches(infos: Iterable[ObjectInfo]) -> Iterator[Sequence[ObjectInfo]]:
-    source = iter(infos)
-    while batch := list(islice(source, _AHEAD)):
-        yield batch

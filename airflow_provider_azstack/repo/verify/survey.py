@@ -9,9 +9,7 @@ blocks and restore points there are. A group is read once, however many points s
 
 import contextlib
 import sqlite3
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
@@ -23,6 +21,7 @@ from airflow_provider_azstack.repo.blocks.index_load import transaction
 from airflow_provider_azstack.repo.blocks.packs import Entry, pack_id, pack_name
 from airflow_provider_azstack.repo.blocks.reader import BlockReader
 from airflow_provider_azstack.repo.images.runs import decode_runs, load_group, part_ids
+from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.sealing.records import BadBlock
 from airflow_provider_azstack.store.base import ObjectInfo
 
@@ -231,7 +230,7 @@ class Survey:
         with self._index.database() as database:
             todo = database.execute("SELECT number, id, length FROM groups WHERE at IS NULL")
             groups = [_Group(*row) for row in todo.fetchall()]
-        contents = self._contents(iter(groups), threads)
+        contents = in_parallel(self._content, groups, threads, ahead_of_each=4)
         with self._index.database() as database:
             database.execute("DELETE FROM wanted")
         rows, broken = 0, dict[int, _Content]()
@@ -312,19 +311,6 @@ class Survey:
         with self._index.database() as database:
             found = database.execute("SELECT 1 FROM lost WHERE id = ?", (block_id,)).fetchone()
         return found is not None
-
-    def _contents(self, groups: Iterator[_Group], threads: int) -> Iterator[_Content]:
-        ahead: deque[Future[_Content]] = deque()
-        pool = ThreadPoolExecutor(threads, "survey")
-        try:
-            for group in groups:
-                ahead.append(pool.submit(self._content, group))
-                if len(ahead) > 4 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def _content(self, group: _Group) -> _Content:
         try:

@@ -32,6 +32,7 @@ from airflow_provider_azstack.repo import sessions
 from airflow_provider_azstack.repo.blocks.index import Index
 from airflow_provider_azstack.repo.blocks.packs import pack_id
 from airflow_provider_azstack.repo.blocks.reader import BlockReader
+from airflow_provider_azstack.repo.parallel import at_once
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
 from airflow_provider_azstack.repo.sealing.records import BadBlock, BadBlocks
@@ -48,7 +49,8 @@ from airflow_provider_azstack.speed import Course
 log = logging.getLogger(__name__)
 
 DAYS = 30
-# Each costs up to two packs of memory; more of them than cores hide a store's latency.
+# That read packs: each costs up to two packs of memory; more of them than cores hide a store's
+# latency. Small things are read by more, where the store is far away.
 THREADS = 4
 # A verification that dies has to read again at most so many packs.
 _PACKS_PER_RECORD = 64
@@ -137,17 +139,18 @@ class _Verification:
             budget = budget or self._needed(days)
             self._read(self._within(budget), cancel)
             cycle = self._cycle(budget, days)
-        points = PointCheck(self._repository, self._survey, self._new_reader(), self._threads)
+        small = at_once(self._repository.store, self._threads)
+        points = PointCheck(self._repository, self._survey, self._new_reader(), small)
         points.take()
-        others = check_others(self._records, self._threads, points.image_names())
+        others = check_others(self._records, small, points.image_names())
         findings = [*points.findings, *others]
-        self._survey.look(self._threads)
+        self._survey.look(small)
         if self._survey.has_losses():
             # A collector may have moved blocks into new packs since the index was loaded.
             self._index.refresh()
             self._take_packs()
             self._judge_losses()
-            self._survey.look_again(self._new_reader(), self._threads)
+            self._survey.look_again(self._new_reader(), small)
         findings += self._pack_findings()
         affected = points.affected()
         self._session.check()

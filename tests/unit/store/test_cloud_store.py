@@ -5,6 +5,7 @@ S3 is spoken with moto's server over HTTP. For Azure Blob and Google Cloud Stora
 server that pip can install; a socket that answers shows that their uploads carry the precondition.
 """
 
+import contextlib
 import datetime as dt
 import http.server
 import ssl
@@ -31,6 +32,7 @@ from airflow_provider_azstack.errors import (
     ObjectNotFound,
     StoreError,
     StoreFull,
+    Tampered,
     Throttled,
     Unreachable,
 )
@@ -40,6 +42,7 @@ from airflow_provider_azstack.store.cloud_errors import explain
 from airflow_provider_azstack.store.guard import RetryingStore
 
 pytestmark = pytest.mark.tier1
+KEYS = {"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,53 @@ def test_a_refused_upload_becomes_our_error(
     assert type(raised.value) is error
     assert not status or f"HTTP {status} {code}" in str(raised.value)
     assert len(s3.requests) == 1
+
+
+def test_a_hostile_size_is_refused_before_it_is_read() -> None:
+    """F-H5: of an answer of 2 GiB no more is taken than what is under way when its head comes."""
+    sent = []
+
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(2**31))
+            self.send_header("ETag", '"0"')
+            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                for _ in range(2**11):
+                    self.wfile.write(bytes(2**20))
+                    sent.append(2**20)
+            done.set()
+
+        def log_message(self, *_: object) -> None: ...
+
+    done = threading.Event()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        options = {"endpoint": f"http://127.0.0.1:{server.server_port}", "region": "r"}
+        store = CloudStore("s3", "bucket", options={**options, **KEYS})
+        with pytest.raises(Tampered, match="2147483648 bytes"):
+            store.get("huge", 2**20)
+        assert done.wait(10)
+        server.shutdown()
+    assert sum(sent) <= 32 * 2**20
+
+
+def test_near_stretches_are_one_request_and_far_ones_are_not(
+    s3: S3Server, store: CloudStore
+) -> None:
+    store.put("pack", bytes(3 * 2**20))
+    s3.requests.clear()
+    store.get_ranges("pack", [(0, 40), (2**17, 99), (2 * 2**20, 1), (2 * 2**20 + 10, 1)])
+    assert [method for method, _ in s3.requests] == ["GET", "GET"]
+
+
+def test_reading_an_object_is_one_request(s3: S3Server, store: CloudStore) -> None:
+    store.put("one", b"x")
+    s3.requests.clear()
+    store.get("one", 1)
+    assert [method for method, _ in s3.requests] == ["GET"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from airflow_provider_azstack.errors import (
     Throttled,
     Unreachable,
 )
-from airflow_provider_azstack.store.base import Buffer
+from airflow_provider_azstack.store.base import MOST_BYTES, Buffer
 from airflow_provider_azstack.store.guard import (
     AppendOnlyStore,
     ReadOnlyStore,
@@ -63,9 +63,9 @@ class Flaky(StoreWrapper):
     def delete(self, name: str) -> None:
         self._call(lambda: self.inner.delete(name))
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
         self._call(lambda: None)
-        return self.inner.get(name)
+        return self.inner.get(name, most_bytes)
 
 
 def patient(store: StoreWrapper, time: Time, budget_seconds: float = 300.0) -> RetryingStore:

@@ -24,7 +24,7 @@ from airflow_provider_azstack.repo.sealing.records import (
     BadBlocks,
     CondemnedPacks,
 )
-from airflow_provider_azstack.store.base import ObjectInfo
+from airflow_provider_azstack.store.base import MOST_BYTES, ObjectInfo
 from airflow_provider_azstack.store.guard import StoreWrapper
 from airflow_provider_azstack.store.local import LocalStore
 
@@ -36,9 +36,9 @@ class CountingStore(StoreWrapper):
         super().__init__(inner)
         self.got: list[str] = []
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
         self.got.append(name)
-        return super().get(name)
+        return super().get(name, most_bytes)
 
 
 def names(store: MemoryStore, prefix: str) -> list[str]:
@@ -124,7 +124,7 @@ def test_a_stale_process_cannot_bring_back_a_segment(
     """What another process puts into the shared cache counts only for those who saw it listed."""
     [block] = store_blocks(repository.open_session("a"), [noise(1)])
     [gone] = names(store, "index/")
-    contents = segments.get(repository.records, store.info(gone))
+    contents = segments.get(repository.records, gone)
     store.delete(gone)
     fresh, stale = load(with_cache(store, tmp_path)), load(with_cache(store, tmp_path))
     stale.add(gone, contents)  # it listed before the segment was deleted, and writes only now
@@ -346,7 +346,7 @@ def content(repository: Repository) -> dict[bytes, set[tuple[bytes, Entry]]]:
     """Return the whole map that the segments spell."""
     found: dict[bytes, set[tuple[bytes, Entry]]] = {}
     for info in repository.store.list("index/"):
-        for pack, _, entries in segments.get(repository.records, info):
+        for pack, _, entries in segments.get(repository.records, info.name):
             for entry in entries:
                 found.setdefault(entry.block_id, set()).add((pack, entry))
     return found

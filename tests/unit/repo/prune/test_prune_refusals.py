@@ -58,7 +58,7 @@ def damage(kind: str) -> str:
     return next(
         info.name
         for info in repository.store.list("index/")
-        if any(one.pack.endswith(owner) for one in segments.get(repository.records, info))
+        if any(one.pack.endswith(owner) for one in segments.get(repository.records, info.name))
     )
 
 

@@ -1,6 +1,7 @@
 """Verification: what each mode reads, what it remembers, and what it says."""
 
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,7 +22,7 @@ from airflow_provider_azstack.repo.verify import ledger, survey
 from airflow_provider_azstack.repo.verify.findings import LostRange, joined
 from airflow_provider_azstack.repo.verify.verification import verify
 from airflow_provider_azstack.speed import Told
-from airflow_provider_azstack.store.base import ObjectInfo
+from airflow_provider_azstack.store.base import MOST_BYTES, ObjectInfo
 from airflow_provider_azstack.store.guard import AppendOnlyStore, StoreWrapper
 
 pytestmark = pytest.mark.tier1
@@ -47,10 +48,10 @@ class Reads(StoreWrapper):
         super().__init__(store)
         self.packs: list[str] = []
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
         if name.startswith("packs/"):
             self.packs.append(name)
-        return super().get(name)
+        return super().get(name, most_bytes)
 
 
 class Site:
@@ -321,14 +322,17 @@ class Unreliable(StoreWrapper):
         self.name = name
         self.times = times
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
         self._fail(name)
-        return super().get(name)
+        return super().get(name, most_bytes)
 
     def get_range(self, name: str, offset: int, length: int) -> bytes:
         if offset >= 40:  # its header can be read
             self._fail(name)
         return super().get_range(name, offset, length)
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        return [self.get_range(name, *one) for one in ranges]
 
     def _fail(self, name: str) -> None:
         if name == self.name and self.times:
