@@ -20,6 +20,7 @@ ROLES: dict[str, tuple[str, tuple[str, ...]]] = {
         "Discover protected VMs and snapshot their disks. Assign on protected groups.",
         (
             "Microsoft.Resources/subscriptions/resourceGroups/read",
+            "Microsoft.Resources/subscriptions/providers/read",  # for doctor
             f"{_COMPUTE}/virtualMachines/read",
             f"{_COMPUTE}/virtualMachines/instanceView/read",
             f"{_COMPUTE}/virtualMachines/extensions/read",

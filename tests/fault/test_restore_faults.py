@@ -150,6 +150,16 @@ def test_another_api_profile_works_or_is_refused(
         assert any("2017-03-30" in line for line in unsupported.refusals)
 
 
+def test_who_may_not_list_providers_may_restore_all_the_same(site: Rig, emulator: Emulator) -> None:
+    """Roles are for groups, the list is the subscription's: it is not known, and no obstacle."""
+    vm = a_vm(emulator)
+    site.backup()
+    emulator.behaviour.denied = {"Microsoft.Resources/providers/read"}
+    made = restore(site, **ASKED)
+    assert any("providers" in line for line in made.remarks)
+    assert digests(emulator, made) == {("web01", "os"): vm.disks[0].sha256()}
+
+
 # Writing survives
 
 

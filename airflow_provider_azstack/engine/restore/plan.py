@@ -258,7 +258,11 @@ def _check_versions(survey: Survey, subscriptions: set[str]) -> None:
     for subscription in sorted(subscriptions):
         try:
             survey.stack.check_versions(subscription)
-        except (UnsupportedStack, AccessDenied, SourceGone) as error:
+        except AccessDenied as error:
+            # To list providers takes a right on the whole subscription, which who may restore into
+            # a group need not have: github.com/hashicorp/terraform-provider-azurerm/issues/3483.
+            survey.remark(f"whether the stack speaks our versions cannot be told: {error}")
+        except (UnsupportedStack, SourceGone) as error:
             survey.refuse(str(error))
 
 
