@@ -53,6 +53,8 @@ TagPattern = Annotated[
     str, Meta(pattern=r"^([A-Za-z0-9_*?@+(][A-Za-z0-9 _.:@+=()*?,-]{0,255})?$(?!\n)")
 ]
 MAX_NAMES = 1000
+# Words of Airflow's that cron has not.
+_NOT_CRON = {"@once", "@continuous", "@quarterly"}
 # A clock's time or a span. YAML takes 22:00 without quotes for a number.
 _WINDOW_END = (
     r"^(([01][0-9]|2[0-3]):[0-5][0-9]|[1-9][0-9]{0,2}h([1-5]?[0-9]m)?|[1-9][0-9]{0,3}m)$(?!\n)"
@@ -223,27 +225,48 @@ class TriggerConf(Record, frozen=True, kw_only=True):
         return asked.matches(name=name, resource_group=resource_group, tags=tags)
 
 
-def load_policy(source: str | Path | Mapping[str, Any]) -> Policy:
+def load_policy(source: Policy | str | Path | Mapping[str, Any]) -> Policy:
     """
-    Read a policy from a YAML file or from a mapping in a DAG file.
+    Read a policy from a YAML file, or take it from a DAG file, as a mapping or as what it is.
 
     :raises ConfigurationError: it is not a policy; the message names the file and the key.
     """
+    if isinstance(source, Policy):
+        return _checked(source, f"policy {source.name}")
     if isinstance(source, Mapping):
-        return _policy(dict(source), "policy")
+        return _checked(_convert(dict(source), Policy, "policy"), "policy")
     file = Path(source)
-    return _policy(read_document(file, "give the path of a policy file"), str(file))
+    value = read_document(file, "give the path of a policy file")
+    return _checked(_convert(value, Policy, str(file)), str(file))
 
 
-def _policy(value: object, what: str) -> Policy:
-    policy = _convert(value, Policy, what)
+def _checked(policy: Policy, what: str) -> Policy:
+    """Return the policy, of which types do not say all."""
     try:
         pendulum.timezone(policy.timezone)
     except (ValueError, OSError):
         raise ConfigurationError(
             f"{what}: timezone: {policy.timezone!r} is none: give a name such as Europe/Berlin"
         ) from None
+    if policy.schedule is not None:
+        _check_schedule(policy.schedule, what)
     return policy
+
+
+def _check_schedule(schedule: str, what: str) -> None:
+    """Refuse what Airflow would refuse later, or never find a time for, not saying whose it is."""
+    if schedule in _NOT_CRON:
+        return
+    # What Airflow itself reads cron by; tasks and the console need no schedule.
+    from croniter import croniter  # noqa: PLC0415
+
+    try:
+        croniter(schedule).get_next()
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{what}: schedule: {schedule!r} is none ({one_line(error)}): write cron text such as "
+            "'0 1 * * *', or a word of Airflow's such as @daily"
+        ) from None
 
 
 def read_trigger(conf: object) -> TriggerConf:

@@ -1,8 +1,8 @@
 """
 Builds the DAGs: what a user's DAG file imports.
 
-Owns nothing itself: a compound backup is in ``backup``, a restore in ``restore``, and what keeps a
-repository and a stack in order in ``upkeep``.
+Owns nothing itself: a compound backup is in ``backup``, a restore in ``restore``, what keeps a
+repository and a stack in order in ``upkeep``, and where policies are in ``policies``.
 Invariant: a DAG file loads what its own DAG needs. Each of its tasks loads that file again.
 """
 
@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.dag_factory.backup import backup_dag, policy_dag, policy_files
+    from airflow_provider_azstack.dag_factory.backup import backup_dag, policy_dag
+    from airflow_provider_azstack.dag_factory.policies import policy_files
     from airflow_provider_azstack.dag_factory.restore import restore_dag
     from airflow_provider_azstack.dag_factory.upkeep import (
         janitor_dag,
@@ -34,7 +35,7 @@ __all__ = [
 _ELSEWHERE = {
     "backup_dag": "backup",
     "policy_dag": "backup",
-    "policy_files": "backup",
+    "policy_files": "policies",
     "restore_dag": "restore",
 }
 

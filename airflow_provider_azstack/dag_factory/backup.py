@@ -12,7 +12,7 @@ Invariants: a snapshot or stream runs in its host's pool and queue, never in the
         -> complete (all_done) -> clean_up (plain teardown)
 """
 
-import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,12 @@ from typing import Any
 import pendulum
 from airflow.providers.common.compat.sdk import (
     DAG,
-    AirflowException,
     TaskGroup,
     TriggerRule,
     task_group,
 )
 
-from airflow_provider_azstack.config import BackupHost, Config, config_path, load_config
+from airflow_provider_azstack.config import BackupHost, Config, load_config
 from airflow_provider_azstack.dag_factory.placement import (
     CONTROL_RETRIES,
     STREAM_RETRIES,
@@ -44,13 +43,14 @@ from airflow_provider_azstack.operators.backup import (
     Snapshot,
     Stream,
 )
-from airflow_provider_azstack.operators.refuse import RefusePolicy
+from airflow_provider_azstack.operators.refuse import Refuse
 from airflow_provider_azstack.params import trigger_form
 from airflow_provider_azstack.policy import Policy, load_policy
 
 # A pool must first drain the VMs whose snapshots exist: an old snapshot costs space on the stack.
 _SNAPSHOT_WEIGHT, _STREAM_WEIGHT = 1, 100
 _LABEL = "{{ task.workload['label'] }}"
+_NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
 
 _ABOUT = """\
 Backs up the virtual machines of policy **{policy}** from {stack} to {repository}.
@@ -77,7 +77,7 @@ def backup_dag(
     :param dag_arguments: anything else that ``DAG`` takes: ``start_date``, ``tags``, callbacks...
     :raises ConfigurationError: the policy or the configuration is wrong.
     """
-    policy = policy if isinstance(policy, Policy) else load_policy(policy)
+    policy = load_policy(policy)
     config = config if isinstance(config, Config) else load_config(config)
     hosts = config.backup_hosts(policy.hosts)
     connections = connection_ids(config, policy)
@@ -100,22 +100,9 @@ def backup_dag(
     }
     if schedule is None:
         schedule = policy.schedule
-    dag = DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments})
-    _require_schedule(dag, policy)
-    with dag:
+    with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
         _backup(policy, config, hosts, connections)
     return dag
-
-
-def _require_schedule(dag: DAG, policy: Policy) -> None:
-    """Refuse what is no schedule: Airflow does so later, and does not say whose it is."""
-    try:
-        dag.timetable.validate()
-    except AirflowException as error:
-        raise ConfigurationError(
-            f"policy {policy.name}: schedule {dag.schedule!r}: {error}: write cron text such as "
-            "'0 1 * * *', or @daily"
-        ) from None
 
 
 def policy_dag(file: Path, *, config: Config | str | Path | None = None) -> DAG:
@@ -128,11 +115,12 @@ def policy_dag(file: Path, *, config: Config | str | Path | None = None) -> DAG:
     :raises ConfigurationError: the configuration is wrong, which all policies share.
     """
     config = config if isinstance(config, Config) else load_config(config)
-    dag_id = f"azstack_{file.stem}"
+    dag_id = f"azstack_{_NOT_IN_IDS.sub('_', file.stem)}"
     try:
+        _require_name(file)
         return backup_dag(dag_id, policy=file, config=config)
     except ConfigurationError as error:
-        mistake = str(error)
+        mistake = f"nothing is backed up by this policy: {error}"
     first, *_ = config.backup_hosts()
     with DAG(
         dag_id,
@@ -140,18 +128,19 @@ def policy_dag(file: Path, *, config: Config | str | Path | None = None) -> DAG:
         start_date=pendulum.datetime(2025, 1, 1, tz="UTC"),
         catchup=False,
         max_active_runs=1,
-        doc_md=f"Nothing is backed up by this policy: {mistake}",
+        doc_md=mistake,
         tags=["azstack", "backup"],
     ) as dag:
-        RefusePolicy(task_id="policy", mistake=mistake, **placement(first))
+        Refuse(task_id="policy", mistake=mistake, **placement(first))
     return dag
 
 
-def policy_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
-    """Return the YAML files in ``AZSTACK_POLICIES``, else in ``policies`` beside the file."""
-    named = environ.get("AZSTACK_POLICIES")
-    directory = Path(named) if named else config_path(environ).parent / "policies"
-    return sorted(directory.glob("*.yaml"))
+def _require_name(file: Path) -> None:
+    """Refuse a file whose name is not fit for a DAG, such as a copy that was left lying about."""
+    if _NOT_IN_IDS.search(file.stem):
+        raise ConfigurationError(
+            f"{file}: its name is its DAG's: letters, digits, '.', '_' and '-': rename or move it"
+        )
 
 
 def _backup(

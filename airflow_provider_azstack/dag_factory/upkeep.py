@@ -18,8 +18,10 @@ from airflow_provider_azstack.dag_factory.placement import (
     placement,
 )
 from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.model import Retention
 from airflow_provider_azstack.operators.janitor import Janitor
 from airflow_provider_azstack.operators.prune import CONFIRM, DEAD_SESSIONS, DRY_RUN, Forget, Prune
+from airflow_provider_azstack.operators.refuse import Refuse
 from airflow_provider_azstack.operators.rehearse import VM, VMS, Rehearse
 from airflow_provider_azstack.operators.sync import REPAIR, Sync
 from airflow_provider_azstack.operators.verify import MODE, MODES, RequireSound, Verify
@@ -91,12 +93,14 @@ def prune_dag(
     """
     Return the DAG that forgets what policies do not keep, and then makes room.
 
+    Its runs fail while there is a mistake in any policy: what is to be kept must be known of all.
+
     :param policies: those whose retention is applied, each to its own restore points.
     :param dry_run: only report; the form of a trigger asks too.
-    :raises ConfigurationError: a policy or the configuration is wrong.
+    :raises ConfigurationError: the configuration is wrong.
     """
-    placed = _placed(config)
-    loaded = [p if isinstance(p, Policy) else load_policy(p) for p in policies]
+    config = config if isinstance(config, Config) else load_config(config)
+    retentions, mistakes = _retentions(policies)
     dead = "Sessions whose runs are known to be dead, one a line: a waiting prune names them."
     about = {
         DRY_RUN: Param(dry_run, type="boolean", description="Only report."),
@@ -104,10 +108,32 @@ def prune_dag(
         CONFIRM: Param("", type="string", description="The repository's id, if it was asked for."),
     }
     with _one_at_a_time(dag_id, schedule, dag_arguments, params=about) as dag:
-        retentions = {policy.name: policy.retention for policy in loaded}
-        forget = Forget(task_id="forget", retentions=retentions, **placed)
-        forget >> Prune(task_id="prune", **placed)
+        if mistakes:
+            said = "; ".join(mistakes)
+            mistake = f"nothing is forgotten: what to keep must be known of all policies: {said}"
+            Refuse(task_id="policies", mistake=mistake, **placement(config.backup_hosts()[0]))
+        else:
+            forget = Forget(task_id="forget", retentions=retentions, **_placed(config))
+            forget >> Prune(task_id="prune", **_placed(config))
     return dag
+
+
+def _retentions(
+    policies: Iterable[Policy | Mapping[str, Any] | str | Path],
+) -> tuple[dict[str, Retention], list[str]]:
+    """Return the rule of each policy by its name, and what is wrong with policies."""
+    retentions: dict[str, Retention] = {}
+    mistakes = []
+    for source in policies:
+        try:
+            policy = load_policy(source)
+        except ConfigurationError as error:
+            mistakes.append(str(error))
+            continue
+        if policy.name in retentions:
+            mistakes.append(f"two policies are called {policy.name!r}, by whose rule? rename one")
+        retentions[policy.name] = policy.retention
+    return retentions, mistakes
 
 
 def verify_dag(

@@ -16,9 +16,16 @@ from airflow.timetables.base import TimeRestriction
 
 from airflow_provider_azstack.arm.retry import CONTACT_SECONDS
 from airflow_provider_azstack.config import Config, Host
-from airflow_provider_azstack.dag_factory import backup_dag, janitor_dag, policy_dag, restore_dag
+from airflow_provider_azstack.dag_factory import (
+    backup_dag,
+    janitor_dag,
+    policy_dag,
+    policy_files,
+    prune_dag,
+    restore_dag,
+)
 from airflow_provider_azstack.errors import ConfigurationError
-from airflow_provider_azstack.policy import TriggerConf, trigger_params
+from airflow_provider_azstack.policy import Policy, TriggerConf, trigger_params
 
 pytestmark = pytest.mark.tier1
 
@@ -33,6 +40,11 @@ CONFIG = Config(
     streams=2,
 )
 POLICY = {"name": "nightly"}
+SCHEDULES = [
+    "0 1 * * *", "*/15 22-23 * * mon-fri", "30 2 29 2 *", "0 0 * * 5#3", "15 0 1 * * *",
+    "@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@quarterly", "@yearly", "@annually",
+    "@once", "@continuous",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -217,11 +229,17 @@ def test_a_policys_schedule_is_its_dags_unless_the_dag_file_has_one() -> None:
     assert own.timetable.expression == "5 5 * * *"
 
 
-@pytest.mark.parametrize("schedule", ["0 1 * *", "nightly", "0 25 * * *", "@nightly"])
-def test_what_is_no_schedule_is_refused_with_the_policys_name(schedule: str) -> None:
+def test_a_policy_made_in_a_dag_file_is_checked_as_well() -> None:
     """Airflow would say only that some schedule of the file is wrong."""
-    with pytest.raises(ConfigurationError, match=r"policy p: schedule '.*: write cron text"):
-        backup_dag("a", policy={"name": "p", "schedule": schedule}, config=CONFIG)
+    with pytest.raises(ConfigurationError, match=r"policy p: schedule: '0 1 \* \*'"):
+        backup_dag("a", policy=Policy(name="p", schedule="0 1 * *"), config=CONFIG)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_airflow_takes_every_schedule_that_a_policy_may_have(schedule: str) -> None:
+    dag = backup_dag("a", policy={"name": "p", "schedule": schedule}, config=CONFIG)
+    dag.timetable.validate()
+    DagSerialization.from_dict(DagSerialization.to_dict(dag))
 
 
 def test_a_schedule_is_of_the_policys_time_zone() -> None:
@@ -348,6 +366,50 @@ def test_a_mistake_in_one_policy_stops_no_other(policies: Path, text: str, said:
     assert (task.queue, refused.schedule) == ("one", "@daily")
     with pytest.raises(AirflowFailException, match=said):
         task.execute(context={})  # by name, as a worker does
+
+
+def test_a_file_whose_name_is_no_dags_stops_no_other(policies: Path) -> None:
+    """A copy that was left lying about; Airflow would load nothing of the DAG file."""
+    (policies / "good (copy).yaml").write_text("name: good\n")
+    dag = policy_dag(policies / "good (copy).yaml")
+    assert dag.dag_id == "azstack_good__copy_"
+    [task] = dag.tasks
+    with pytest.raises(AirflowFailException, match=r"good \(copy\).yaml: .* rename or move it"):
+        task.execute({})
+
+
+def test_prune_fails_with_every_mistake_in_any_policy(policies: Path) -> None:
+    """It is there, at its own time and with its form, and forgets nothing."""
+    (policies / "bad.yaml").write_text("nam: bad\n")
+    (policies / "good.yaml").write_text("name: good\nretention: {keep_last: 3}\n")
+    (policies / "twin.yml").write_text("name: good\nretention: {keep_last: 9}\n")
+    [shipped] = [path for path in SHIPPED if path.stem == "azstack_prune"]
+    bag = BundleDagBag(dag_folder=shipped, bundle_path=shipped.parent, bundle_name="shipped")
+    assert bag.import_errors == {}
+    dag = bag.dags["azstack_prune"]
+    [task] = dag.tasks
+    assert (task.queue, dag.schedule) == ("one", "0 14 * * 0")
+    said = r"nothing is forgotten: .*bad\.yaml: .*nam.*; two policies are called 'good'"
+    with pytest.raises(AirflowFailException, match=said):
+        task.execute({})
+    for file in ("bad.yaml", "twin.yml"):
+        (policies / file).unlink()
+    mended = prune_dag("azstack_prune", policies=policy_files())
+    assert set(mended.task_dict) == {"forget", "prune"}
+    assert mended.get_task("forget").retentions["good"].keep_last == 3
+
+
+def test_policy_files_are_found_or_refused_and_never_passed_over(policies: Path) -> None:
+    """Both ways of writing YAML's ending; not what begins with a dot; no two of one DAG."""
+    for name in ("a.yaml", "b.yml", ".b.yml", "._a.yaml", "notes.txt"):
+        (policies / name).write_text("name: p\n")
+    assert [file.name for file in policy_files()] == ["a.yaml", "b.yml"]
+    (policies / "b.yaml").write_text("name: p\n")
+    with pytest.raises(ConfigurationError, match=r"b\.yaml and b\.yml would make one DAG"):
+        policy_files()
+    with pytest.raises(ConfigurationError, match=r"AZSTACK_POLICIES: .*nowhere is no dir"):
+        policy_files({"AZSTACK_POLICIES": str(policies / "nowhere")})
+    assert policy_files({"AIRFLOW_HOME": str(policies)}) == [], "none was put there yet"
 
 
 def test_a_mistake_in_the_configuration_is_all_policies(policies: Path) -> None:

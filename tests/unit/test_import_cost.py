@@ -112,7 +112,7 @@ def test_dag_files_load_nothing_heavy(home: Path) -> None:
 
 def test_a_dag_file_loads_its_own_dag_only() -> None:
     """A backup's tasks do not load what approving a restore takes."""
-    script = "import sys; from airflow_provider_azstack.dag_factory import policy_files\n"
+    script = "import sys; from airflow_provider_azstack.dag_factory import policy_dag\n"
     ended = subprocess.run(
         [sys.executable, "-c", script + "print(*sys.modules)"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -52,6 +52,11 @@ def test_the_example_policy_is_valid() -> None:
         ({"name": "a", "timezone": "Mars/Base"}, "timezone: 'Mars/Base'"),
         ({"name": "a", "timezone": "../etc/passwd"}, "timezone"),
         ({"name": "a", "retention": {"keep_last": -1}}, "keep_last"),
+        ({"name": "a", "schedule": "nightly"}, "schedule: 'nightly' is none .*write cron text"),
+        ({"name": "a", "schedule": "0 1 * *"}, r"schedule: '0 1 \* \*' is none"),
+        ({"name": "a", "schedule": "0 25 * * *"}, "schedule: .* is none"),
+        ({"name": "a", "schedule": "@nightly"}, "a word of Airflow's such as @daily"),
+        ({"name": "a", "schedule": "0 0 30 2 *"}, "schedule: .*failed to find next date"),
         ({"name": "a", "retention": {"keep_within": "14 days"}}, "such as 14d .*keep_within"),
     ],
 )
