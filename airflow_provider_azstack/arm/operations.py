@@ -11,10 +11,11 @@ from typing import Any
 from airflow_provider_azstack.arm.answers import Answer, error_fields, permanent
 from airflow_provider_azstack.errors import AzStackError, Unreachable
 
-# The first look is early because most operations on snapshots take less than a second.
-_WAITS_SECONDS = (0.2, 2.0, 3.0, 5.0)
+# Most operations on snapshots take less than a second, grants often none at all: the first look is
+# at once, as azure-core's own is, unless the stack says when to come back.
+_WAITS_SECONDS = (0.0, 0.2, 2.0, 3.0, 5.0)
 LONGEST_WAIT_SECONDS = 30.0  # a Retry-After of an hour must not park a stream
-FORGOTTEN_AFTER = 4  # 404s in a row: right after the start an operation may not be there yet
+FORGOTTEN_AFTER = 5  # 404s in a row: right after the start an operation may not be there yet
 
 
 class Operations:
@@ -89,7 +90,8 @@ class Operations:
             wait = max(wait, min(wanted or 0.0, LONGEST_WAIT_SECONDS))
             if self._clock() + wait > deadline:
                 return
-            self._sleep(wait)
+            if wait:
+                self._sleep(wait)
             asked += 1
             last = self._get(address, started.what)
             missing = missing + 1 if last.status == 404 else 0

@@ -220,6 +220,27 @@ def test_a_polling_retry_after_is_honoured_and_capped(emulator: Emulator) -> Non
     assert max(clock.slept) == 30.0
 
 
+@pytest.mark.parametrize(("headers", "slept"), [({}, []), ({"Retry-After": "7"}, [7.0])])
+def test_an_operation_is_looked_at_at_once_unless_the_stack_says_when(
+    emulator: Emulator, headers: dict[str, str], slept: list[float]
+) -> None:
+    """Each disk is granted and revoked: a wait before each first look would cost every one."""
+    disk, clock = emulator.add_vm("vm", "group").disks[0], VirtualClock()
+    path = snapshot_id(disk.source)
+
+    def alter(_: Call, answer: Answer) -> Answer:
+        return replace(answer, headers={**answer.headers, **headers})
+
+    with stack_of(emulator, **patient(clock)) as stack:
+        compute = Compute(stack)
+        compute.create_snapshot(path, disk.source, emulator.location, {})
+        compute.grant_read(path, 3600)
+        assert clock.slept == []
+        emulator.faults.add(Fault("POST", "endGetAccess", alter=alter))
+        compute.revoke(path)
+    assert clock.slept == slept
+
+
 Redirect = Callable[[Emulator, str], None]
 
 
