@@ -19,10 +19,12 @@ from rich.markup import escape
 from airflow_provider_azstack.console.arguments import add_output
 from airflow_provider_azstack.console.disks import add_disk, opened_disk
 from airflow_provider_azstack.console.present import DONE, PARTLY, printable, say, show, show_one
-from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.errors import ConfigurationError, StoreFull
+from airflow_provider_azstack.speed import amount
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.engine.cells import CellCache
+    from airflow_provider_azstack.engine.guest.extract import Extracted
     from airflow_provider_azstack.engine.guest.file_systems import Node, Volume
     from airflow_provider_azstack.engine.guest.places import Place
 
@@ -148,7 +150,10 @@ def _facts(node: "Node", output: str) -> dict[str, Any]:
 
 
 def _extract(args: Namespace, disk: "CellCache") -> int:
-    from airflow_provider_azstack.engine.guest.extract import Extraction  # noqa: PLC0415
+    from airflow_provider_azstack.engine.guest.extract import (  # noqa: PLC0415
+        Extraction,
+        needed_bytes,
+    )
 
     volume = _volume(args, disk)
     nodes = [volume.find(path) for path in args.path]  # all are there, or nothing is written
@@ -157,8 +162,16 @@ def _extract(args: Namespace, disk: "CellCache") -> int:
         partition_bytes=volume.partition.length,
         keep_owners=os.geteuid() == 0,
     )
-    for node in nodes:
-        extraction.extract(node)
+    try:
+        for node in nodes:
+            extraction.extract(node)
+    except StoreFull as error:
+        _tell_kept(args.to, extraction.result())
+        needed = amount(sum(map(needed_bytes, nodes)))
+        raise StoreFull(f"{error}: all that was asked for takes about {needed}") from None
+    except KeyboardInterrupt:
+        _tell_kept(args.to, extraction.result())
+        raise
     result = extraction.result()
     for problem in result.problems:
         text = escape(printable(f"{problem.path}: {problem.reason}"))
@@ -168,3 +181,11 @@ def _extract(args: Namespace, disk: "CellCache") -> int:
         facts["problems"] = len(result.problems)
     show_one({"directory": args.to, **facts}, args.output)
     return PARTLY if result.problems else DONE
+
+
+def _tell_kept(directory: str, result: "Extracted") -> None:
+    if result.files:
+        say(
+            f"[yellow]note:[/] {result.files} files, {amount(result.data_bytes)}, are whole and "
+            f"stay in {escape(directory)}; nothing is replaced: another try needs another --to"
+        )

@@ -45,6 +45,27 @@ def replaced_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
                 partial.unlink()
 
 
+def rename_new(old: str, new: str, folder: int | None = None) -> None:
+    """
+    Rename a file, unless there is something of its new name.
+
+    :param folder: an open directory that both names are in; None: they are paths.
+    :raises FileExistsError: there is.
+    """
+    try:
+        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        # No hard links here, as on a stick with FAT.
+        with suppress(FileNotFoundError):
+            os.stat(new, dir_fd=folder, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+    else:
+        os.unlink(old, dir_fd=folder)
+
+
 def _refuse_taken(target: Path, *, overwrite: bool) -> None:
     if target.is_dir():
         raise Refused(f"{target} is a directory: name a file")
@@ -76,24 +97,15 @@ def _publish(partial: Path, target: Path, *, overwrite: bool) -> None:
     if overwrite:
         partial.replace(target)
     else:
-        _link(partial, target)
+        try:
+            rename_new(str(partial), str(target))
+        except FileExistsError:
+            raise Refused(f"{target} was made by someone else meanwhile") from None
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _link(partial: Path, target: Path) -> None:
-    try:
-        os.link(partial, target)
-    except FileExistsError:
-        raise Refused(f"{target} was made by someone else meanwhile") from None
-    except OSError as error:
-        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
-            raise
-        _refuse_taken(target, overwrite=False)  # no hard links here, as on a stick with FAT
-        partial.rename(target)
 
 
 @contextmanager

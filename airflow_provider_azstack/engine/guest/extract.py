@@ -4,16 +4,19 @@ Files of a backup, put into a directory.
 Owns what is made there and how; knows no file system's format.
 Invariant: nothing outside the directory is touched, and nothing in it that was there before. Names
 are single names, every step goes through an open directory and follows no link, and a link that is
-made is never walked through. A file is whole or not there.
+made is never walked through. A file is whole or not there, whatever ends the extraction; what stops
+it leaves no empty folder that was not asked for.
 """
 
 import errno
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from airflow_provider_azstack.engine.export.new_file import rename_new
 from airflow_provider_azstack.engine.guest.file_systems import Node
 from airflow_provider_azstack.errors import AzStackError, Refused, StoreError, StoreFull
 
@@ -47,7 +50,14 @@ class Extracted(NamedTuple):
 class Extraction:
     """Extracts files and whole directories into one directory."""
 
-    def __init__(self, target: Path, *, partition_bytes: int, keep_owners: bool) -> None:
+    def __init__(
+        self,
+        target: Path,
+        *,
+        partition_bytes: int,
+        keep_owners: bool,
+        chance: Callable[[], str] = lambda: secrets.token_hex(4),
+    ) -> None:
         """
         :param partition_bytes: no file can have much more data than that.
         :param keep_owners: needs root.
@@ -55,6 +65,9 @@ class Extraction:
         self._target = target
         self._partition_bytes = partition_bytes
         self._keep_owners = keep_owners
+        # A file's name until it is whole: that of no file of a guest, and of no other extraction.
+        self._part = f".azstack-part-{chance()}"
+        self._made_target = False
         self._files = self._directories = self._links = self._data_bytes = 0
         self._problems: list[Problem] = []
 
@@ -71,6 +84,11 @@ class Extraction:
                 self._place(node, folder, frozenset())
             else:
                 self._fill(node, folder, frozenset())
+        except BaseException:
+            if self._made_target:
+                with suppress(OSError):  # it is not empty
+                    self._target.rmdir()
+            raise
         finally:
             os.close(folder)
 
@@ -82,10 +100,14 @@ class Extraction:
 
     def _open_target(self, name: str) -> int:
         try:
-            self._target.mkdir(exist_ok=True)
+            with suppress(FileExistsError):
+                self._target.mkdir()
+                self._made_target = True
             if name and os.path.lexists(self._target / name):
                 raise Refused(f"{self._target / name} exists, and nothing is replaced")
             return os.open(self._target, _FOLDER & ~os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise StoreError(f"{self._target.parent} is not there: make it first") from None
         except OSError as error:
             raise StoreError(f"{self._target}: {error.strerror}") from None
 
@@ -111,27 +133,31 @@ class Extraction:
 
     def _make_directory(self, node: Node, folder: int, above: frozenset[int]) -> None:
         os.mkdir(node.name, 0o700, dir_fd=folder)
-        inside = os.open(node.name, _FOLDER, dir_fd=folder)
         try:
-            self._fill(node, inside, above)
-            self._finish(node, inside)
-        finally:
-            os.close(inside)
+            with _opened(node.name, _FOLDER, folder) as inside:
+                self._fill(node, inside, above)
+                self._finish(node, inside)
+        except BaseException:
+            with suppress(OSError):  # it is not empty
+                os.rmdir(node.name, dir_fd=folder)
+            raise
         self._directories += 1
 
     def _make_file(self, node: Node, folder: int) -> None:
-        file = os.open(node.name, _NEW, 0o600, dir_fd=folder)
-        try:
-            self._copy(node, file)
-            self._finish(node, file)
-        except BaseException:
-            os.unlink(node.name, dir_fd=folder)
-            raise
-        finally:
-            os.close(file)
+        with _opened(self._part, _NEW, folder) as file:
+            try:
+                copied = self._copy(node, file)
+                self._finish(node, file)
+                rename_new(self._part, node.name, folder)
+            except BaseException:
+                os.unlink(self._part, dir_fd=folder)
+                raise
         self._files += 1
+        self._data_bytes += copied
 
-    def _copy(self, node: Node, file: int) -> None:
+    def _copy(self, node: Node, file: int) -> int:
+        """Write what a file holds, holes as holes; return how much that was."""
+        copied = 0
         stretches = node.data()
         if sum(length for _, length in stretches) > _SHARED * self._partition_bytes:
             raise StoreError(f"{node.path} claims more data than its partition can hold")
@@ -141,7 +167,8 @@ class Extraction:
                 data = node.read(start, min(_CHUNK, offset + length - start))
                 if data != _ZEROS[: len(data)]:
                     _write_at(file, data, start)
-                    self._data_bytes += len(data)
+                    copied += len(data)
+        return copied
 
     def _make_link(self, node: Node, folder: int) -> None:
         os.symlink(node.link_target, node.name, dir_fd=folder)
@@ -177,6 +204,27 @@ class Extraction:
             raise
         except AzStackError as error:
             self._problems.append(Problem(path, str(error)))
+
+
+def needed_bytes(node: Node, above: frozenset[int] = frozenset()) -> int:
+    """Return how much data a file has, or all files in a directory, as far as that can be read."""
+    try:
+        if node.kind == "file":
+            return sum(length for _, length in node.data())
+        if node.kind != "directory" or node.identity in above or len(above) >= _MAX_DEPTH:
+            return 0
+        return sum(needed_bytes(child, above | {node.identity}) for child in node.children())
+    except (AzStackError, ValueError):
+        return 0
+
+
+@contextmanager
+def _opened(name: str, flags: int, folder: int) -> Iterator[int]:
+    file = os.open(name, flags, 0o600, dir_fd=folder)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def _check_name(name: str) -> None:

@@ -73,15 +73,15 @@ class _Source:
         self._read = read
         self._partition = partition
         self._position = 0
-        self.error: AzStackError | None = None
+        self.error: BaseException | None = None
 
     def read(self, size: int | None = None) -> bytes:
         left = max(0, self._partition.length - self._position)
         size = left if size is None else min(size, left)
         try:
             data = self._read(self._partition.offset + self._position, size)
-        except AzStackError as error:
-            self.error = error  # libyal makes an IOError of it
+        except BaseException as error:
+            self.error = error  # libyal makes an IOError of it, of an interrupt as well
             raise
         self._position += len(data)
         return data

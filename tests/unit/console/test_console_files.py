@@ -10,6 +10,7 @@ from support import guest_trees
 from support.disks import PASSPHRASE
 from support.guest_points import disk_of, repository_with
 from support.guest_trees import contents
+from support.mounts import tmpfs
 
 from airflow_provider_azstack.console import main
 from airflow_provider_azstack.emulator.guests import GuestDisk
@@ -79,6 +80,30 @@ def test_what_is_not_there_is_one_line(
     printed = capsys.readouterr()
     assert advice in printed.err
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.tier2
+def test_a_full_target_keeps_what_is_whole_and_says_how_much_room_it_takes(
+    guest: GuestDisk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file system that is really full."""
+    with tmpfs(tmp_path, 2) as small:
+        target = small / "out"
+        command = ["files", "extract", "vm-1", "latest", "os", "/", "--to", str(target)]
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert "no room for /" in said
+        assert "all that was asked for takes about 4." in said
+        expected = tmp_path / "expected"
+        expected.mkdir()
+        guest.extract(expected)
+        whole = contents(expected)
+        kept = {path: what for path, what in contents(target).items() if what != "/"}
+        assert kept
+        assert kept.items() <= whole.items()
+        assert f"{len(kept)} files, " in said
+        for folder in (path for path in target.rglob("*") if path.is_dir()):
+            assert any(folder.iterdir()) or folder.name == "lost+found"
 
 
 @pytest.mark.tier1

@@ -1,5 +1,6 @@
 """Disks as files and streams: every byte, sparse, whole or not there."""
 
+import errno
 import hashlib
 import io
 import os
@@ -18,7 +19,7 @@ from support.stores import MemoryStore
 
 from airflow_provider_azstack.arm.vhd import build_footer, parse_footer
 from airflow_provider_azstack.engine.export.disk import DiskExport
-from airflow_provider_azstack.engine.export.new_file import replaced_file
+from airflow_provider_azstack.engine.export.new_file import rename_new, replaced_file
 from airflow_provider_azstack.errors import (
     ConfigurationError,
     MissingBlock,
@@ -236,3 +237,25 @@ def test_damage_fails_an_export_unless_it_shall_be_salvaged(
     data = (tmp_path / "out").read_bytes()
     assert not any(data[: 4 * MIB])
     assert data[40 * MIB : 41 * MIB] == disk.read(40 * MIB, MIB)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_is_renamed_to_a_new_name_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool
+) -> None:
+    """Where the file system has no hard links as well, as on a stick with FAT."""
+
+    def no_link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_link)
+    for name in ("old", "taken"):
+        (tmp_path / name).write_text(name)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(FileExistsError):
+        rename_new("old", "taken", folder)
+    rename_new("old", "new", folder)
+    os.close(folder)
+    assert only(tmp_path) == ["new", "taken"]
+    assert [(tmp_path / name).read_text() for name in ("new", "taken")] == ["old", "taken"]

@@ -12,7 +12,7 @@ from support import guest_trees
 from support.guest_trees import MOMENT_NS, add_unix, contents, make_tree
 
 import airflow_provider_azstack
-from airflow_provider_azstack.engine.guest.extract import Extracted, Extraction
+from airflow_provider_azstack.engine.guest.extract import Extracted, Extraction, needed_bytes
 from airflow_provider_azstack.engine.guest.file_systems import Unreadable, Volume, what_is_in
 from airflow_provider_azstack.engine.guest.partitions import Partition
 from airflow_provider_azstack.errors import ConfigurationError, MissingBlock, Refused
@@ -137,6 +137,45 @@ def test_nothing_that_is_there_is_replaced(ext: bytearray, tmp_path: Path) -> No
     result = extract(ext, tmp_path / "out", "/")
     assert (tmp_path / "out" / "hello.txt").read_text() == "precious"
     assert {"/hello.txt", "/sub"} <= {problem.path for problem in result.problems}
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("path", ["/", "/sub", "/sub/big.bin"])
+def test_what_is_interrupted_leaves_whole_files_and_no_empty_folder(
+    ext: bytearray, tmp_path: Path, path: str
+) -> None:
+    """Until it is whole, a file has no name that anybody takes for it."""
+    out = tmp_path / "out"
+    big = (tmp_path / "tree" / "sub" / "big.bin").read_bytes()
+    last = ext.index(big[1_000_000:1_000_100])
+
+    def read(offset: int, length: int) -> bytes:
+        if offset <= last < offset + length:
+            assert not list(out.rglob("big.bin"))
+            raise KeyboardInterrupt
+        return bytes(ext[offset : offset + length])
+
+    volume = Volume(read, Partition(0, 0, len(ext)))
+    extraction = Extraction(out, partition_bytes=len(ext), keep_owners=False)
+    with pytest.raises(KeyboardInterrupt):
+        extraction.extract(volume.find(path))
+    names = {file.name for file in out.rglob("*") if not file.is_dir()}
+    assert not any("azstack" in name for name in names)
+    assert "big.bin" not in names
+    assert len(names - {"link"}) >= extraction.result().files
+    for folder in [out, *(one for one in out.rglob("*") if one.is_dir())]:
+        made = folder.exists() and folder.name != "lost+found"  # which is empty in the guest
+        assert not made or any(folder.iterdir()), f"{folder} is empty"
+
+
+@pytest.mark.tier1
+def test_how_much_room_is_needed_is_told(ext: bytearray, tree: Path) -> None:
+    """Holes take none, and a file with two names is counted for each."""
+    volume = volume_of(ext)
+    big = needed_bytes(volume.find("/sub/big.bin"))
+    assert 0 < big <= (tree / "sub" / "big.bin").stat().st_size + 4096
+    assert big <= needed_bytes(volume.find("/sub")) < needed_bytes(volume.root())
+    assert needed_bytes(volume.find("/pipe")) == 0
 
 
 def renamed(data: bytearray, old: bytes, new: bytes) -> bytearray:
