@@ -107,6 +107,11 @@ class BlobDisk:
         return self._facts().size_bytes
 
     @property
+    def etag(self) -> str:
+        """What every answer must show: where it differs, the disk is not what it was."""
+        return self._facts().etag
+
+    @property
     def concurrency(self) -> int:
         """How many requests may run at once now: lower while the stack throttles."""
         return self._client.gate.limit

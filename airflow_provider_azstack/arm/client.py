@@ -32,10 +32,13 @@ from airflow_provider_azstack.arm.retry import (
 )
 from airflow_provider_azstack.arm.sign_in import Credentials, SignIn, SignInForm
 from airflow_provider_azstack.arm.versions import (
+    COMPUTE_TYPES,
     DEFAULT_PROFILE,
+    OTHER_TYPES,
+    PROFILES,
     api_version,
     profile_named,
-    resource_type,
+    versions_of,
 )
 from airflow_provider_azstack.arm.wire import READ_TIMEOUT_SECONDS, Wire
 from airflow_provider_azstack.errors import (
@@ -55,6 +58,14 @@ MAX_PAGES = 10_000  # a nextLink that leads in a circle ends here
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PATH = re.compile(r"/[^/?#%\\\x00-\x20\x7f]+(/[^/?#%\\\x00-\x1f\x7f]+)*\Z")
+
+
+def _fitting(offered: Mapping[str, tuple[str, ...]]) -> str:
+    for name, profile in PROFILES.items():
+        wanted = versions_of(COMPUTE_TYPES, profile)
+        if all(version in offered.get(kind, ()) for kind, version in wanted.items()):
+            return f"set the connection's API profile to {name}"
+    return "none of our API profiles fits it"
 
 
 def _keep_quiet(_secret: str) -> None:
@@ -230,17 +241,23 @@ class Stack:
         :raises UnsupportedStack: it lacks one, named with what it has instead.
         """
         offered = self.provider_versions(subscription)
-        chosen = {}
-        for kind in ("virtualMachines", "disks", "snapshots"):
-            path = f"/subscriptions/{subscription}/providers/Microsoft.Compute/{kind}"
-            version = chosen[resource_type(path)] = api_version(path, self.profile)
-            has = offered.get(resource_type(path), ())
+        chosen = versions_of(COMPUTE_TYPES, self.profile)
+        for kind, version in chosen.items():
+            has = offered.get(kind, ())
             if version not in has:
                 raise UnsupportedStack(
-                    f"stack {self.name} has no api-version {version} of Microsoft.Compute/{kind}, "
-                    f"it has {', '.join(has) or 'none'}: choose another API profile"
+                    f"stack {self.name} has no api-version {version} of {kind}, "
+                    f"it has {', '.join(has) or 'none'}: {_fitting(offered)}"
                 )
         return chosen
+
+    def unlisted_versions(self, subscription: str) -> Iterator[str]:
+        """Yield what we use beside compute and the stack does not list, a line for each."""
+        for namespace, kinds in OTHER_TYPES.items():
+            offered = self.provider_versions(subscription, namespace)
+            for kind, version in versions_of(kinds, self.profile).items():
+                if version not in (has := offered.get(kind, ())):
+                    yield f"{version} of {kind}, it has {', '.join(has) or 'none'}"
 
     def close(self) -> None:
         """Close idle connections."""

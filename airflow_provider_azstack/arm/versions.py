@@ -2,10 +2,15 @@
 The api-versions a stack speaks, by profile and resource type.
 
 Owns the profile tables and the reading of a resource type from a path; sends nothing.
+Sources: Azure/azure-rest-api-specs, profile/2020-09-01-hybrid.json and 2019-03-01-hybrid.json; for
+blobs, MicrosoftDocs/azure-stack-docs, azure-stack/user/azure-stack-acs-differences.md. Disks know
+2019-07-01 from build 2102 on only (user/azure-stack-managed-disk-considerations.md): a stack of
+build 2008 has most of the newer profile, and takes the older.
 Invariant: every request names the version of its own resource type. One version for all cannot
 work: virtual machines and disks differ within one profile, and a stack refuses anything newer.
 """
 
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -59,6 +64,22 @@ PROFILES = MappingProxyType(
     }
 )
 DEFAULT_PROFILE = "2020-09-01-hybrid"
+COMPUTE_TYPES = tuple(f"microsoft.compute/{k}" for k in ("virtualmachines", "disks", "snapshots"))
+# By the provider that lists them.
+OTHER_TYPES = MappingProxyType(
+    {
+        "Microsoft.Network": tuple(
+            f"microsoft.network/{kind}"
+            for kind in (
+                "networkinterfaces",
+                "publicipaddresses",
+                "virtualnetworks",
+                "networksecuritygroups",
+            )
+        ),
+        "Microsoft.Storage": ("microsoft.storage/storageaccounts",),
+    }
+)
 # The endpoint list is older than profiles and the same on every stack.
 METADATA_VERSION = "2015-01-01"
 
@@ -90,6 +111,11 @@ def resource_type(path: str) -> str:
     if parts[:1] in (["subscriptions"], ["tenants"]) and len(parts) <= 2:
         return f"microsoft.resources/{parts[0]}"
     return "microsoft.resources/resources"
+
+
+def versions_of(kinds: Iterable[str], profile: Profile) -> dict[str, str]:
+    """Return the api-versions of resource types in lower case."""
+    return {kind: profile.types.get(kind) or profile.types[kind.split("/")[0]] for kind in kinds}
 
 
 def api_version(path: str, profile: Profile) -> str:

@@ -79,6 +79,18 @@ def _site() -> tuple[ActionCommand, ...]:
             _STACK,
             _REPOSITORY,
             _OUTPUT,
+            Arg(
+                ("--try",),
+                dest="scratch_group",
+                metavar="GROUP",
+                default="",
+                help="also make a disk and snapshots in that resource group, and delete them again",
+            ),
+            Arg(
+                ("--account",),
+                default="",
+                help="with --try: a storage account with a container 'vhds', to try blobs in",
+            ),
         ),
         _command(
             "roles",

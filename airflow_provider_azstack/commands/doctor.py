@@ -2,8 +2,8 @@
 ``airflow azstack doctor``: is everything there that a backup needs?
 
 Owns the questions and their order; the answers are the errors that a backup would meet.
-Invariant: nothing on the stack is changed, one failed question does not stop the others, and each
-says in one line what to do.
+Invariant: nothing on the stack is changed, but with ``--try`` scratch resources, which are taken
+away again; one failed question does not stop the others, and each says in one line what to do.
 """
 
 from argparse import Namespace
@@ -16,10 +16,11 @@ from airflow_provider_azstack.commands.console import command
 from airflow_provider_azstack.commands.pools import plan, read_pools
 from airflow_provider_azstack.config import BackupHost, load_config
 from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, show
-from airflow_provider_azstack.errors import AzStackError
+from airflow_provider_azstack.errors import AzStackError, ConfigurationError
 from airflow_provider_azstack.hooks.connections import WAITING_SECONDS
 
 _MOST_SKEW_SECONDS = 300
+_TRYING_SECONDS = 120.0  # how long one request of a trial is retried
 
 
 class Answer(NamedTuple):
@@ -94,6 +95,8 @@ def _versions(args: Namespace) -> Iterator[Answer]:
             chosen = stack.check_versions(subscription)
             text = ", ".join(f"{kind.split('/')[-1]} {chosen[kind]}" for kind in chosen)
             yield Answer("versions", "ok", f"{subscription}: {text}")
+            for line in stack.unlisted_versions(subscription):
+                yield Answer("versions", "warning", f"{subscription} does not list {line}")
 
 
 def _permissions(args: Namespace) -> Iterator[Answer]:
@@ -134,7 +137,45 @@ def _readable(
 
 
 def _subscriptions(named: str, visible: Iterable[dict[str, object]]) -> list[str]:
-    return [named] if named else [str(entry.get("subscriptionId")) for entry in visible]
+    """
+    Return the subscriptions to ask about.
+
+    The visible ones are asked for in any case: a stack that does not answer, or lets nobody in,
+    fails here, and not at the first permission.
+
+    :raises ConfigurationError: the one that the connection names is not visible.
+    """
+    seen = [str(entry.get("subscriptionId")) for entry in visible]
+    if not named:
+        return seen
+    if named.lower() not in map(str.lower, seen):
+        raise ConfigurationError(
+            f"the connection's subscription_id {named} is not visible to the client; visible are "
+            f"{', '.join(seen) or 'none'}: correct it, or assign the role 'reader' there"
+        )
+    return [named]
+
+
+def _trial(args: Namespace) -> Iterator[Answer]:
+    """Make, write, snapshot, read and delete a disk, and a page blob, where that was asked for."""
+    if not args.scratch_group:
+        return
+    from airflow_provider_azstack.arm.probe import probe_disks  # noqa: PLC0415 - loads azure
+    from airflow_provider_azstack.arm.probe_blobs import blobs_of  # noqa: PLC0415
+
+    hook = stack_hook(args)
+    with hook.get_conn(budget_seconds=_TRYING_SECONDS) as stack:
+        found = _subscriptions(hook.subscription_id, stack.subscriptions())
+        if len(found) != 1:
+            raise ConfigurationError(
+                f"--try needs one subscription, and {len(found)} are visible: give the connection "
+                "its subscription_id"
+            )
+        group_id = f"/subscriptions/{found[0]}/resourceGroups/{args.scratch_group}"
+        blobs = blobs_of(stack, found[0], args.account) if args.account else None
+        findings = probe_disks(stack, group_id, blobs.staging() if blobs else None)
+        yield from (Answer(*finding) for finding in findings)
+        yield from (Answer(*finding) for finding in (blobs.probe() if blobs else ()))
 
 
 def _repository(args: Namespace) -> Iterator[Answer]:
@@ -181,6 +222,7 @@ _QUESTIONS: tuple[Question, ...] = (
     _stack,
     _versions,
     _permissions,
+    _trial,
     _repository,
     _store,
     _pools,

@@ -19,6 +19,8 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
         "config": None,
         "stack_conn_id": None,
         "repository_conn_id": None,
+        "scratch_group": "",
+        "account": "",
     }
 
     def run(function: Callable[[Namespace], None], **given: Any) -> tuple[Any, Any, str]:

@@ -16,7 +16,7 @@ from airflow_provider_azstack.commands import (
     reports,
     repository,
 )
-from airflow_provider_azstack.emulator import DiskSpec, Emulator
+from airflow_provider_azstack.emulator import DiskSpec, Emulator, versions
 from airflow_provider_azstack.hooks.pools import POOLS_VARIABLE
 from airflow_provider_azstack.hooks.stack import AzureStackHook
 
@@ -127,8 +127,35 @@ def test_the_doctor_names_what_fails_and_goes_on(
     verdicts = {answer["question"]: answer["verdict"] for answer in answers}
     assert state > 1
     assert verdicts["stack"] == "failed"
+    findings = {answer["question"]: answer["finding"] for answer in answers}
+    assert (findings["versions"], findings["permissions"]) == ("as stack", "as stack")
     assert verdicts["repository"] == "ok"
     assert verdicts["store"] in {"ok", "warning"}
+
+
+def test_the_doctor_tries_a_stack_on_its_first_day(site: Site, call: Call) -> None:
+    """What no permission and no version shows: what the stack does with disks and blobs."""
+    site.emulator.add_group("scratch")
+    site.emulator.add_storage_account("staging", "scratch")
+    site.emulator.behaviour.upload = False
+    given = {"config": str(site.conf), "scratch_group": "scratch", "account": "staging"}
+    _, answers, _ = call(doctor.doctor, **given)
+    verdicts = {answer["question"]: answer["verdict"] for answer in answers}
+    assert verdicts["direct upload"] == "warning"
+    assert verdicts["import"] == verdicts["read a snapshot"] == verdicts["copy a blob"] == "ok"
+    assert site.emulator.leftovers() == []
+
+
+def test_versions_that_a_stack_does_not_list_are_told(
+    site: Site, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(versions.SUPPORTED, "Microsoft.Network/networkInterfaces", ("2016-09-01",))
+    _, answers, _ = call(doctor.doctor, config=str(site.conf))
+    told = [
+        a["finding"] for a in answers if (a["question"], a["verdict"]) == ("versions", "warning")
+    ]
+    assert len(told) == 1
+    assert "2018-11-01 of microsoft.network/networkinterfaces, it has 2016-09-01" in told[0]
 
 
 def test_what_fails_several_questions_is_told_once(site: Site, call: Call) -> None:
@@ -174,6 +201,20 @@ def test_the_doctor_names_a_missing_permission(site: Site, call: Call) -> None:
     assert [answer["question"] for answer in failed] == ["read disks"]
     assert "Microsoft.Compute/disks/read" in failed[0]["finding"]
     assert "role 'reader'" in failed[0]["finding"]
+
+
+def test_the_doctor_names_a_subscription_that_is_not_visible(
+    site: Site, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = connections(site.emulator, site.store_url, site.repository.id)["azure_stack_default"]
+    other = "11111111-2222-3333-4444-555555555555"
+    wrong = json.dumps({**fields, "extra": {**fields["extra"], "subscription_id": other}})
+    monkeypatch.setenv("AIRFLOW_CONN_AZURE_STACK_DEFAULT", wrong)
+    _, answers, _ = call(doctor.doctor, config=str(site.conf))
+    failed = [answer for answer in answers if answer["verdict"] == "failed"]
+    assert [answer["question"] for answer in failed] == ["versions", "permissions"]
+    assert other in failed[0]["finding"]
+    assert f"visible are {site.emulator.subscription_id}" in failed[0]["finding"]
 
 
 def test_no_points_is_an_empty_list_and_no_error(site: Site, call: Call) -> None:
