@@ -8,7 +8,7 @@ loads it. Invariant: ``azstack simulate`` and ``airflow azstack simulate`` take 
 OPTIONS = (
     ("run", "RUN", "the job whose VMs are simulated; default: the newest"),
     ("mode", "MODE", "incremental or full; default: incremental"),
-    ("hosts", "N", "how many backup hosts there are"),
+    ("hosts", "N", "how many backup hosts there are; default: as recorded, or as the fleet says"),
     ("streams", "N", "of each host"),
     ("more", "N,N", "further hosts, a row each; default: 0,1,2,4"),
     ("host-limit", "MB", "a second, of each host"),

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from airflow_provider_azstack.config import GIB, MEGABYTE, BackupHost, Caps
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.estimate import find_job
@@ -62,22 +64,29 @@ def show_simulation(
     Print what more hosts bring.
 
     :param repository: opened only for what a job recorded.
-    :param hosts: those of a configuration; what the options say of hosts goes before.
+    :param hosts: those of a configuration; without them, those of the job or of the fleet.
     """
     from airflow_provider_azstack.engine.backup import fleets, scenarios  # noqa: PLC0415 - heavy
+    from airflow_provider_azstack.engine.backup.past import Past  # noqa: PLC0415
     from airflow_provider_azstack.engine.backup.prepare import Terms  # noqa: PLC0415
 
     job = _job(args)
     if args.fleet and args.run:
         raise ConfigurationError("give a fleet's file, or --run, not both")
-    fleet = fleets.load_fleet(Path(args.fleet)) if args.fleet else None
-    scene = fleets.made_up(fleet, job.mode) if fleet else _recorded(repository(), args.run)
+    if args.fleet:
+        fleet = fleets.load_fleet(Path(args.fleet))
+        scene, known = fleets.made_up(fleet, job.mode), hosts or _made_up_hosts(fleet)
+    else:
+        opened = repository()
+        record = find_job(opened, args.run)
+        scene = fleets.recorded(record, Past(opened.job_outlines()))
+        known = hosts or scenarios.hosts_of(record)
     limit, split = _number(args, "policy-limit", 1), _number(args, "split-gib")
     policy = Policy(name=job.policy, limit_mb_per_second=None if limit is None else int(limit))
     split_gib = _DEFAULT_SPLIT_GIB if split is None else split
     rows = scenarios.compare(
         _with_rates(scene, args),
-        _hosts(args, fleet, hosts),
+        _as_asked(known, args),
         _more(args.more),
         Terms(policy, caps or Caps(), int(split_gib * GIB) or None),
         job,
@@ -85,13 +94,6 @@ def show_simulation(
     )
     show(rows, args.output, scenarios.COLUMNS)
     return 0
-
-
-def _recorded(repository: "Repository", run: str) -> "Scene":
-    from airflow_provider_azstack.engine.backup.fleets import recorded  # noqa: PLC0415 - heavy
-    from airflow_provider_azstack.engine.backup.past import Past  # noqa: PLC0415
-
-    return recorded(find_job(repository, run), Past(repository.job_outlines()))
 
 
 def _job(args: Namespace) -> Job:
@@ -108,34 +110,35 @@ def _job(args: Namespace) -> Job:
     )
 
 
-def _hosts(
-    args: Namespace, fleet: "Fleet | None", configured: tuple[BackupHost, ...]
-) -> tuple[BackupHost, ...]:
-    count, streams = _number(args, "hosts", 1, _MOST_HOSTS), _number(args, "streams", 1, 64)
-    limit = _number(args, "host-limit", 1)
-    given = configured or tuple(
-        BackupHost(
-            name=f"host-{n + 1}",
-            streams=fleet.streams if fleet else 4,
-            queue=f"host-{n + 1}",
-            executor=None,
-            limit_mb_per_second=fleet.limit_mb_per_second if fleet else None,
-        )
-        for n in range(int(count or (fleet.hosts if fleet else 1)))
-    )
-    if configured and count:
-        from airflow_provider_azstack.engine.backup.scenarios import with_more  # noqa: PLC0415
-
-        given = with_more(configured, max(0, int(count) - len(configured)))[: int(count)]
+def _made_up_hosts(fleet: "Fleet") -> tuple[BackupHost, ...]:
+    names = (f"host-{n + 1}" for n in range(fleet.hosts))
     return tuple(
         BackupHost(
-            name=host.name,
-            streams=int(streams or host.streams),
-            queue=host.queue,
+            name=name,
+            streams=fleet.streams,
+            queue=name,
             executor=None,
+            limit_mb_per_second=fleet.limit_mb_per_second,
+        )
+        for name in names
+    )
+
+
+def _as_asked(hosts: tuple[BackupHost, ...], args: Namespace) -> tuple[BackupHost, ...]:
+    """Return the hosts as the options change them: how many, and what each of them can do."""
+    from airflow_provider_azstack.engine.backup.scenarios import with_more  # noqa: PLC0415
+
+    count, streams = _number(args, "hosts", 1, _MOST_HOSTS), _number(args, "streams", 1, 64)
+    limit = _number(args, "host-limit", 1)
+    if count:
+        hosts = with_more(hosts, max(0, int(count) - len(hosts)))[: int(count)]
+    return tuple(
+        replace(
+            host,
+            streams=int(streams or host.streams),
             limit_mb_per_second=int(limit) if limit else host.limit_mb_per_second,
         )
-        for host in given
+        for host in hosts
     )
 
 

@@ -16,13 +16,29 @@ from airflow_provider_azstack.engine.backup.fleets import Scene
 from airflow_provider_azstack.engine.backup.forecast import Costs
 from airflow_provider_azstack.engine.backup.outlook import idle, run_seconds
 from airflow_provider_azstack.engine.backup.prepare import Terms, prepare
-from airflow_provider_azstack.model import HostForecast, Job
+from airflow_provider_azstack.model import HostForecast, Job, JobRecord
 from airflow_provider_azstack.speed import amount, duration
 
 COLUMNS = (
     "hosts", "streams", "workloads", "moved", "ends_after", "speedup", "busiest", "idle",
     "left_out",
 )  # fmt: skip
+
+STREAMS = 4  # of a host of which nothing is known
+
+
+def hosts_of(record: JobRecord) -> tuple[BackupHost, ...]:
+    """
+    Return the backup hosts of a recorded job, with the streams that were counted on; at least one.
+
+    Their limits a record does not tell; what they reached with them, it does.
+    """
+    streams = {forecast.host: forecast.streams for forecast in record.forecast}
+    names = streams or {host for vm in record.vms for host in vm.hosts} or {"host-1"}
+    return tuple(
+        BackupHost(name=name, streams=streams.get(name, STREAMS), queue=name, executor=None)
+        for name in sorted(names)
+    )
 
 
 def with_more(hosts: Sequence[BackupHost], more: int) -> tuple[BackupHost, ...]:

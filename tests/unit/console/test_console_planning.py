@@ -5,11 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from support.disks import SparseDisk
+from support.points import back_up_vm
+from support.repositories import CHEAP, PASSPHRASE, noise
 
 from airflow_provider_azstack.console import main
 from airflow_provider_azstack.engine.backup.fleets import Fleet, load_fleet, made_up
 from airflow_provider_azstack.engine.backup.past import Past
 from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.model import HostForecast
+from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.store.local import LocalStore
 
 pytestmark = pytest.mark.tier1
 
@@ -49,6 +56,50 @@ def test_two_more_hosts_bring_an_earlier_end(
     assert ends[2] < 0.7 * ends[0]
     assert len({row["moved_bytes"] for row in table}) == 1, "the same work"
     assert rows(capsys, str(fleet), "--more", "0,1,2") == table, "the same again"
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A repository with a job of one VM on host ``a``, of which nothing was forecast."""
+    directory = tmp_path / "store"
+    directory.mkdir()
+    repository, _ = Repository.create(LocalStore(directory), PASSPHRASE, kdf=CHEAP)
+    disk = SparseDisk(2 * 2**20)
+    disk.write(0, noise(1, 5000))
+    back_up_vm(repository, {"os": disk})
+    monkeypatch.setenv("AZSTACK_REPOSITORY", str(directory))
+    monkeypatch.setenv("AZSTACK_PASSPHRASE", PASSPHRASE.reveal())
+    return repository
+
+
+def test_a_recorded_job_is_simulated_on_the_hosts_that_it_had(
+    recorded: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of its forecast, idle ones as well; without a forecast those of its VMs."""
+    [row] = rows(capsys, "--more", "0")
+    assert (row["hosts"], row["streams"], row["busiest"].split()[0]) == (1, 4, "a")
+    [record] = recorded.jobs()
+    forecast = tuple(
+        HostForecast(
+            host=host,
+            made_at=record.started_at,
+            streams=streams,
+            workloads=0,
+            vms=0,
+            expected_bytes=0,
+            busy_seconds=0.0,
+            end_seconds=0.0,
+        )
+        for host, streams in (("b", 3), ("a", 2))
+    )
+    session = recorded.open_session("backup", run="later")
+    later = replace(record.job, run="later", session=session.id)
+    session.put_job(replace(record, job=later, forecast=forecast))
+    session.close()
+    table = rows(capsys, "--run", "later", "--more", "0,1")
+    assert [(row["hosts"], row["streams"]) for row in table] == [(2, 5), (3, 7)]
+    [row] = rows(capsys, "--run", "later", "--more", "0", "--hosts", "1", "--streams", "8")
+    assert (row["hosts"], row["streams"]) == (1, 8)
 
 
 def test_limits_and_windows_count(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
