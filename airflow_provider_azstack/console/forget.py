@@ -15,6 +15,7 @@ from airflow_provider_azstack.console.present import DONE, PARTLY, say, show
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import Retention
 from airflow_provider_azstack.policy import load_policy, read_retention
+from airflow_provider_azstack.repo.points.namesakes import told_apart
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.points.forget import Forgotten
@@ -112,11 +113,12 @@ def _vm_key(repository: "Repository", vm: str) -> str:
     """Return a VM's key; when it is given as such, no point need be readable."""
     if is_vm_key(vm):
         return vm
-    keys = sorted({point.vm.key for point in points_of(repository, vm)})
-    if len(keys) != 1:
-        found = f"names {len(keys)} VMs: {', '.join(keys)}" if keys else "has no restore point"
-        raise ConfigurationError(f"VM {vm!r} {found}; give a key")
-    return keys[0]
+    points = points_of(repository, vm)
+    if not points:
+        raise ConfigurationError(f"VM {vm!r} has no restore point; give a key")
+    if several := told_apart(vm, points):
+        raise ConfigurationError(several)
+    return points[0].vm.key
 
 
 def _rule(args: Namespace) -> tuple[str, Retention]:

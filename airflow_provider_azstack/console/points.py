@@ -13,6 +13,7 @@ from airflow_provider_azstack.console.arguments import add_output, add_repositor
 from airflow_provider_azstack.console.present import show
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import RestorePoint
+from airflow_provider_azstack.repo.points.namesakes import told_apart
 from airflow_provider_azstack.wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -77,9 +78,8 @@ def find_point(repository: "Repository", vm: str, point_id: str = LATEST) -> Res
     points = points_of(repository, vm)
     if not points:
         raise ConfigurationError(f"{none_of(repository, vm)}; 'azstack points' lists all")
-    keys = sorted({point.vm.key for point in points})
-    if len(keys) > 1:
-        raise ConfigurationError(f"{vm!r} names {len(keys)} VMs; give a key: {', '.join(keys)}")
+    if several := told_apart(vm, points):
+        raise ConfigurationError(several)
     if point_id == LATEST:
         return points[-1]
     meant = [point for point in points if point.id.startswith(point_id)]

@@ -74,6 +74,7 @@ class PlanRestore(AzStackOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the plan's name in the repository."""
         # The engine loads azure and cryptography: not while DAG files are parsed.
+        from airflow_provider_azstack.engine.restore import outline  # noqa: PLC0415
         from airflow_provider_azstack.engine.restore import plan as restore_plan  # noqa: PLC0415
         from airflow_provider_azstack.engine.restore import prepare as restore_prepare  # noqa: PLC0415
         from airflow_provider_azstack.engine.restore import share as restore_share  # noqa: PLC0415
@@ -83,6 +84,9 @@ class PlanRestore(AzStackOperator):
         with self.open_stack(mid_work=False) as stack:
             plan = restore_plan.plan_restore(stack, session.repository, request)
         plan = restore_prepare.remarked(plan, restore_prepare.Splitting.of(self.config))
+        vms, changes = outline.vm_lines(plan), outline.change_lines(plan)
+        for line in (*vms, *changes):
+            self.log.info("%s", line)
         for remark in plan.remarks:
             self.log.warning("%s", remark)
         if plan.refusals:
@@ -90,7 +94,8 @@ class PlanRestore(AzStackOperator):
         return {
             **self.opened,
             "plan": restore_share.keep(session, plan, _text(self.opened, "run")),
-            "touched": list(plan.touched),
+            "vms": _bounded(vms, SHOWN),
+            "touched": changes,
             "write_bytes": plan.write_bytes,
         }
 
@@ -110,7 +115,10 @@ class ApproveRestore(ApprovalOperator):
         if not touched:
             self.log.info("nothing that exists is touched: no approval is needed")
             return None
-        self.body = "\n".join(["These will be changed:", "", *(f"- `{one}`" for one in touched)])
+        parts = {"Restored:": self.planned["vms"], "What exists and will be changed:": touched}
+        self.body = "\n\n".join(
+            line for title, lines in parts.items() for line in (title, _listed(lines))
+        )
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
@@ -291,9 +299,14 @@ def _shown(operator: AzStackOperator, reasons: Sequence[str]) -> str:
     return "; ".join(reasons[:SHOWN])
 
 
-def _bounded(lines: list[str]) -> list[str]:
-    more = len(lines) - MAX_LINES
-    return lines[:MAX_LINES] + ([f"and {more} more: see the log"] if more > 0 else [])
+def _bounded(lines: list[str], most: int = MAX_LINES) -> list[str]:
+    more = len(lines) - most
+    return lines[:most] + ([f"and {more} more: see the log"] if more > 0 else [])
+
+
+def _listed(lines: list[str]) -> str:
+    """Return a list in Markdown, in which names are shown as they are."""
+    return "\n".join("- `" + line.replace("`", "'") + "`" for line in lines)
 
 
 def _require_approval(planned: Any, approval: str, context: Context) -> None:

@@ -157,7 +157,12 @@ from airflow_provider_azstack.engine.backup import pipeline
 from airflow_provider_azstack.operators.restore import ApproveRestore
 
 def answer(self, context):
-    assert self.planned["touched"]
+    [vm] = self.planned["vms"]
+    assert vm.startswith("web01 as of 20")
+    assert ", put into /subscriptions/" in vm
+    *gone, stopped = self.planned["touched"]
+    assert [one.split(": ")[1] for one in gone] == ["gives way to a disk of web01, and is kept"] * 2
+    assert stopped.endswith("/web01: is stopped, and its disks are replaced")
     return {{"chosen_options": ["{answer}"]}}
 
 ApproveRestore.execute = answer
@@ -229,14 +234,16 @@ def test_without_a_yes_nothing_that_exists_is_touched(site: Site, answer: object
 def test_a_person_is_asked_only_when_something_existing_is_touched() -> None:
     quiet = ApproveRestore(task_id="quiet", planned={"touched": []})
     assert quiet.execute({}) is None
-    asking = ApproveRestore(task_id="asking", planned={"touched": ["/the/vm"]})
+    planned = {"vms": ["web01 as of Monday"], "touched": ["/the/vm: is stopped"]}
+    asking = ApproveRestore(task_id="asking", planned=planned)
     assert asking.fail_on_reject
     asked: list[str] = []
     parent = type(asking).__mro__[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parent, "execute", lambda self, _: asked.append(self.body))
         asking.execute({})
-    assert "/the/vm" in asked[0]
+    assert "- `web01 as of Monday`" in asked[0]
+    assert "- `/the/vm: is stopped`" in asked[0]
 
 
 def test_who_said_no_is_not_asked_again() -> None:

@@ -27,6 +27,7 @@ from airflow_provider_azstack.engine.restore.survey import Survey, scope_of
 from airflow_provider_azstack.engine.restore.vm_plan import plan_vm
 from airflow_provider_azstack.errors import AccessDenied, Refused, SourceGone, UnsupportedStack
 from airflow_provider_azstack.model import RestorePoint, to_json
+from airflow_provider_azstack.repo.points.namesakes import told_apart
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.wording import did_you_mean
 
@@ -110,13 +111,12 @@ def choose_points(
     for vm in request.vms:
         names = {vm.lower()}
         of_vm = [p for p in points if {p.vm.name.lower(), p.vm.key, p.vm.id.lower()} & names]
-        keys = sorted({point.vm.key for point in of_vm})
         found = _newest(of_vm, request.point, request.at)
         if not of_vm:
             meant = did_you_mean(vm, sorted({point.vm.name for point in points}))
             refusals.append(f"there is no restore point of a VM {vm!r}{meant}")
-        elif len(keys) > 1:
-            refusals.append(f"{vm!r} names {len(keys)} VMs: give a key: {', '.join(keys)}")
+        elif several := told_apart(vm, of_vm):
+            refusals.append(several)
         elif found is None:
             wanted = f"up to {request.at.isoformat()}" if request.at else repr(request.point)
             refusals.append(f"VM {vm!r} has no restore point {wanted}; newest: {of_vm[-1].id}")

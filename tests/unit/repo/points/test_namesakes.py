@@ -1,0 +1,46 @@
+"""VMs of one name: a person sees which is which."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from support.points import vm_key
+from support.repositories import a_vm
+
+from airflow_provider_azstack.model import RestorePoint
+from airflow_provider_azstack.repo.points.namesakes import told_apart
+
+pytestmark = pytest.mark.tier1
+
+MONDAY = datetime(2026, 11, 2, 6, 0, tzinfo=UTC)
+LOST, RESTORED = vm_key(9), vm_key(1)
+
+
+def a_point(key: str, day: int) -> RestorePoint:
+    return RestorePoint(
+        id=f"p-{day}",
+        run="run",
+        session="s",
+        policy="nightly",
+        stack="stack.example",
+        set_id="set",
+        consistency="crash",
+        taken_at=MONDAY + timedelta(days=day),
+        published_at=MONDAY,
+        vm=a_vm(key),
+        images=(),
+    )
+
+
+def test_each_vm_is_told_by_its_newest_point_the_newest_vm_last() -> None:
+    said = told_apart("web", [a_point(RESTORED, 3), a_point(LOST, 0), a_point(LOST, 2)])
+    group = a_vm().resource_group
+    assert said == (
+        "'web' names 2 VMs; give the key of one: "
+        f"{LOST} (newest point of 2026-11-04 06:00 UTC, in {group}), "
+        f"{RESTORED} (newest point of 2026-11-05 06:00 UTC, in {group})"
+    )
+
+
+def test_one_vm_needs_no_telling() -> None:
+    assert told_apart("web", [a_point(LOST, 0), a_point(LOST, 2)]) == ""
+    assert told_apart("web", []) == ""
