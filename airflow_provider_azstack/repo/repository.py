@@ -9,6 +9,7 @@ Nothing is written before format and features of the config are known to be ours
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Self
@@ -39,6 +40,7 @@ from airflow_provider_azstack.repo import sessions
 from airflow_provider_azstack.repo.blocks import segments
 from airflow_provider_azstack.repo.blocks.index import Index
 from airflow_provider_azstack.repo.blocks.reader import BlockReader
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.sealing import crypto, keyring
 from airflow_provider_azstack.repo.sealing.crypto import STRONG, Cost, Keys, Random
 from airflow_provider_azstack.repo.sealing.records import Records
@@ -189,18 +191,25 @@ class Repository:
 
     def sessions(self) -> dict[str, SessionInfo | None]:
         """Return the living sessions by id, with what they say about themselves if readable."""
-        found: dict[str, SessionInfo | None] = {}
-        for info in self.store.list(sessions.PREFIX):
-            session = info.name.removeprefix(sessions.PREFIX)
-            try:
-                data = self.store.get_range(info.name, 0, min(info.size_bytes, 4096))
-                found[session] = sessions.parse_session(data, info.name)
-            except Tampered as error:
-                log.warning("%s", error)
-                found[session] = None
-            except ObjectNotFound:
-                continue
-        return found
+        names = [info.name for info in self.store.list(sessions.PREFIX)]
+        threads = min(at_once(self.store), len(names))
+        with closing(in_parallel(self._session_info, names, threads)) as found:
+            return {
+                name.removeprefix(sessions.PREFIX): info
+                for name, (is_there, info) in zip(names, found, strict=True)
+                if is_there
+            }
+
+    def _session_info(self, name: str) -> tuple[bool, SessionInfo | None]:
+        """Tell whether a session is there still, and what it says of itself."""
+        try:
+            data = self.store.get(name, sessions.MAX_SESSION_BYTES)
+            return True, sessions.parse_session(data, name)
+        except Tampered as error:
+            log.warning("%s", error)
+            return True, None
+        except ObjectNotFound:
+            return False, None
 
     def fence(self, session_id: str) -> None:
         """C1: end a session that is believed dead. If it lives, its run fails; nothing is lost."""

@@ -38,7 +38,7 @@ from airflow_provider_azstack.repo.blocks.index import Index
 from airflow_provider_azstack.repo.blocks.packs import owner_of
 from airflow_provider_azstack.repo.blocks.reader import BlockReader
 from airflow_provider_azstack.repo.blocks.writer import BlockWriter
-from airflow_provider_azstack.repo.parallel import in_parallel
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.points import census
 from airflow_provider_azstack.repo.sealing.records import (
     AliveSessions,
@@ -277,7 +277,7 @@ class Session:
         self._index, self._is_admitted = None, False
         names = [info.name for info in self._store.list(CLAIMS)]
         mine = (name for name in names if name.endswith(f"/{self.id}"))
-        for _ in in_parallel(self._delete, mine, _DELETERS):
+        for _ in in_parallel(self._delete, mine, at_once(self._store, _DELETERS)):
             pass
         self._delete(session_name(self.id))
 

@@ -15,7 +15,7 @@ from airflow_provider_azstack.repo.blocks.index import Index
 from airflow_provider_azstack.repo.blocks.packs import RECORD_BYTES
 from airflow_provider_azstack.repo.blocks.reader import BlockReader
 from airflow_provider_azstack.repo.images.runs import block_ids, load_group
-from airflow_provider_azstack.repo.parallel import in_parallel
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
@@ -67,7 +67,7 @@ def usage(
         index.refresh()
         with index.database() as database:
             database.executescript(_SCHEMA)
-        counter = _Counter(repository, index, threads)
+        counter = _Counter(repository, index, at_once(repository.store, threads))
         owners = sorted(points)
         needed = [counter.take(number, images[owner]) for number, owner in enumerate(owners)]
         return [
@@ -115,7 +115,7 @@ class _Counter:
     def _groups(self, images: list[str]) -> Iterator[bytes]:
         """Yield the groups of an owner's images; neighbours in time share nearly all of them."""
         known = set[bytes]()
-        for image in in_parallel(self._repository.image, images, self._threads):
+        for image in in_parallel(self._repository.image, images, self._threads, ahead_of_each=2):
             new = {group for group in image.regions if group is not None} - known
             known |= new
             yield from sorted(new)

@@ -20,6 +20,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -99,7 +100,7 @@ class LocalStore(Store):
     def url(self) -> str:
         return self._root.as_uri()
 
-    @property
+    @cached_property
     def is_near(self) -> bool:
         return self.file_system() not in NETWORK_FILE_SYSTEMS
 

@@ -17,6 +17,7 @@ from airflow_provider_azstack.repo.blocks.reader import BlockReader
 
 # Compressed bytes of one read. Larger ones save nothing more, and share the work less evenly.
 _READ_BYTES = 4 * 1024**2
+_FAR = 12  # threads, each of which may have a read and what it becomes in memory
 # Reading so much for nothing is cheaper than another request.
 _GAP_BYTES = 256 * 1024
 
@@ -49,6 +50,8 @@ class Gatherer:
     def __init__(self, reader: BlockReader, threads: int) -> None:
         keep_freed_memory()
         self._reader = reader
+        # Those that wait for a store that is far away take no processor from the others.
+        threads = threads if reader.is_near else max(threads, _FAR)
         self._pool = ThreadPoolExecutor(threads, "image-reader")
 
     def __enter__(self) -> Self:

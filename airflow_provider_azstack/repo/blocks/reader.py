@@ -49,6 +49,11 @@ class BlockReader:
         self._ciphers: dict[bytes, BlockCipher] = {}
         self._is_fresh = False
 
+    @property
+    def is_near(self) -> bool:
+        """Tell whether reading waits for nothing but this machine."""
+        return self._records.store.is_near
+
     def read(self, block_id: bytes) -> bytes:
         """
         Return the content of a block.

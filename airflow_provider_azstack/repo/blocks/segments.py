@@ -6,11 +6,12 @@ Invariant: a segment names only packs whose write was acknowledged before it. It
 what it says can be read from the packs again.
 """
 
-import contextlib
 import logging
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from airflow_provider_azstack.errors import ObjectNotFound, ShortRead, Tampered
 from airflow_provider_azstack.repo.blocks.packs import (
@@ -24,10 +25,10 @@ from airflow_provider_azstack.repo.blocks.packs import (
     PackContents,
     is_plausible,
     pack_id,
-    pack_name,
     parse_trailer,
     salvage,
 )
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES, Keys
 from airflow_provider_azstack.repo.sealing.records import Records
 from airflow_provider_azstack.store.base import ObjectInfo, Store
@@ -39,6 +40,10 @@ PREFIX = "index/"
 # larger: more blocks that a killed stream stored and nobody knows.
 PACKS_PER_SEGMENT = 8
 BLOCKS_PER_SEGMENT = 16_384
+_READERS = 8  # each may have twice what a full segment says in memory
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _PACK = struct.Struct(">16sII")  # id, size, number of entries that follow
 _ENTRY = struct.Struct(">32sIII")  # block id, offset, sealed length, raw length
@@ -106,8 +111,9 @@ def read_directory(store: Store, keys: Keys, info: ObjectInfo) -> PackContents:
     pack = pack_id(info.name)
     if pack is None or info.size_bytes < HEADER_BYTES + TRAILER_BYTES:
         raise Tampered(f"{info.name} is no pack: {info.size_bytes} bytes")
-    cipher = BlockCipher.from_header(keys, pack, store.get_range(info.name, 0, HEADER_BYTES))
-    trailer = store.get_range(info.name, info.size_bytes - TRAILER_BYTES, TRAILER_BYTES)
+    ends = ((0, HEADER_BYTES), (info.size_bytes - TRAILER_BYTES, TRAILER_BYTES))
+    header, trailer = store.get_ranges(info.name, ends)
+    cipher = BlockCipher.from_header(keys, pack, header)
     offset, length = parse_trailer(trailer, info.size_bytes, info.name)
     entries = cipher.open_directory(offset, store.get_range(info.name, offset, length))
     return PackContents(pack, info.size_bytes, entries)
@@ -151,41 +157,61 @@ def _covered(records: Records) -> tuple[set[bytes], list[str]]:
     """Return the packs that readable segments name, and the names of the unreadable ones."""
     packs: set[bytes] = set()
     unreadable = []
-    for info in sorted(records.store.list(PREFIX)):
-        try:
-            contents = _get_patiently(records, info.name)
-        except Tampered:
-            unreadable.append(info.name)
-        except ObjectNotFound:
-            continue
-        else:
-            packs.update(one.pack for one in contents)
+    names = [info.name for info in sorted(records.store.list(PREFIX))]
+    with closing(_several(records, partial(_packs_of, records), names)) as found:
+        for name, named in zip(names, found, strict=True):
+            if named is None:
+                unreadable.append(name)
+            else:
+                packs |= named
     return packs, unreadable
 
 
-def _get_patiently(records: Records, name: str) -> list[PackContents]:
-    with contextlib.suppress(Tampered):  # a bit may flip on the way: once is not believed
-        return get(records, name)
-    return get(records, name)
+def _packs_of(records: Records, name: str) -> set[bytes] | None:
+    """Return the packs that a segment names, None when it is unreadable."""
+    for _ in range(2):  # a bit may flip on the way: once is not believed
+        try:
+            return {contents.pack for contents in get(records, name)}
+        except Tampered:
+            continue
+        except ObjectNotFound:
+            return set()
+    return None
 
 
 def _uncovered(
     records: Records, covered: set[bytes], condemned: frozenset[str], damaged: list[str]
 ) -> Iterator[PackContents]:
-    for info in sorted(records.store.list("packs/")):
-        pack = pack_id(info.name)
-        if pack is None or pack in covered or info.name in condemned:
-            continue
+    known = {None, *covered}
+    infos = [
+        info
+        for info in sorted(records.store.list("packs/"))
+        if pack_id(info.name) not in known and info.name not in condemned
+    ]
+
+    def read(info: ObjectInfo) -> PackContents | Tampered | ShortRead | None:
         try:
-            yield read_directory(records.store, records.keys, info)
+            return read_directory(records.store, records.keys, info)
         except ObjectNotFound:
-            continue
+            return None
         except (Tampered, ShortRead) as error:
-            log.warning("%s; looking for blocks that are still whole", error)
-            damaged.append(info.name)
-            try:
-                contents = salvage_pack(records.store, records.keys, pack_name(pack))
-            except Tampered as hopeless:
-                log.warning("%s", hopeless)
-            else:
+            return error
+
+    with closing(_several(records, read, infos)) as directories:
+        for info, contents in zip(infos, directories, strict=True):
+            if isinstance(contents, PackContents):
                 yield contents
+            elif contents is not None:
+                log.warning("%s; looking for blocks that are still whole", contents)
+                damaged.append(info.name)
+                try:
+                    yield salvage_pack(records.store, records.keys, info.name)
+                except Tampered as hopeless:
+                    log.warning("%s", hopeless)
+
+
+def _several(
+    records: Records, function: Callable[[T], R], items: Sequence[T]
+) -> Generator[R, None, None]:
+    threads = min(at_once(records.store), _READERS, len(items))
+    return in_parallel(function, items, threads, ahead_of_each=1)

@@ -27,10 +27,12 @@ from airflow_provider_azstack.errors import (
 )
 from airflow_provider_azstack.model import Image, PointImage, RestorePoint
 from airflow_provider_azstack.repo.copies.image import THREADS, ImageCopier, Pair, image_blocks
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.points import census, flags
 from airflow_provider_azstack.repo.prune import condemned
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
+from airflow_provider_azstack.store.base import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -167,15 +169,20 @@ class _Points(NamedTuple):
 
 def _points(repository: Repository) -> _Points:
     """Read all restore points: one that is damaged does not hide the others."""
-    readable, problems = [], {}
-    for info in sorted(repository.store.list("points/")):
+    problems: dict[str, IntegrityError] = {}
+
+    def read(info: ObjectInfo) -> RestorePoint | None:
         try:
-            readable.append(repository.records.get(info.name, RestorePoint))
+            return repository.records.get(info.name, RestorePoint)
         except IntegrityError as error:
             problems[info.name] = error
         except ObjectNotFound:
-            continue  # forgotten since it was listed
-    return _Points(sorted(readable, key=lambda p: (p.taken_at, p.vm.key, p.id)), problems)
+            pass  # forgotten since it was listed
+        return None
+
+    infos = sorted(repository.store.list("points/"))
+    found = filter(None, in_parallel(read, infos, min(at_once(repository.store), len(infos))))
+    return _Points(sorted(found, key=lambda p: (p.taken_at, p.vm.key, p.id)), problems)
 
 
 def _name(point: RestorePoint) -> str:

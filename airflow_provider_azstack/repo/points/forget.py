@@ -22,7 +22,7 @@ from airflow_provider_azstack.errors import (
     Refused,
 )
 from airflow_provider_azstack.model import RestorePoint, Retention
-from airflow_provider_azstack.repo.parallel import in_parallel
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.points import census, flags, retention
 from airflow_provider_azstack.repo.points.holds import held_points
 from airflow_provider_azstack.repo.points.retention import Decision, PointKey
@@ -62,14 +62,24 @@ def forget(
     if dry_run:
         return Forgotten((), {})
     census.put_forgotten(repository, (f"{vm}/{point}" for vm, point in chosen))  # G2
-    held: dict[PointKey, str] = {}
-    for vm, point in chosen:  # G3
-        try:
-            with contextlib.suppress(ObjectNotFound):
-                repository.store.delete(f"{census.POINTS}{vm}/{point}")
-        except ObjectHeld as error:
-            held[vm, point] = str(error)
+    outcomes = in_parallel(partial(_delete, repository), chosen, _threads(repository))  # G3
+    held = {key: why for key, why in zip(chosen, outcomes, strict=True) if why}
     return Forgotten(tuple(key for key in chosen if key not in held), held)
+
+
+def _delete(repository: "Repository", key: PointKey) -> str:
+    """Delete a point; return why the store does not let it go, if so."""
+    vm, point = key
+    try:
+        with contextlib.suppress(ObjectNotFound):
+            repository.store.delete(f"{census.POINTS}{vm}/{point}")
+    except ObjectHeld as error:
+        return str(error)
+    return ""
+
+
+def _threads(repository: "Repository") -> int:
+    return at_once(repository.store, THREADS)
 
 
 def plan(
@@ -91,7 +101,7 @@ def plan(
         for info in repository.store.list(census.POINTS)
         if vm_keys is None or info.name.split("/")[1] in vm_keys
     ]
-    read = in_parallel(partial(_essence, repository), names, THREADS)
+    read = in_parallel(partial(_essence, repository), names, _threads(repository))
     return retention.decide(
         (point for point in read if point is not None and policy in {"", point.policy}),
         rule,
