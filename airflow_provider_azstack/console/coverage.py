@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "vm",
     "status",
-    "newest_point",
     "age_hours",
-    "verified_point",
     "verified_age_hours",
     "suspicious",
     "policy",
+    "newest_point",
     "reason",
 )
 

@@ -18,7 +18,15 @@ from rich.markup import escape
 
 from airflow_provider_azstack.console.arguments import add_output
 from airflow_provider_azstack.console.disks import add_disk, opened_disk
-from airflow_provider_azstack.console.present import DONE, PARTLY, printable, say, show, show_one
+from airflow_provider_azstack.console.present import (
+    DONE,
+    PARTLY,
+    counted,
+    printable,
+    say,
+    show,
+    show_one,
+)
 from airflow_provider_azstack.errors import ConfigurationError, StoreFull
 from airflow_provider_azstack.speed import amount
 
@@ -185,7 +193,8 @@ def _extract(args: Namespace, disk: "CellCache") -> int:
 
 def _tell_kept(directory: str, result: "Extracted") -> None:
     if result.files:
+        whole = f"{counted(result.files, 'whole file')}, {amount(result.data_bytes)}"
         say(
-            f"[yellow]note:[/] {result.files} files, {amount(result.data_bytes)}, are whole and "
-            f"stay in {escape(directory)}; nothing is replaced: another try needs another --to"
+            f"[yellow]note:[/] {escape(directory)} has {whole}; nothing is replaced: another try "
+            "needs another --to"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.points import is_vm_key, points_of
-from airflow_provider_azstack.console.present import DONE, PARTLY, say, show
+from airflow_provider_azstack.console.present import DONE, PARTLY, counted, say, show
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import Retention
 from airflow_provider_azstack.policy import load_policy, read_retention
@@ -146,9 +146,9 @@ def _facts(decision: "Decision") -> dict[str, Any]:
 
 def _told(gone: "Forgotten", *, execute: bool, count: int) -> int:
     if not execute:
-        say(f"{count} restore points would be forgotten: --execute does it")
+        say(f"{counted(count, 'restore point')} would be forgotten: --execute does it")
         return DONE
     for (vm, point), why in gone.held.items():
         say(f"[yellow]held:[/] {point} of VM {vm}: {why}")
-    say(f"{len(gone.points)} restore points were forgotten; 'azstack prune' makes room")
+    say(f"forgotten: {counted(len(gone.points), 'restore point')}; 'azstack prune' makes room")
     return PARTLY if gone.held else DONE

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
-from airflow_provider_azstack.console.present import DONE, PARTLY, say, show, show_one
+from airflow_provider_azstack.console.present import DONE, PARTLY, counted, say, show, show_one
 from airflow_provider_azstack.speed import amount
 
 if TYPE_CHECKING:
@@ -59,15 +59,15 @@ def collect(
 
 def summary(report: "Report") -> str:
     """Return what a report says, in one line."""
-    count, freed = len(report.of("delete")), amount(report.freed_bytes)
-    if not report.dry_run:
-        text = f"{count} objects with {freed} were deleted"
-    elif report.rows:
+    freed = amount(report.freed_bytes)
+    if not report.rows:
+        text = "nothing to do"
+    elif not report.dry_run:
+        text = f"deleted: {counted(len(report.of('delete')), 'object')}, {freed}"
+    else:
         going = amount(sum(row.size_bytes for row in report.of("condemn", "repack")))
         text = f"--execute would condemn {going}, and delete the {freed} that are condemned; "
         text += "then what no living session holds back"
-    else:
-        text = "nothing to do"
-    text += f"; the repository has {report.packs} packs, {amount(report.pack_bytes)}"
+    text += f"; of {counted(report.packs, 'pack')}, {amount(report.pack_bytes)}"
     waiting = report.of("wait")
     return text + (f"; {'; '.join(row.because for row in waiting)}" if waiting else "")

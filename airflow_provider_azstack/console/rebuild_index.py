@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
-from airflow_provider_azstack.console.present import DONE, PARTLY, say, show_one
+from airflow_provider_azstack.console.present import DONE, PARTLY, counted, say, show_one
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
@@ -30,7 +30,10 @@ def rebuild(repository: "Repository", output: str) -> int:
     """Rebuild the index of a repository and print what was found."""
     rebuilt = repository.rebuild_index()
     show_one(rebuilt._asdict(), output)
+    if not (rebuilt.packs or rebuilt.damaged or rebuilt.unreadable):
+        say("the index was complete: every pack is in it")
     if rebuilt.damaged:
-        say(f"[yellow]damaged:[/] {len(rebuilt.damaged)} packs; 'azstack verify --full' names more")
+        damaged = counted(len(rebuilt.damaged), "pack")
+        say(f"[yellow]damaged:[/] {damaged}; 'azstack verify --full' names more")
         return PARTLY
     return DONE

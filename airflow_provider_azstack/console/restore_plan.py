@@ -61,6 +61,8 @@ def show_plan(plan: "RestorePlan", output: str) -> None:
         "changes_existing": plan.touched,
     }
     show_one(facts, output)
+    vms = [{"vm": vm.name, "point": vm.point, "taken_at": vm.taken_at} for vm in plan.vms]
+    show(vms, output, ("vm", "point", "taken_at"), title="restore points")
     if rows := list(_rows(plan)):  # none where nothing that was asked for is known
         show(rows, output, _ROWS, title="steps")
         show([{"permission": p.action, "on": p.scope} for p in plan.permissions], output,
@@ -73,7 +75,7 @@ def show_plan(plan: "RestorePlan", output: str) -> None:
 
 def _rows(plan: "RestorePlan") -> Iterator[dict[str, Any]]:
     for vm in plan.vms:
-        row = {"vm": f"{vm.name} {vm.point}", "action": "create"}
+        row = {"vm": vm.name, "action": "create"}
         for gone in vm.replaces:
             if gone.place:
                 yield {**row, "action": "keep safe", "what": gone.place}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
+from airflow_provider_azstack.console.points import none_of, points_of
 from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, say, show
 from airflow_provider_azstack.errors import ConfigurationError
 
@@ -62,7 +63,9 @@ def run(args: Namespace) -> int:
             outcomes += repair(damaged, replica, selection, **work)
     outcomes += sync(source, destination, selection, **work)
     if not outcomes and (args.vm or args.point):
-        raise ConfigurationError("no restore point is meant by that: 'azstack points' lists all")
+        unknown = [vm for vm in args.vm if not points_of(source, vm)]
+        meant = none_of(source, unknown[0]) if unknown else "no restore point is meant by that"
+        raise ConfigurationError(f"{meant}: 'azstack points' lists all")
     show(
         [outcome._asdict() for outcome in outcomes],
         args.output,

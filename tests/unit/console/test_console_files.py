@@ -101,7 +101,7 @@ def test_a_full_target_keeps_what_is_whole_and_says_how_much_room_it_takes(
         kept = {path: what for path, what in contents(target).items() if what != "/"}
         assert kept
         assert kept.items() <= whole.items()
-        assert f"{len(kept)} files, " in said
+        assert f"out has {len(kept)} whole files, " in said
         for folder in (path for path in target.rglob("*") if path.is_dir()):
             assert any(folder.iterdir()) or folder.name == "lost+found"
 
