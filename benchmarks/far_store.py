@@ -133,7 +133,7 @@ def run(latency_ms: int, options: argparse.Namespace, prepared: Path) -> dict[st
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="far-") as name:
         shutil.copytree(prepared, name, dirs_exist_ok=True)
         with bucket(Path(name) / "repository", latency_ms) as server:
-            for step in STEPS:
+            for step in options.steps:
                 what = ("--work", name, "--port", server.port, "--step", step)
                 found = answer(__file__, options.data, *what)
                 results[step] = {**found, "asked": server.counts()}
@@ -159,6 +159,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help="where repositories are made and deleted")
     parser.add_argument("--latency", type=int, nargs="+", default=[0, 10, 30], help="ms")
     parser.add_argument("--vms", type=int, default=100)
+    parser.add_argument("--steps", choices=STEPS, nargs="+", default=list(STEPS), metavar="STEP")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)

@@ -63,6 +63,8 @@ class PointCheck:
         self._points: list[_Point] = []
         self._unreadable: list[Affected] = []
         self._problems: dict[str, str] = {}  # image -> why it cannot be used
+        # By VM and disk, of its newest point: nearly always the one that is asked for again.
+        self._newest: dict[tuple[str, str], Image] = {}
 
     @property
     def count(self) -> int:
@@ -81,6 +83,7 @@ class PointCheck:
         with closing(images):
             for image in filter(None, images):
                 self._survey.add(image)
+                self._newest[image.vm_key, image.snapshot.disk_key] = image
         for which in missing_points(self._repository):
             self._note_lost(f"{POINTS}{which}", "is gone, and nobody took it away on purpose")
 
@@ -120,7 +123,7 @@ class PointCheck:
         return None
 
     def _state(self, point: _Point) -> State:
-        images = [self._image(disk.image) for disk in point.disks]
+        images = [self._image_again(point, disk) for disk in point.disks]
         states = [State(False, NEVER) if i is None else self._survey.state(i) for i in images]
         return State(
             all(state.is_whole for state in states),
@@ -149,6 +152,10 @@ class PointCheck:
                 reason=f"the point itself: {problem}",
             )
         )
+
+    def _image_again(self, point: _Point, disk: _Disk) -> Image | None:
+        newest = self._newest.get((point.vm_key, disk.key))
+        return newest if newest and newest.name == disk.image else self._image(disk.image)
 
     def _image(self, name: str) -> Image | None:
         if name in self._problems:

@@ -200,3 +200,10 @@ def test_a_block_comes_with_what_opens_its_pack(store: MemoryStore) -> None:
     far = Far(store)
     restored(reopen_at(far))
     assert far.asked["range", "packs"] == 2  # the region's runs, then what they refer to
+
+
+def test_a_verification_reads_the_image_of_each_newest_point_once(store: MemoryStore) -> None:
+    far = Far(store)
+    repository = reopen_at(far)
+    verify(repository, "full")
+    assert far.asked["get", "images"] == VMS
