@@ -42,9 +42,11 @@ from airflow_provider_azstack.arm.versions import (
 )
 from airflow_provider_azstack.arm.wire import READ_TIMEOUT_SECONDS, Wire
 from airflow_provider_azstack.errors import (
+    AccessDenied,
     ConfigurationError,
     InvalidName,
     Refused,
+    SourceGone,
     Unreachable,
     UnsupportedStack,
 )
@@ -57,6 +59,7 @@ log = logging.getLogger(__name__)
 MAX_PAGES = 10_000  # a nextLink that leads in a circle ends here
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_OF_SUBSCRIPTION = re.compile(r"(/subscriptions/[^/]+)/(providers/[^/]+/[^/]+)")
 _PATH = re.compile(r"/[^/?#%\\\x00-\x20\x7f]+(/[^/?#%\\\x00-\x1f\x7f]+)*\Z")
 
 
@@ -159,8 +162,19 @@ class Stack:
         return answer.object() if answer.is_success else None
 
     def list(self, path: str, **params: str) -> Iterator[dict[str, Any]]:
-        """Yield all items of a collection, page by page."""
-        answer = self.request("GET", path, params=params)
+        """
+        Yield all items of a collection, page by page.
+
+        What may not be listed for a whole subscription is asked for group by group: roles are
+        assigned on groups, and no page says what a stack makes of that.
+        """
+        try:
+            answer = self.request("GET", path, params=params)
+        except AccessDenied as error:
+            if (of_all := _OF_SUBSCRIPTION.fullmatch(path)) is None:
+                raise
+            yield from self._list_by_groups(of_all[1], of_all[2], error)
+            return
         for _ in range(MAX_PAGES):
             page = answer.object()
             items = page.get("value", [])
@@ -173,6 +187,22 @@ class Stack:
             url = same_origin(str(address), self._endpoint, "the next page")
             answer = self._checked(self._send("GET", url, None, answer.what))
         raise Unreachable(f"{answer.what}: more than {MAX_PAGES} pages: the list does not end")
+
+    def _list_by_groups(
+        self, subscription: str, kind: str, denied: AccessDenied
+    ) -> Iterator[dict[str, Any]]:
+        is_readable = False
+        for group in self.list(f"{subscription}/resourcegroups"):
+            try:
+                found = [*self.list(f"{subscription}/resourceGroups/{group['name']}/{kind}")]
+            except (AccessDenied, SourceGone):
+                continue
+            if not is_readable:
+                log.warning("only resource groups that may be read are looked into: %s", denied)
+                is_readable = True
+            yield from found
+        if not is_readable:
+            raise denied
 
     def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create or update the resource at ``path``; return it as it is when that has ended."""

@@ -220,7 +220,8 @@ def _check_subscription(world: World, call: Call) -> None:
 
 
 def _check_permission(world: World, call: Call, action: str) -> None:
-    if action.lower() in {denied.lower() for denied in world.behaviour.denied}:
+    is_denied = action.lower() in {denied.lower() for denied in world.behaviour.denied}
+    if is_denied or (world.behaviour.roles_on_groups and _is_of_all(world, call)):
         raise Problem(
             403,
             "AuthorizationFailed",
@@ -228,6 +229,12 @@ def _check_permission(world: World, call: Call, action: str) -> None:
             f"authorization to perform action '{action}' over scope '{call.path}' or the scope "
             "is invalid. If access was recently granted, please refresh your credentials.",
         )
+
+
+def _is_of_all(world: World, call: Call) -> bool:
+    """Tell whether a call takes a role on the subscription; to poll takes none."""
+    path = call.path.lower()
+    return path.startswith(f"{world.scope.lower()}/providers") and "operations/" not in path
 
 
 def blob_application(world: World, call: Call) -> Answer:

@@ -43,6 +43,7 @@ class Behaviour:
     snapshot_quota: int = 10_000  # managed snapshots in the subscription
     disk_quota_bytes: int = 1 << 50  # managed disks in the subscription
     page_list_limit_bytes: int = 1 << 60  # a larger window of page ranges times out
+    roles_on_groups: bool = False  # what is asked of the whole subscription is refused then
     denied: set[str] = field(default_factory=set)  # actions, as Microsoft.Compute/snapshots/write
 
 

@@ -169,3 +169,19 @@ def test_the_group_of_an_id() -> None:
     for wrong in ("", "/subscriptions/s", "s/g", "/a/s/b/g"):
         with pytest.raises(InvalidName):
             group_of(wrong)
+
+
+def test_what_may_not_be_listed_for_a_subscription_is_listed_by_groups(
+    emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Roles on groups: all that they show is found, and the log says that it is not all."""
+    ids = {emulator.add_vm(f"vm{n}", f"group{n}").id for n in range(3)}
+    emulator.behaviour.roles_on_groups = True
+    with stack_of(emulator) as stack:
+        compute, network = Compute(stack), Network(stack)
+        assert {vm["id"] for vm in compute.vms(emulator.subscription_id)} == ids
+        assert len(list(network.nics(emulator.subscription_id))) == 3
+        assert "only resource groups that may be read" in caplog.text
+        emulator.behaviour.denied = {"Microsoft.Compute/virtualMachines/read"}
+        with pytest.raises(AccessDenied, match="virtualMachines/read"):
+            list(compute.vms(emulator.subscription_id))
