@@ -35,6 +35,8 @@ def get_provider_info() -> dict[str, Any]:
                     f"{_PACKAGE}.operators.backup",
                     f"{_PACKAGE}.operators.janitor",
                     f"{_PACKAGE}.operators.prune",
+                    f"{_PACKAGE}.operators.rehearse",
+                    f"{_PACKAGE}.operators.restore",
                     f"{_PACKAGE}.operators.sync",
                     f"{_PACKAGE}.operators.verify",
                 ],

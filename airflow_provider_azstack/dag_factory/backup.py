@@ -29,6 +29,7 @@ from airflow_provider_azstack.config import BackupHost, Config, load_config
 from airflow_provider_azstack.dag_factory.placement import (
     CONTROL_RETRIES,
     STREAM_RETRIES,
+    UNATTENDED,
     connection_ids,
     group_id,
     placement,
@@ -87,9 +88,9 @@ def backup_dag(
         repository=f"`{connections['repository_conn_id']}`",
     )
     defaults = {
-        # The past of a schedule is not made up for; the date's zone is the schedule's.
+        **UNATTENDED,
+        # The date's zone is the schedule's.
         "start_date": pendulum.datetime(2025, 1, 1, tz=policy.timezone),
-        "catchup": False,
         # Two jobs of one policy would wait for each other's claims.
         "max_active_runs": 1,
         # Airflow's default of 16 would hold back streams whose pool has room.
@@ -100,37 +101,47 @@ def backup_dag(
     }
     if schedule is None:
         schedule = policy.schedule
+    if schedule is None:  # it runs only when asked; paused, it would wait without a word
+        defaults["is_paused_upon_creation"] = False
     with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
         _backup(policy, config, hosts, connections)
     return dag
 
 
-def policy_dag(file: Path, *, config: Config | str | Path | None = None) -> DAG:
+def policy_dag(
+    file: Path,
+    *,
+    config: Config | str | Path | None = None,
+    schedule: Any = None,
+    **dag_arguments: Any,
+) -> DAG:
     """
     Return the DAG of a policy file, or one whose runs fail with the mistake that is in the file.
 
     Airflow schedules nothing of a DAG file that cannot be loaded: a mistake in one policy must not
     keep the others from being backed up, and must be red where people look.
 
+    :param schedule: as for ``backup_dag``.
+    :param dag_arguments: anything else that ``DAG`` takes, for either of them.
     :raises ConfigurationError: the configuration is wrong, which all policies share.
     """
     config = config if isinstance(config, Config) else load_config(config)
     dag_id = f"azstack_{_NOT_IN_IDS.sub('_', file.stem)}"
     try:
         _require_name(file)
-        return backup_dag(dag_id, policy=file, config=config)
+        return backup_dag(dag_id, policy=file, config=config, schedule=schedule, **dag_arguments)
     except ConfigurationError as error:
         mistake = f"nothing is backed up by this policy: {error}"
     first, *_ = config.backup_hosts()
-    with DAG(
-        dag_id,
-        schedule="@daily",  # the policy's own may be the mistake
-        start_date=pendulum.datetime(2025, 1, 1, tz="UTC"),
-        catchup=False,
-        max_active_runs=1,
-        doc_md=mistake,
-        tags=["azstack", "backup"],
-    ) as dag:
+    defaults = {
+        **UNATTENDED,
+        "start_date": pendulum.datetime(2025, 1, 1, tz="UTC"),
+        "max_active_runs": 1,
+        "doc_md": mistake,
+        "tags": ["azstack", "backup"],
+    }
+    # The policy's own schedule may be the mistake.
+    with DAG(dag_id, schedule=schedule or "@daily", **{**defaults, **dag_arguments}) as dag:
         Refuse(task_id="policy", mistake=mistake, **placement(first))
     return dag
 

@@ -1,5 +1,5 @@
 """
-What the DAGs share: where a task runs, with which connections, and how often it is tried.
+What the DAGs share: where a task runs, with which connections, how often it and a DAG are tried.
 
 Owns these settings; knows no DAG's shape.
 Invariant: a task of a backup host is in that host's queue.
@@ -19,6 +19,9 @@ STREAM_RETRIES: dict[str, Any] = {
     "max_retry_delay": timedelta(minutes=20),
 }
 CONTROL_RETRIES: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=30)}
+# The past of a schedule is not made up for; and no number of failures in a row, whatever Airflow is
+# configured to, makes it pause what must be tried again the next night.
+UNATTENDED: dict[str, Any] = {"catchup": False, "max_consecutive_failed_dag_runs": 0}
 
 
 def connection_ids(config: Config, policy: Policy | None = None) -> dict[str, str]:

@@ -7,6 +7,7 @@ and nothing that exists is touched before somebody approved. Disks that several 
 there before any of them begins, and are finished when all of them have ended.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from airflow_provider_azstack.dag_factory.placement import (
     group_id,
     placement,
 )
+from airflow_provider_azstack.operators.base import about
 from airflow_provider_azstack.operators.restore import (
     AcceptDisks,
     ApproveRestore,
@@ -41,7 +43,11 @@ be touched. docs/restore.md describes the request.
 
 
 def restore_dag(
-    dag_id: str, *, config: Config | str | Path | None = None, **dag_arguments: Any
+    dag_id: str,
+    *,
+    config: Config | str | Path | None = None,
+    approval: Mapping[str, Any] | None = None,
+    **dag_arguments: Any,
 ) -> DAG:
     """
     Return the DAG that restores what its trigger's config asks for.
@@ -53,12 +59,16 @@ def restore_dag(
             -> finish_disks (all_done; those that several hosts wrote)
             -> complete (all_done) -> clean_up (plain teardown)
 
+    :param approval: what else ``ApprovalOperator`` takes: ``assigned_users``, ``notifiers``,
+        ``response_timeout``.
+    :param dag_arguments: anything else that ``DAG`` takes: ``tags``, callbacks...
     :raises ConfigurationError: the configuration is wrong.
     """
     config = config if isinstance(config, Config) else load_config(config)
     hosts = config.backup_hosts()
     defaults = {
         "catchup": False,
+        "is_paused_upon_creation": False,  # it runs only when asked, and then must not wait
         "max_active_tasks": sum(host.streams for host in hosts) + len(hosts) + 4,
         "params": restore_form(),
         "doc_md": _ABOUT,
@@ -70,7 +80,12 @@ def restore_dag(
         begin = OpenRestore(task_id="open_restore", **control)
         plan = PlanRestore(task_id="plan", opened=begin.output, config=config, **control)
         # Airflow fails a task that is answered before its scheduler heard that it waits: ask again.
-        approve = ApproveRestore(task_id="approve", planned=plan.output, **CONTROL_RETRIES)
+        approve = ApproveRestore(
+            task_id="approve",
+            planned=plan.output,
+            doc_md=about(ApproveRestore),
+            **{**CONTROL_RETRIES, **(approval or {})},
+        )
         prepare = PrepareRestore(
             task_id="prepare", planned=plan.output, config=config, approval="approve", **control
         )
@@ -111,6 +126,7 @@ def _writers(host: BackupHost, prepare: PrepareRestore, connections: dict[str, s
             host=host.name,
             limit_bytes=host.limit_bytes,
             planned=prepare.output,
+            doc_md=about(WriteDisk),  # a mapped task is described before it is one
             pool=host.pool,
             map_index_template="{{ task.disk['label'] }}",
             **placed,

@@ -14,18 +14,45 @@ from airflow.providers.common.compat.sdk import DAG, Param
 from airflow_provider_azstack.config import Config, load_config
 from airflow_provider_azstack.dag_factory.placement import (
     CONTROL_RETRIES,
+    UNATTENDED,
     connection_ids,
     placement,
 )
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import Retention
+from airflow_provider_azstack.operators.base import DRY_RUN
 from airflow_provider_azstack.operators.janitor import Janitor
-from airflow_provider_azstack.operators.prune import CONFIRM, DEAD_SESSIONS, DRY_RUN, Forget, Prune
+from airflow_provider_azstack.operators.prune import CONFIRM, DEAD_SESSIONS, Forget, Prune
 from airflow_provider_azstack.operators.refuse import Refuse
 from airflow_provider_azstack.operators.rehearse import VM, VMS, Rehearse
 from airflow_provider_azstack.operators.sync import REPAIR, Sync
 from airflow_provider_azstack.operators.verify import MODE, MODES, RequireSound, Verify
 from airflow_provider_azstack.policy import Policy, load_policy
+
+_ABOUT = {
+    "janitor": """\
+Finds what killed runs left on the stack (snapshots, half-written disks, VMs that were stopped for a
+backup) and removes or mends it. Touches nothing that lacks this package's tags and this
+repository's id, and nothing of a run that may be alive.
+""",
+    "sync": """\
+Copies the restore points that another repository lacks to it. The copies can be read with that
+repository's own passphrase, whatever becomes of this one. docs/copies.md says more.
+""",
+    "prune": """\
+Forgets the restore points that no policy keeps, and then deletes what no restore point needs.
+Restore points of policies that are not among its own are kept. Trigger it with *Only report* to see
+what would go. docs/retention.md says more.
+""",
+    "verify": """\
+Reads the repository and says what of it is whole. A run that finds damage fails, and names the VMs
+and restore points that it concerns. docs/verification.md says more.
+""",
+    "rehearsal": """\
+Restores VMs on trial, those first that were not tried for longest, checks what came back, and keeps
+the evidence. A run in which a disk does not come back whole fails. docs/verification.md says more.
+""",
+}
 
 
 def janitor_dag(
@@ -39,10 +66,11 @@ def janitor_dag(
     """
     Return the DAG that finds and removes what killed runs left on a stack.
 
-    :param dry_run: only report.
+    :param dry_run: only report; the form of a trigger asks too.
     :raises ConfigurationError: the configuration is wrong.
     """
-    with _one_at_a_time(dag_id, schedule, dag_arguments) as dag:
+    asks = Param(dry_run, type="boolean", title="Only report", description="Change nothing.")
+    with _one_at_a_time("janitor", dag_id, schedule, {DRY_RUN: asks}, dag_arguments) as dag:
         Janitor(task_id="janitor", dry_run=dry_run, **_placed(config))
     return dag
 
@@ -68,8 +96,9 @@ def sync_dag(
     :raises ConfigurationError: the configuration is wrong.
     """
     placed = _placed(config)
-    asks = Param(repair, type="boolean", description="Store again what either repository lost.")
-    with _one_at_a_time(dag_id, schedule, dag_arguments, "sync", params={REPAIR: asks}) as dag:
+    what = "First store again what either repository lost, from the other one."
+    asks = Param(repair, type="boolean", title="Repair", description=what)
+    with _one_at_a_time("sync", dag_id, schedule, {REPAIR: asks}, dag_arguments) as dag:
         Sync(
             task_id="sync",
             replica_conn_id=replica_conn_id,
@@ -101,13 +130,24 @@ def prune_dag(
     """
     config = config if isinstance(config, Config) else load_config(config)
     retentions, mistakes = _retentions(policies)
-    dead = "Sessions whose runs are known to be dead, one a line: a waiting prune names them."
-    about = {
-        DRY_RUN: Param(dry_run, type="boolean", description="Only report."),
-        DEAD_SESSIONS: Param([], type="array", items={"type": "string"}, description=dead),
-        CONFIRM: Param("", type="string", description="The repository's id, if it was asked for."),
+    asks = {
+        DRY_RUN: Param(dry_run, type="boolean", title="Only report", description="Change nothing."),
+        DEAD_SESSIONS: Param(
+            [],
+            type="array",
+            items={"type": "string"},
+            title="Dead sessions",
+            description="Those whose runs are known to be dead, one a line: a prune that waits for "
+            "one names it.",
+        ),
+        CONFIRM: Param(
+            "",
+            type="string",
+            title="Confirmation",
+            description="The repository's id, where an earlier run asked for it.",
+        ),
     }
-    with _one_at_a_time(dag_id, schedule, dag_arguments, params=about) as dag:
+    with _one_at_a_time("prune", dag_id, schedule, asks, dag_arguments) as dag:
         if mistakes:
             said = "; ".join(mistakes)
             mistake = f"nothing is forgotten: what to keep must be known of all policies: {said}"
@@ -155,8 +195,9 @@ def verify_dag(
     :raises ConfigurationError: the configuration is wrong.
     """
     placed = _placed(config)
-    asks = Param(mode, enum=list(MODES), description="How much is read: nothing, a share, all.")
-    with _one_at_a_time(dag_id, schedule, dag_arguments, "verify", params={MODE: asks}) as dag:
+    what = "How much is read: nothing but records, a share, everything."
+    asks = Param(mode, enum=list(MODES), title="Mode", description=what)
+    with _one_at_a_time("verify", dag_id, schedule, {MODE: asks}, dag_arguments) as dag:
         verify = Verify(
             task_id="verify", mode=mode, budget_bytes=budget_gib * 1024**3, days=days, **placed
         )
@@ -193,11 +234,23 @@ def rehearsal_dag(
     if (subnet or storage_account) and not scratch_group:
         raise ConfigurationError("rehearsal_dag: subnet and storage_account go with scratch_group")
     placed = _placed(config)
-    about = {
-        VMS: Param(vms, type="integer", minimum=1, maximum=1000, description="How many VMs."),
-        VM: Param("", type="string", description="Instead: this one, by name, key or id."),
+    asks = {
+        VMS: Param(
+            vms,
+            type="integer",
+            minimum=1,
+            maximum=1000,
+            title="How many VMs",
+            description="Those first that were not tried for longest.",
+        ),
+        VM: Param(
+            "",
+            type="string",
+            title="Virtual machine",
+            description="Instead: this one, by name, key or id.",
+        ),
     }
-    with _one_at_a_time(dag_id, schedule, dag_arguments, "rehearsal", params=about) as dag:
+    with _one_at_a_time("rehearsal", dag_id, schedule, asks, dag_arguments) as dag:
         Rehearse(
             task_id="rehearse",
             scratch=scratch,
@@ -217,17 +270,14 @@ def _placed(config: Config | str | Path | None) -> dict[str, Any]:
 
 
 def _one_at_a_time(
-    dag_id: str,
-    schedule: Any,
-    arguments: dict[str, Any],
-    *tags: str,
-    params: dict[str, Param] | None = None,
+    kind: str, dag_id: str, schedule: Any, form: dict[str, Param], arguments: dict[str, Any]
 ) -> DAG:
     """:param arguments: of the DAG; they go before what is usual here."""
     usual = {
-        "catchup": False,
+        **UNATTENDED,
         "max_active_runs": 1,
-        "params": params,
-        "tags": ["azstack", *tags],
+        "params": form,
+        "doc_md": _ABOUT[kind],
+        "tags": ["azstack", kind],
     }
     return DAG(dag_id, schedule=schedule, **{**usual, **arguments})

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_azstack.repo.sessions import Session
 
 T = TypeVar("T")
+DRY_RUN = "dry_run"  # of the run's params, where tasks delete things
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
@@ -55,6 +56,11 @@ def stops_retries(execute: Callable[..., T]) -> Callable[..., T]:
     return run
 
 
+def about(operator: type[BaseOperator]) -> str:
+    """Return what an operator does, for whoever looks at a task of it that is red."""
+    return str(operator.__doc__).strip().partition("\n\n")[0]
+
+
 class AzStackOperator(BaseOperator):
     """
     Base of all operators.
@@ -66,6 +72,7 @@ class AzStackOperator(BaseOperator):
     ui_color = "#e8f1fb"
 
     def __init__(self, *, stack_conn_id: str, repository_conn_id: str, **kwargs: Any) -> None:
+        kwargs.setdefault("doc_md", about(type(self)))
         super().__init__(**kwargs)
         self.stack_conn_id = stack_conn_id
         self.repository_conn_id = repository_conn_id

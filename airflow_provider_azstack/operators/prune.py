@@ -16,10 +16,15 @@ from airflow_provider_azstack.engine.summary import prune_table
 from airflow_provider_azstack.errors import SessionLost, TransientError
 from airflow_provider_azstack.model import Retention
 from airflow_provider_azstack.operators import metrics
-from airflow_provider_azstack.operators.base import AzStackOperator, run_name, stops_retries
+from airflow_provider_azstack.operators.base import (
+    DRY_RUN,
+    AzStackOperator,
+    run_name,
+    stops_retries,
+)
 from airflow_provider_azstack.operators.watch import summarise
 
-DRY_RUN, DEAD_SESSIONS, CONFIRM = "dry_run", "dead_sessions", "confirm"  # params of a run
+DEAD_SESSIONS, CONFIRM = "dead_sessions", "confirm"  # of the run's params
 
 
 class Forget(AzStackOperator):

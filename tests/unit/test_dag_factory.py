@@ -11,6 +11,7 @@ import support.airflow_home
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseOperator
 from airflow.sdk.exceptions import ParamValidationError
+from airflow.sdk.execution_time.hitl import HITLUser
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import TimeRestriction
 
@@ -311,9 +312,53 @@ def test_a_dag_survives_serialisation(dag: DAG) -> None:
     assert stream.get_closest_mapped_task_group() is not None
 
 
-def test_the_janitor_reports_only_when_asked() -> None:
-    dag = janitor_dag("j", config=CONFIG, dry_run=True)
-    assert dag.get_task("janitor").only_report
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_the_janitor_reports_only_when_asked(*, dry_run: bool) -> None:
+    """By the DAG file; and its form begins with what that says."""
+    dag = janitor_dag("j", config=CONFIG, dry_run=dry_run)
+    assert dag.get_task("janitor").only_report is dry_run
+    assert dag.params["dry_run"] is dry_run
+
+
+def test_shipped_dags_say_what_they_are_and_so_do_their_tasks(shipped: DAG) -> None:
+    """Where somebody looks who is called at night: on the DAG's page, and on that of a red task."""
+    assert shipped.doc_md
+    assert {"azstack"} < shipped.tags
+    for task in shipped.tasks:
+        assert task.doc_md, task.task_id
+    for name in shipped.params:
+        param = shipped.params.get_param(name)
+        assert param.schema.get("title"), name
+        assert param.description or param.schema.get("description_md"), name
+
+
+@pytest.fixture
+def pausing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__MAX_CONSECUTIVE_FAILED_DAG_RUNS_PER_DAG", "3")
+
+
+@pytest.mark.usefixtures("pausing")
+def test_airflow_pauses_no_dag_because_it_failed(shipped: DAG) -> None:
+    """A site may have Airflow do so after some failures in a row; nothing would be backed up."""
+    expected = 3 if shipped.schedule is None else 0
+    assert shipped.max_consecutive_failed_dag_runs == expected
+
+
+def test_what_runs_only_when_asked_is_not_paused_at_first() -> None:
+    """A paused DAG's run waits in the queue and says nothing; schedules are the site's to begin."""
+    assert restore_dag("r", config=CONFIG).is_paused_upon_creation is False
+    assert backup_dag("a", policy=POLICY, config=CONFIG).is_paused_upon_creation is False
+    nightly = backup_dag("b", policy={"name": "p", "schedule": "@daily"}, config=CONFIG)
+    assert nightly.is_paused_upon_creation is None
+
+
+def test_who_may_approve_and_who_is_told_is_the_dag_files() -> None:
+    """Else whoever triggers a restore may also approve it."""
+    users = [HITLUser(id="7", name="dana")]
+    asks = {"assigned_users": users, "response_timeout": timedelta(hours=4)}
+    task = restore_dag("r", config=CONFIG, approval=asks).get_task("approve")
+    assert (task.assigned_users, task.response_timeout) == (users, timedelta(hours=4))
+    assert task.retries == restore_dag("s", config=CONFIG).get_task("approve").retries
 
 
 def test_hosts_write_between_prepare_and_the_end_of_shared_disks() -> None:
@@ -366,6 +411,22 @@ def test_a_mistake_in_one_policy_stops_no_other(policies: Path, text: str, said:
     assert (task.queue, refused.schedule) == ("one", "@daily")
     with pytest.raises(AirflowFailException, match=said):
         task.execute(context={})  # by name, as a worker does
+
+
+def test_what_the_dag_file_adds_is_added_to_a_refused_policy_too(policies: Path) -> None:
+    """Whoever is called when a backup fails is called when there can be none."""
+    (policies / "bad.yaml").write_text("nam: bad\n")
+    (policies / "good.yaml").write_text("name: good\n")
+    calls: list[object] = []
+    for name in ("good", "bad"):
+        dag = policy_dag(
+            policies / f"{name}.yaml",
+            schedule="@hourly",
+            on_failure_callback=calls.append,
+            default_args={"owner": "night-shift"},
+        )
+        assert (dag.schedule, dag.on_failure_callback) == ("@hourly", calls.append)
+        assert {task.owner for task in dag.tasks} == {"night-shift"}
 
 
 def test_a_file_whose_name_is_no_dags_stops_no_other(policies: Path) -> None:
