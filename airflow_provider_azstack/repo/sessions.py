@@ -316,7 +316,8 @@ class Session:
 
     def _withdraw(self, name: str) -> str:
         try:
-            census.put_forgotten(self.repository, [name.removeprefix(census.POINTS)])
+            point = name.removeprefix(census.POINTS)
+            census.put_forgotten(self.repository, [point], is_withdrawn=True)
             self._delete(name)
         except AzStackError as error:
             return f"{name} could not be withdrawn: {error}"

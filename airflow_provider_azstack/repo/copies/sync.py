@@ -263,7 +263,7 @@ class _Copy:
             if destination.id not in (record.alive or ())
         }
         self._flagged = flags.flagged(self._source)
-        self._forgotten = census.forgotten(self._destination)
+        self._forgotten = census.forgotten(self._destination, is_meant=True)
         self._there = {_name(point): point for point in _points(self._destination).readable}
 
     def is_forgotten(self, point: RestorePoint) -> bool:

@@ -1,7 +1,8 @@
 """
 The census: which restore points there were, and which of them were taken away on purpose.
 
-Owns the objects ``census/<id>`` and ``forgotten/<id>``; reads no point.
+Owns the objects ``census/<id>``, ``forgotten/<id>`` and ``forgotten/withdrawn-<id>``; reads no
+point.
 Invariant: a point that a census names is in the listing, or its name was put under ``forgotten/``
 before it was deleted. So a listing that is short or empty is never mistaken for fewer points.
 """
@@ -20,21 +21,42 @@ if TYPE_CHECKING:
 
 CENSUS = "census/"
 FORGOTTEN = "forgotten/"
+# So begin the names of notes about points that nobody wanted to lose: a run took them back because
+# it had lost its session.
+_WITHDRAWN = FORGOTTEN + "withdrawn-"
 POINTS = "points/"
 _FORGOTTEN_OBJECTS = 16  # so many are gathered into one
 _SHOWN = 3
 
 
-def put_forgotten(repository: "Repository", points: Iterable[str]) -> None:
-    """Note, before they are deleted, that these points (``<vm>/<point>``) go on purpose."""
+def put_forgotten(
+    repository: "Repository", points: Iterable[str], *, is_withdrawn: bool = False
+) -> str:
+    """
+    Note, before they are deleted, that these points (``<vm>/<point>``) go on purpose.
+
+    :param is_withdrawn: they were published in vain, and may come back.
+    :returns: the note's object name.
+    """
     record = ForgottenPoints(points=tuple(sorted(points)))
-    room.put(repository, _new_name(repository, FORGOTTEN), record)
+    name = _new_name(repository, _WITHDRAWN if is_withdrawn else FORGOTTEN)
+    room.put(repository, name, record)
+    return name
 
 
-def forgotten(repository: "Repository") -> set[str]:
-    """Return the points that were taken away on purpose, ever."""
-    found = repository.records.all(FORGOTTEN, ForgottenPoints)
-    return {point for record in found for point in record.points}
+def forgotten(repository: "Repository", *, is_meant: bool = False) -> set[str]:
+    """
+    Return the points that are not missed when they are not there.
+
+    :param is_meant: only those that somebody wanted to be gone, not what was withdrawn.
+    """
+    records = repository.records
+    return {
+        point
+        for name, data in records.under(FORGOTTEN)
+        if not (is_meant and name.startswith(_WITHDRAWN))
+        for point in records.parse(ForgottenPoints, data, name).points
+    }
 
 
 def recorded(repository: "Repository") -> set[str]:
@@ -73,7 +95,10 @@ def gather_forgotten(repository: "Repository") -> None:
     """Keep the notes of what was forgotten in few objects."""
     names = {info.name for info in repository.store.list(FORGOTTEN)}
     if len(names) > _FORGOTTEN_OBJECTS:
-        put_forgotten(repository, forgotten(repository))
+        meant = forgotten(repository, is_meant=True)
+        if withdrawn := forgotten(repository) - meant:
+            put_forgotten(repository, withdrawn, is_withdrawn=True)
+        put_forgotten(repository, meant)
         _delete(repository, names)
 
 

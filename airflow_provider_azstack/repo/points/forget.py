@@ -4,7 +4,8 @@ Forgetting restore points: chosen ones, or those that a rule does not keep.
 Owns the order of notes and deletions; frees no room, which is the collector's work.
 Invariants: **G1** nothing is deleted before all points asked for are known to be free of holds
 and, where a VM would be left without any, before that was confirmed; **G2** what goes is noted
-under ``forgotten/`` first; **G3** only then deleted.
+under ``forgotten/`` first, and then holds are looked at once more; **G3** only then deleted. Who
+holds a point looks for such a note after that: of two at once, one sees the other.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ class Forgotten(NamedTuple):
     """What became of the points that were to be forgotten."""
 
     points: tuple[PointKey, ...]
-    held: dict[PointKey, str]  # those that the store did not let go yet, and why
+    held: dict[PointKey, str]  # those that are still there, and why
 
 
 def forget(
@@ -61,10 +62,22 @@ def forget(
     _check(repository, chosen, confirm)  # G1
     if dry_run:
         return Forgotten((), {})
-    census.put_forgotten(repository, (f"{vm}/{point}" for vm, point in chosen))  # G2
-    outcomes = in_parallel(partial(_delete, repository), chosen, _threads(repository))  # G3
-    held = {key: why for key, why in zip(chosen, outcomes, strict=True) if why}
-    return Forgotten(tuple(key for key in chosen if key not in held), held)
+    note = _note(repository, chosen)  # G2
+    held = dict.fromkeys(held_points(repository) & set(chosen), "it was put on legal hold just now")
+    free = [key for key in chosen if key not in held]
+    outcomes = in_parallel(partial(_delete, repository), free, _threads(repository))  # G3
+    held |= {key: why for key, why in zip(free, outcomes, strict=True) if why}
+    gone = tuple(key for key in chosen if key not in held)
+    if held:  # what is still there shall be missed when it is not
+        if gone:
+            _note(repository, gone)
+        with contextlib.suppress(ObjectNotFound):  # gathered with others
+            repository.store.delete(note)
+    return Forgotten(gone, held)
+
+
+def _note(repository: "Repository", points: Iterable[PointKey]) -> str:
+    return census.put_forgotten(repository, (f"{vm}/{point}" for vm, point in points))
 
 
 def _delete(repository: "Repository", key: PointKey) -> str:

@@ -9,7 +9,8 @@ import logging
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_provider_azstack.errors import IntegrityError, ObjectExists, ObjectNotFound
+from airflow_provider_azstack.errors import IntegrityError, ObjectExists, ObjectNotFound, Refused
+from airflow_provider_azstack.repo.points import census
 from airflow_provider_azstack.repo.sealing.records import Hold
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def add_hold(repository: "Repository", vm_key: str, point_id: str, reason: str =
     Hold a restore point; holding one that is held already changes nothing.
 
     :raises ObjectNotFound: there is no such point.
+    :raises Refused: somebody else forgets it, and may not have seen the hold.
     """
     repository.point(vm_key, point_id)
     name = f"{PREFIX}{vm_key}/{point_id}"
@@ -41,6 +43,11 @@ def add_hold(repository: "Repository", vm_key: str, point_id: str, reason: str =
         repository.records.put(name, Hold(reason=reason, since=repository.now()))
     except ObjectExists:
         log.info("%s is on hold already", name)
+    if f"{vm_key}/{point_id}" in census.forgotten(repository, is_meant=True):
+        raise Refused(
+            f"restore point {point_id} of VM {vm_key} was being forgotten when it was put on hold: "
+            "the hold stands; see by 'azstack points' whether the point does"
+        )
     repository.point(vm_key, point_id)  # still there: whoever forgets looks for holds first
 
 

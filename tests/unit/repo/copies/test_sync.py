@@ -21,7 +21,7 @@ from airflow_provider_azstack.errors import (
 )
 from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
 from airflow_provider_azstack.repo.copies.sync import Outcome, Selection, repair, sync
-from airflow_provider_azstack.repo.points import flags
+from airflow_provider_azstack.repo.points import census, flags
 from airflow_provider_azstack.repo.points.forget import forget
 from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.repository import Repository
@@ -160,6 +160,29 @@ def test_a_fenced_sync_publishes_nothing(site: Site) -> None:
     with pytest.raises(SessionLost):
         sync(site.repository, Repository.open(store, OTHER))
     assert list(store.list("points/")) == []
+
+
+def test_what_a_fenced_sync_took_back_is_copied_by_the_next(site: Site) -> None:
+    """F-K13: nobody wanted that point to be gone, however many notes are gathered since."""
+    copy = other_repository()
+
+    class Fenced(StoreWrapper):
+        """Loses its sessions just after a point is put."""
+
+        def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
+            super().put(name, data)
+            if name.startswith("points/"):
+                for session in list(self.inner.list("sessions/")):
+                    self.inner.delete(session.name)
+
+    with pytest.raises(SessionLost, match="was withdrawn"):
+        sync(site.repository, Repository.open(Fenced(copy.store), OTHER))
+    for number in range(20):
+        census.put_forgotten(copy, [f"{vm_key(9)}/{number}"])
+    census.gather_forgotten(copy)
+    assert len(list(copy.store.list("forgotten/"))) == 2
+    assert statuses(sync(site.repository, copy)) == ["copied", "copied"]
+    assert len(census.listed_points(copy)) == 2
 
 
 def test_a_sync_stops_when_it_is_told(site: Site) -> None:

@@ -139,6 +139,31 @@ def test_a_point_that_is_not_there_cannot_be_held(repository: Repository) -> Non
     assert holds.held_points(repository) == frozenset()
 
 
+def test_a_point_that_is_held_while_it_is_being_forgotten(repository: Repository) -> None:
+    """F-K12: the hold comes after holds were looked at; the point stays, or the holder is told."""
+    outcomes = []
+
+    class Meanwhile(StoreWrapper):
+        """Somebody else holds the point as soon as it is noted that it goes."""
+
+        def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
+            super().put(name, data)
+            if name.startswith("forgotten/") and not outcomes:
+                with pytest.raises(Refused, match="the hold stands"):
+                    holds.add_hold(repository, VM_KEY, "p-run-1", "court")
+                outcomes.append("told")
+
+    racing = reopen(repository, Meanwhile(repository.store))
+    gone = forget(racing, [(VM_KEY, "p-run-1"), (VM_KEY, "p-run-2")])
+    assert outcomes == ["told"]
+    assert gone.points == ((VM_KEY, "p-run-2"),)
+    assert "legal hold" in gone.held[VM_KEY, "p-run-1"]
+    assert ids(repository) == ["p-run-1", "p-run-3"]
+    # It is not among those that nobody misses, and whoever holds it now need not fear.
+    assert census.forgotten(repository) == {f"{VM_KEY}/p-run-2"}
+    holds.add_hold(repository, VM_KEY, "p-run-1")
+
+
 def test_credentials_that_cannot_delete_cannot_forget(repository: Repository) -> None:
     """F-S18: forgetting fails with one error, and the points are all there."""
     with pytest.raises(AccessDenied, match="append-only"):
