@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_azstack.repo.sessions import Session
 
 T = TypeVar("T")
-DRY_RUN = "dry_run"  # of the run's params, where tasks delete things
+DRY_RUN = "dry_run"  # of the params of runs that delete, if they have such a one
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 

@@ -24,7 +24,7 @@ from airflow_provider_azstack.operators.base import (
 )
 from airflow_provider_azstack.operators.watch import summarise
 
-DEAD_SESSIONS, CONFIRM = "dead_sessions", "confirm"  # of the run's params
+DEAD_SESSIONS, CONFIRM = "dead_sessions", "confirm"  # of the run's params, if it has such
 
 
 class Forget(AzStackOperator):
@@ -51,8 +51,8 @@ class Forget(AzStackOperator):
                 repository,
                 rule,
                 policy=policy,
-                dry_run=params[DRY_RUN],
-                confirm=params[CONFIRM],
+                dry_run=params.get(DRY_RUN, False),
+                confirm=params.get(CONFIRM, ""),
             )
             for decision in decisions:
                 action = "keep" if decision.is_kept else "forget"
@@ -76,16 +76,16 @@ class Prune(AzStackOperator):
         params, run = context["params"], context["dag_run"]
         repository = self.open_repository()
         purpose = f"prune by {run.dag_id}"[:256]
-        dead, began = set(params[DEAD_SESSIONS]), time.monotonic()
+        dead, began = set(params.get(DEAD_SESSIONS, ())), time.monotonic()
         if getattr(self.get_dag(), "max_active_runs", 0) == 1:
             sessions = repository.sessions().items()
             dead |= {left for left, info in sessions if info and info.purpose == purpose}
         try:
             report = prune(
                 repository,
-                dry_run=params[DRY_RUN],
+                dry_run=params.get(DRY_RUN, False),
                 dead_sessions=dead,
-                confirm=params[CONFIRM],
+                confirm=params.get(CONFIRM, ""),
                 purpose=purpose,
                 run=run_name(run.dag_id, run.run_id),
             )

@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from airflow_provider_azstack.engine.backup.past import Past, Tempo
-from airflow_provider_azstack.model import HostShare, Job, JobRecord, JobVm
+from airflow_provider_azstack.model import (
+    HostShare,
+    Job,
+    JobOutline,
+    JobRecord,
+    JobVm,
+    from_plain,
+    to_plain,
+)
 
 pytestmark = pytest.mark.tier1
 
@@ -99,6 +107,18 @@ def test_of_each_image_the_vm_that_was_done_last_is_known() -> None:
     ]
     random.Random(4).shuffle(jobs)
     assert Past(jobs).newest_of() == {"debian": key(2), "windows": key(4)}
+
+
+def test_records_of_earlier_versions_tell_what_they_can() -> None:
+    """They know neither images nor what each host did."""
+    plain = to_plain(job(1, moved(1, 400 * MB, 10.0, more_hosts=("b",), image="debian")))
+    for key_of_later in ("shares", "image"):
+        del plain["vms"][0][key_of_later]
+    for kind in (JobOutline, JobRecord):
+        past = Past([from_plain(kind, plain, "an old record")])
+        assert past.newest_of() == {}
+        assert past.done() == {key(1)}
+        assert past.rates().hosts == {}
 
 
 def test_tempo_is_found_again_in_what_was_measured() -> None:
