@@ -152,9 +152,10 @@ def _check(repository: "Repository", chosen: Collection[PointKey], confirm: str)
     on_hold = held_points(repository) & set(chosen)
     if on_hold:
         vm, point = min(on_hold)
+        others = f", and {len(on_hold) - 1} others" if len(on_hold) > 1 else ""
         raise Refused(
-            f"restore point {point} of VM {vm} is on legal hold, and {len(on_hold) - 1} others: "
-            "nothing was forgotten; 'azstack hold remove' lifts a hold"
+            f"restore point {point} of VM {vm} is on legal hold{others}: nothing was forgotten; "
+            "'azstack hold remove' lifts a hold"
         )
     listed = {info.name for info in repository.store.list(census.POINTS)}
     left = Counter(name.split("/")[1] for name in listed)

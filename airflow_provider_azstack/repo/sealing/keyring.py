@@ -66,7 +66,7 @@ def unlock(store: Store, passphrase: Secret, repository_id: bytes) -> bytes:
     """
     Return the master key. A key that is damaged does not keep another from opening.
 
-    :raises WrongKey: none opens; each is named.
+    :raises WrongKey: none opens; those that are damaged are named.
     """
     if not passphrase:
         raise WrongKey(f"the passphrase for {store.url} is empty")
@@ -84,9 +84,11 @@ def unlock(store: Store, passphrase: Secret, repository_id: bytes) -> bytes:
     for _, name, data in sorted(found):
         try:
             return crypto.unwrap(data, passphrase, repository_id, name)
-        except (WrongKey, Tampered) as error:
+        except WrongKey:
+            continue
+        except Tampered as error:
             problems.append(str(error))
-    tried = "; ".join(problems) or "it has no key"
+    tried = "; ".join([f"it opens none of {len(found)} keys", *problems])
     raise WrongKey(
         f"the passphrase does not open {store.url}: {tried}; give the right one, or the recovery "
         "key in its place"

@@ -122,7 +122,7 @@ def test_a_record_of_a_newer_version_is_said_to_be_that(store: MemoryStore) -> N
 
 
 def test_a_planted_key_does_not_keep_us_out(store: MemoryStore) -> None:
-    """A damaged or foreign key object is passed over; when none opens, each is named."""
+    """A damaged or foreign key object is passed over; when none opens, it is named."""
     new_repository(store)
     store.put("keys/0", b"junk")
     store.put("keys/1", bytes(10_000))
@@ -139,7 +139,7 @@ def test_a_pile_of_planted_keys_costs_no_hours(store: MemoryStore) -> None:
         store.put(f"keys/{number:04d}", genuine)
     with pytest.raises(WrongKey) as caught:
         Repository.open(store, PASSPHRASE)
-    assert str(caught.value).count("keys/") == 16
+    assert "opens none of 16 keys" in str(caught.value)
 
 
 def test_points_are_listed_oldest_first(store: MemoryStore) -> None:
