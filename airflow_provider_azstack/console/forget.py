@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
-from airflow_provider_azstack.console.points import is_vm_key, points_of
+from airflow_provider_azstack.console.points import is_vm_key, none_of, points_of
 from airflow_provider_azstack.console.present import DONE, PARTLY, counted, say, show
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import Retention
@@ -83,12 +83,13 @@ def forget_by_rule(
 
     keys = {point.vm.key for point in points_of(repository, vm)} if vm else None
     if vm and not keys:
-        raise ConfigurationError(f"no restore point of a VM {vm!r}: 'azstack points' lists all")
+        raise ConfigurationError(f"{none_of(repository, vm)}; 'azstack points' lists all")
     decisions, gone = forget.forget_by_rule(
         repository, rule, policy=policy, vm_keys=keys, dry_run=not execute, confirm=confirm
     )
     nothing = f"no restore point of policy {policy!r}" if policy else "no restore point yet"
-    show([_facts(decision) for decision in decisions], output, _COLUMNS, nothing=nothing)
+    rows = sorted(map(_facts, decisions), key=lambda row: (row["vm"], row["vm_key"], row["point"]))
+    show(rows, output, _COLUMNS, nothing=nothing)
     count = sum(not decision.is_kept for decision in decisions)
     return _told(gone, execute=execute, count=count)
 
@@ -115,7 +116,7 @@ def _vm_key(repository: "Repository", vm: str) -> str:
         return vm
     points = points_of(repository, vm)
     if not points:
-        raise ConfigurationError(f"VM {vm!r} has no restore point; give a key")
+        raise ConfigurationError(f"{none_of(repository, vm)}; else give its key")
     if several := told_apart(vm, points):
         raise ConfigurationError(several)
     return points[0].vm.key
@@ -145,6 +146,9 @@ def _facts(decision: "Decision") -> dict[str, Any]:
 
 
 def _told(gone: "Forgotten", *, execute: bool, count: int) -> int:
+    if not count:
+        say("there is nothing to forget")
+        return DONE
     if not execute:
         say(f"{counted(count, 'restore point')} would be forgotten: --execute does it")
         return DONE

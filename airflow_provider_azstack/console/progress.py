@@ -25,7 +25,7 @@ def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[[int], None]]
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
+        DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )

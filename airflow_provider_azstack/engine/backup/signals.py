@@ -22,6 +22,7 @@ from airflow_provider_azstack.errors import AzStackError
 from airflow_provider_azstack.model import PointImage, RestorePoint
 from airflow_provider_azstack.repo.points import flags
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.speed import amount
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,8 @@ def _reasons(image: PointImage, days: Sequence[_Day]) -> Iterable[str]:
     if _deviations(math.log1p(today.moved), moved, LEAST_LOG) > DEVIATIONS:
         usual = math.expm1(median(moved))
         yield (
-            f"{today.moved / 2**20:.0f} MiB changed, {today.moved / max(usual, 1.0):.0f} times as "
-            f"much as usual ({usual / 2**20:.1f} MiB)"
+            f"{amount(today.moved)} changed, {today.moved / max(usual, 1.0):.0f} times as much as "
+            f"usual ({amount(usual)})"
         )
     ratios = [day.ratio for day in days if day.ratio is not None]
     if today.ratio is None or today.ratio < INCOMPRESSIBLE or len(ratios) < MIN_HISTORY:

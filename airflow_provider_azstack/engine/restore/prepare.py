@@ -36,11 +36,11 @@ from airflow_provider_azstack.errors import (
     ConfigurationError,
     TransientError,
 )
+from airflow_provider_azstack.speed import amount
 
 log = logging.getLogger(__name__)
 
 MAX_TASKS = 1000  # of a host: Airflow's core.max_map_length is 1,024
-GIB = 1 << 30
 
 
 class Splitting(NamedTuple):
@@ -87,7 +87,7 @@ def _remarks(plan: RestorePlan, splitting: Splitting) -> Iterator[str]:
     for vm, disk in each_disk(plan):
         if disk.way != "upload" or splitting.shared_uploads or not splitting.concerns(disk):
             continue
-        held = f"{vm.name}: disk {disk.name} ({disk.data_bytes / GIB:.1f} GiB)"
+        held = f"{vm.name}: disk {disk.name} ({amount(disk.data_bytes)})"
         if disk.staging:
             yield f"{held} is written by several hosts as a page blob, {disk.staging}"
         else:
