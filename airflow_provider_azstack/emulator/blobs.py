@@ -41,6 +41,7 @@ class Found:
     leased: bool = False
     copy_status: str = ""
     sequence: int = 0
+    created: float | None = None
 
 
 def get_blob(world: World, call: Call) -> Answer:
@@ -221,6 +222,7 @@ def _read(call: Call, found: Found) -> Answer:
         "x-ms-lease-status": "locked" if found.leased else "unlocked",
         **({"x-ms-lease-duration": "infinite"} if found.leased else {}),
         **({"x-ms-copy-status": found.copy_status} if found.copy_status else {}),
+        **({} if found.created is None else {"x-ms-creation-time": http_date(found.created)}),
         **{f"x-ms-meta-{name}": value for name, value in found.metadata.items()},
     }
     if call.method == "HEAD":
@@ -359,11 +361,19 @@ def find(world: World, call: Call) -> Found:
             bool(blob.leased_by),
             blob.copy_status,
             blob.sequence,
+            blob.created,
         )
     found = blob.snapshots.get(call.query["snapshot"])
     if found is None:
         raise _blob_not_found()
-    return Found(found.content, found.etag, found.modified, found.metadata, sequence=found.sequence)
+    return Found(
+        found.content,
+        found.etag,
+        found.modified,
+        found.metadata,
+        sequence=found.sequence,
+        created=blob.created,
+    )
 
 
 def _blob_not_found() -> Problem:

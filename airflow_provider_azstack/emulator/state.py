@@ -102,6 +102,10 @@ class Blob:
     leased_by: str = ""  # the id of the VM that has it attached, or a lease id
     copy_status: str = ""  # of what Copy Blob made: success or failed
     sequence: int = 0  # a number that writers may insist on
+    created: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.created = self.modified
 
 
 @dataclass

@@ -67,6 +67,17 @@ def test_a_blob_snapshot_is_made_once(account: Account) -> None:
     assert found[0].metadata == TAGS
 
 
+def test_when_a_blob_was_created_tells_it_from_another_of_its_name(
+    account: Account, emulator: Emulator
+) -> None:
+    """x-ms-creation-time, of 2017-11-09 and later; what is written later changes nothing of it."""
+    before = account.storage.properties(account.id, account.url)
+    account.disk.write(0, b"x" * 4096)
+    after = account.storage.properties(account.id, account.url)
+    assert before.created_at.endswith("GMT")
+    assert after.created_at == before.created_at
+
+
 def test_reading_and_differences_of_a_blob(account: Account) -> None:
     account.disk.write(0, b"a" * 8192)
     first = account.storage.snapshot_blob(account.id, account.url, {"n": "1"})

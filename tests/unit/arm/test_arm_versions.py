@@ -11,7 +11,7 @@ from airflow_provider_azstack.arm.versions import (
     profile_named,
     resource_type,
 )
-from airflow_provider_azstack.emulator import DiskSpec, Emulator
+from airflow_provider_azstack.emulator import DiskSpec, Emulator, versions
 from airflow_provider_azstack.errors import ConfigurationError, UnsupportedStack
 
 pytestmark = pytest.mark.tier1
@@ -158,6 +158,23 @@ def test_a_stack_without_our_versions_is_refused_by_name(emulator: Emulator) -> 
     )
     emulator.faults.answer("GET", r"/providers/Microsoft\.Compute\?", 200, body=body)
     with stack_of(emulator) as stack, pytest.raises(UnsupportedStack, match="it has 2015-06-15"):
+        stack.check_versions(emulator.subscription_id)
+
+
+@pytest.mark.parametrize(
+    ("disks", "advice"),
+    [
+        (("2019-03-01", "2017-03-30"), "API profile to 2019-03-01-hybrid"),
+        (("2019-03-01",), "none of our API profiles fits it"),
+    ],
+)
+def test_the_profile_that_fits_a_stack_is_named(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, disks: tuple[str, ...], advice: str
+) -> None:
+    """Build 2008 has most of the newer profile, and no 2019-07-01 of disks."""
+    for kind in ("disks", "snapshots"):
+        monkeypatch.setitem(versions.SUPPORTED, f"Microsoft.Compute/{kind}", disks)
+    with stack_of(emulator) as stack, pytest.raises(UnsupportedStack, match=advice):
         stack.check_versions(emulator.subscription_id)
 
 
