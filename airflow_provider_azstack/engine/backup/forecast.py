@@ -19,7 +19,14 @@ from msgspec.structs import replace
 from airflow_provider_azstack.config import MEGABYTE, BackupHost
 from airflow_provider_azstack.engine.backup.parts import AtOnce
 from airflow_provider_azstack.engine.backup.past import UNMEASURED_BYTES_PER_SECOND, Rates
-from airflow_provider_azstack.engine.backup.simulate import Given, Piece, Site, Task, simulate
+from airflow_provider_azstack.engine.backup.simulate import (
+    Ended,
+    Given,
+    Piece,
+    Site,
+    Task,
+    simulate,
+)
 from airflow_provider_azstack.engine.pace import shares
 from airflow_provider_azstack.model import (
     HostForecast,
@@ -136,22 +143,26 @@ def with_forecast(
         stop_starting=_from(now, job.stop_starting_at if job else None, costs),
         stop_running=_from(now, job.stop_running_at if job else None, costs),
     )
-    return tuple(
-        replace(
-            manifest,
-            forecast=HostForecast(
-                host=manifest.host,
-                made_at=now,
-                streams=ended.streams,
-                workloads=len(manifest.workloads),
-                vms=len({vm.key for workload in manifest.workloads for vm in workload.vms}),
-                expected_bytes=sum(workload.expected_bytes for workload in manifest.workloads),
-                busy_seconds=round(ended.busy_seconds, 3),
-                end_seconds=round(ended.end_seconds + costs.run, 3) if ended.end_seconds else 0.0,
-                left_out=ended.left_out,
-            ),
-        )
-        for manifest, ended in zip(timed, simulate(sites, given), strict=True)
+    found = []
+    counted: set[str] = set()  # a VM whose pieces several hosts leave out is one VM
+    for manifest, ended in zip(timed, simulate(sites, given), strict=True):
+        left_out = set(ended.left_out) - counted
+        counted |= left_out
+        forecast = _forecast(manifest, ended, now, costs)
+        found.append(replace(manifest, forecast=replace(forecast, left_out=len(left_out))))
+    return tuple(found)
+
+
+def _forecast(manifest: Manifest, ended: Ended, now: datetime, costs: Costs) -> HostForecast:
+    return HostForecast(
+        host=manifest.host,
+        made_at=now,
+        streams=ended.streams,
+        workloads=len(manifest.workloads),
+        vms=len({vm.key for workload in manifest.workloads for vm in workload.vms}),
+        expected_bytes=sum(workload.expected_bytes for workload in manifest.workloads),
+        busy_seconds=round(ended.busy_seconds, 3),
+        end_seconds=round(ended.end_seconds + costs.run, 3) if ended.end_seconds else 0.0,
     )
 
 
@@ -243,7 +254,9 @@ def _task(workload: Workload, host: BackupHost, rates: Rates, costs: Costs) -> T
     # What no other stream reads is taken together: the sum is the same, and found sooner.
     alone = [piece for piece in pieces if not piece.disk]
     shared = [piece for piece in pieces if piece.disk]
-    return Task((*shared, *([_together(alone)] if alone else ())), len(workload.vms))
+    return Task(
+        (*shared, *([_together(alone)] if alone else ())), tuple(vm.key for vm in workload.vms)
+    )
 
 
 def _together(pieces: Iterable[Piece]) -> Piece:

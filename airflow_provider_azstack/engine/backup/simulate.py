@@ -30,7 +30,7 @@ class Task(NamedTuple):
     """A workload."""
 
     pieces: tuple[Piece, ...]
-    vms: int = 1
+    vms: tuple[str, ...] = ("",)  # whose they are
 
 
 class Site(NamedTuple):
@@ -58,7 +58,7 @@ class Ended(NamedTuple):
     streams: int
     end_seconds: float  # when its last stream ended
     busy_seconds: float  # of all its streams together
-    left_out: int  # VMs that the window left no time for
+    left_out: tuple[str, ...]  # VMs that the window left no time for, once for each workload
 
     def idle(self, run_seconds: float) -> float:
         """Return which share of its streams' time it had nothing to do while the run went on."""
@@ -108,14 +108,19 @@ class _State:
     begun: list[int] = field(default_factory=list)  # tasks, by site
     ends: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
-    stopped: list[int] = field(default_factory=list)  # VMs, by site
+    stopped: list[list[str]] = field(default_factory=list)  # VMs, by site
 
 
 def simulate(sites: Sequence[Site], given: Given | None = None) -> tuple[Ended, ...]:
     """Let all hosts work through their workloads, and return how each fared."""
     count = len(sites)
     state = _State(
-        sites, given or Given(), 0.0, [], [0] * count, [0.0] * count, [0.0] * count, [0] * count
+        sites,
+        given or Given(),
+        begun=[0] * count,
+        ends=[0.0] * count,
+        busy=[0.0] * count,
+        stopped=[[] for _ in sites],
     )
     _start(state)
     while state.active:
@@ -128,7 +133,7 @@ def simulate(sites: Sequence[Site], given: Given | None = None) -> tuple[Ended, 
             site.streams,
             state.ends[n],
             state.busy[n],
-            state.stopped[n] + sum(task.vms for task in site.tasks[state.begun[n] :]),
+            (*state.stopped[n], *(vm for task in site.tasks[state.begun[n] :] for vm in task.vms)),
         )
         for n, site in enumerate(sites)
     )

@@ -163,6 +163,18 @@ def test_a_big_disk_on_two_hosts_is_held_up_by_its_figure() -> None:
     assert end == pytest.approx(500 * GIB / (145 * MB), rel=0.01), "8 streams of 40 MB/s"
 
 
+def test_a_vm_in_pieces_is_left_out_once() -> None:
+    """However many pieces of it the hosts have no time for."""
+    terms = Terms(POLICY, Caps(disk=8), split_bytes=8 * GIB)
+    vms, hosts = [machine(1, [500 * GIB], sku=PREMIUM)], [host("a", 1), host("b", 1)]
+    job = windowed(0.5)
+    manifests = prepare(job, vms, hosts, terms, Past([]), now=NOW)
+    assert sum(len(manifest.workloads) for manifest in manifests) > 4
+    forecasts = [m.forecast for m in manifests if m.forecast]
+    assert sum(forecast.left_out for forecast in forecasts) == 1
+    assert "1 VMs would be left out" in outlook.verdict(job, forecasts)
+
+
 def windowed(hours: float) -> Job:
     return replace(JOB, stop_starting_at=NOW + timedelta(hours=hours))
 
