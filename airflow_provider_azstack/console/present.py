@@ -89,7 +89,7 @@ def show(
         _print_json(list(rows))
     elif rows:
         cells = [[_cell(column, row.get(column)) for column in columns] for row in rows]
-        right = [_is_number(rows[0].get(column)) for column in columns]
+        right = [any(_is_number(row.get(column)) for row in rows) for column in columns]
         _print_table(cells, right=right, head=[_title(column) for column in columns], title=title)
 
 

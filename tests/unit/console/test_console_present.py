@@ -61,6 +61,13 @@ def test_tables_have_units_and_json_is_exact(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "read    0 bytes\nbudget  2.0 MB\n"
 
 
+def test_numbers_are_in_line_at_their_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether or not the first row has one."""
+    rows = [{"vm": "a", "age_hours": ""}, {"vm": "b", "age_hours": 1.5}]
+    show(rows, "table", ("vm", "age_hours"))
+    assert capsys.readouterr().out == "vm    age\na\nb   1.5 h\n"
+
+
 def test_where_there_is_nothing_words_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     show([], "table", ("vm",), nothing="no restore point yet")
     assert capsys.readouterr() == ("", "no restore point yet\n")
