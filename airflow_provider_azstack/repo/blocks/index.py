@@ -13,16 +13,17 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from airflow_provider_azstack.errors import MissingBlock, ObjectNotFound, StoreError, Tampered
 from airflow_provider_azstack.repo.blocks import segments
-from airflow_provider_azstack.repo.blocks.index_file import IndexFile, is_damage
+from airflow_provider_azstack.repo.blocks.index_file import DATABASE_ERRORS, IndexFile, is_damage
 from airflow_provider_azstack.repo.blocks.index_load import Loader, drop, transaction
-from airflow_provider_azstack.repo.blocks.packs import Entry, PackContents, pack_id
-from airflow_provider_azstack.repo.parallel import in_parallel
+from airflow_provider_azstack.repo.blocks.packs import Entry, PackContents, is_plausible, pack_id
+from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.sealing.records import BadBlock, Records
 from airflow_provider_azstack.store.base import ObjectInfo
 
@@ -32,6 +33,10 @@ _FETCHERS = 8  # each keeps up to two segments in memory until their rows are in
 # Rows that are sorted and put into the tree together, while other processes wait: 128 MiB.
 _ROWS = 2_000_000
 _TOLD = 100  # segments
+# From here on, their folders are listed by themselves: 256 requests, many at once, in place of
+# pages of a thousand packs, one after the other.
+_MANY_PACKS = 16_000
+_FOLDERS = tuple(f"packs/{number:02x}/" for number in range(256))
 _ATTEMPTS = 5
 
 _LOCATIONS = """
@@ -88,11 +93,14 @@ class Index:
         self._directory = cache_directory
         self._lock = threading.RLock()
         self._file = IndexFile(cache_directory)
+        self._proven: Index | None = None
 
     def close(self) -> None:
         """Let go of the database."""
         with self._lock:
             self._file.close()
+            if self._proven is not None:
+                self._proven.close()
 
     def refresh(self) -> None:
         """
@@ -104,13 +112,14 @@ class Index:
         with self._lock:
             try:
                 self._refresh()
-            except sqlite3.DatabaseError as error:
+            except DATABASE_ERRORS as error:
                 if not is_damage(error):
                     raise self._broken(error) from None
                 self._file.report_damage()
                 self._file.close()
                 self._file = IndexFile(self._directory)
-                self._refresh()
+                with self.database():
+                    self._refresh()
 
     def admit(self, condemned: frozenset[str], bad: Iterable[BadBlock]) -> None:
         """
@@ -123,7 +132,7 @@ class Index:
             database.execute("DELETE FROM bad")
             packs = (
                 (pack_id(info.name), info.size_bytes)
-                for info in self._records.store.list("packs/")
+                for info in self.listed_packs()
                 if info.name not in condemned
             )
             database.executemany(
@@ -134,6 +143,26 @@ class Index:
                 "INSERT OR IGNORE INTO bad SELECT ?, number FROM packs WHERE id = ?",
                 ((block.block_id, bytes.fromhex(block.pack)) for block in bad),
             )
+
+    def listed_packs(self) -> Iterator[ObjectInfo]:
+        """Yield the packs that the store lists now."""
+        store = self._records.store
+        if store.is_near or self._known_packs() < _MANY_PACKS:
+            yield from store.list("packs/")
+            return
+
+        def listing(folder: str) -> list[ObjectInfo]:
+            return list(store.list(folder))
+
+        # A listing comes page by page, and none can be asked for before the one before it.
+        threads = at_once(store)
+        with closing(in_parallel(listing, _FOLDERS, threads, ahead_of_each=1)) as found:
+            yield from chain.from_iterable(found)
+
+    def _known_packs(self) -> int:
+        with self.database() as database:
+            [(count,)] = database.execute("SELECT COUNT(*) FROM packs")
+        return int(count)
 
     def usable(self, block_id: bytes) -> bool:
         """Tell whether a writer need not store this block."""
@@ -178,7 +207,26 @@ class Index:
         return [
             Location(pack, Entry(block_id, offset, sealed, raw))
             for pack, offset, sealed, raw, _ in rows
+            if _is_sound(pack, offset, sealed, raw)
         ]
+
+    def without_cache(self) -> "Index | None":
+        """
+        Return what the store says where this host's cache may lie; None where there is no cache.
+
+        Nothing proves the rows of a cache, unlike all that comes from the store.
+        """
+        with self._lock:
+            if self._directory is None:
+                return None
+            if self._proven is None:
+                self._proven = Index(self._records)
+                self._proven.refresh()
+            return self._proven
+
+    def report_lie(self) -> None:
+        """Say that the cache had something wrong: whoever opens it next starts a new one."""
+        self._file.report_damage()
 
     def add(self, name: str, packs: Sequence[PackContents]) -> None:
         """Take up a segment of our own, which is durable, as are its packs."""
@@ -204,7 +252,7 @@ class Index:
         with self._lock:
             try:
                 yield self._file.connection
-            except sqlite3.DatabaseError as error:
+            except DATABASE_ERRORS as error:
                 if is_damage(error):
                     self._file.report_damage()
                 raise self._broken(error) from None
@@ -219,7 +267,7 @@ class Index:
             except ObjectNotFound:
                 continue  # replaced since it was listed; what replaced it is there already
             # Only what was known before the listing: another process may have added newer ones.
-            drop(database, iter(known - listed.keys()))
+            drop(database, known - listed.keys())
             with transaction(database, "DEFERRED"):
                 database.execute("DELETE FROM seen")
                 database.executemany(
@@ -263,7 +311,15 @@ class Index:
 
     def _broken(self, error: Exception) -> StoreError:
         where = self._directory or "the temporary directory"
-        return StoreError(f"the index database in {where} failed: {error}; free space, try again")
+        advice = "it is made anew when you try again" if is_damage(error) else "free space, try again"
+        return StoreError(f"the index database in {where} failed: {error}; {advice}")
+
+
+def _is_sound(pack: object, *numbers: object) -> bool:
+    if not isinstance(pack, bytes) or not all(isinstance(number, int) for number in numbers):
+        return False
+    offset, sealed, raw = map(int, numbers)  # type: ignore[call-overload]
+    return len(pack) == ID_BYTES and is_plausible(Entry(b"", offset, sealed, raw))
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -87,7 +87,8 @@ def prune(
         for dead in sorted(dead_sessions):
             repository.fence(dead)  # C1
         session = room.with_room(repository, lambda: repository.open_session(purpose, run=run))
-    index = Index(repository.records, repository.cache_directory)
+    # Without the cache: no bit that flipped on this host may say what can be deleted.
+    index = Index(repository.records)
     try:
         collector = _Collector(repository, session, index, threads)
         return collector.run(frozenset(dead_sessions), confirm)
@@ -166,7 +167,7 @@ class _Collector:
         found = condemned.read(repository)
         packs = {
             info.name: info.size_bytes
-            for info in repository.store.list("packs/")
+            for info in self._index.listed_packs()
             if pack_id(info.name) is not None
         }
         own = self._session.id if self._session else ""

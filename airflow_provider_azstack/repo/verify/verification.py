@@ -83,7 +83,8 @@ def verify(
     if days < 1 or (budget_bytes is not None and budget_bytes < 1):
         raise ConfigurationError("verification needs a budget and a number of days above 0")
     session = repository.open_session(purpose)
-    index = Index(repository.records, repository.cache_directory)
+    # Without the cache: what is said here is about the store, not about this host.
+    index = Index(repository.records)
     try:
         run = _Verification(
             repository, session, index, mode=mode, threads=threads, progress=progress, clock=clock
@@ -164,7 +165,7 @@ class _Verification:
         known = list(_readable_bad_blocks(self._repository))
         self._known_bad.update(known)
         self._index.admit(frozenset(), known)
-        for age in self._survey.list_packs(self._repository.store.list("packs/")):
+        for age in self._survey.list_packs(self._index.listed_packs()):
             problem = f"has {age.info.size_bytes} bytes, and the index says otherwise"
             self._judge(Checked(age.info, problem=problem))
 

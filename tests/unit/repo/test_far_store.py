@@ -10,6 +10,7 @@ from support.points import back_up_vm, vm_key
 from support.repositories import PASSPHRASE, new_repository, noise
 from support.stores import MemoryStore
 
+from airflow_provider_azstack.repo.blocks import index
 from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.points.forget import forget
 from airflow_provider_azstack.repo.prune.collector import prune
@@ -25,16 +26,17 @@ VMS = 8
 
 class Far(StoreWrapper):
     """
-    Counts requests, and answers those of one kind only when ``together`` of them wait for it.
+    Counts requests, and answers none of one kind before two of them were under way at once.
 
     Whoever sends them one after the other gets his first answer after the time limit, as an error.
     """
 
-    def __init__(self, inner: Store, verb: str = "", prefix: str = "", together: int = 2) -> None:
+    def __init__(self, inner: Store, verb: str = "", prefix: str = "") -> None:
         super().__init__(inner)
         self.asked = Counter[tuple[str, str]]()
         self._of_interest = verb, prefix
-        self._barrier = threading.Barrier(together)
+        self._is_alone = threading.Lock()
+        self._met = threading.Event()
 
     def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
         self._count("put", name)
@@ -68,7 +70,10 @@ class Far(StoreWrapper):
         self.asked[verb, name.partition("/")[0]] += 1
         wanted, prefix = self._of_interest
         if verb == wanted and name.startswith(prefix):
-            self._barrier.wait(timeout=5)
+            if not self._is_alone.acquire(blocking=False):
+                self._met.set()
+            elif not self._met.wait(timeout=5):
+                raise AssertionError(f"{verb} {name} is under way alone")
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +212,14 @@ def test_a_verification_reads_the_image_of_each_newest_point_once(store: MemoryS
     repository = reopen_at(far)
     verify(repository, "full")
     assert far.asked["get", "images"] == VMS
+
+
+def test_many_packs_are_listed_folder_by_folder(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together, and all of them: what is looked at is the same."""
+    few = verify(reopen_at(store), "structure")
+    monkeypatch.setattr(index, "_MANY_PACKS", VMS)
+    many = verify(reopen_at(Far(store, "list", "packs/")), "structure")
+    assert (few.packs, few.pack_bytes) == (many.packs, many.pack_bytes) == (VMS, few.pack_bytes)
+    assert many.is_sound
