@@ -119,15 +119,15 @@ def read_store_options(file: str) -> dict[str, Secret]:
 
 def read_passphrase(args: Namespace, prefix: str = "", *, ask: Ask = getpass) -> Secret:
     """Return the passphrase: of the file, else of the environment, else asked for."""
-    return _given_passphrase(args, prefix) or Secret(ask(_prompt(prefix)))
+    return _given_passphrase(args, prefix) or Secret(_typed(ask, _prompt(prefix)))
 
 
 def read_new_passphrase(args: Namespace, prefix: str = "", *, ask: Ask = getpass) -> Secret:
     """Return a passphrase that nothing is locked with yet; one that is typed is asked for twice."""
     if given := _given_passphrase(args, prefix):
         return given
-    typed = ask(_prompt(prefix))
-    if ask("Once more: ") != typed:
+    typed = _typed(ask, _prompt(prefix))
+    if _typed(ask, "Once more: ") != typed:
         raise ConfigurationError("these were two different passphrases")
     return Secret(typed)
 
@@ -186,6 +186,13 @@ def _given_passphrase(args: Namespace, prefix: str) -> Secret | None:
             f"no passphrase: give --{prefix}passphrase-file, or set {variable}_FILE or {variable}"
         )
     return None
+
+
+def _typed(ask: Ask, prompt: str) -> str:
+    try:
+        return ask(prompt)
+    except EOFError:
+        raise ConfigurationError("no passphrase was typed") from None
 
 
 def _cache_directory(args: Namespace, prefix: str) -> Path | None:

@@ -9,6 +9,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.present import DONE, PARTLY, counted, say, show, show_one
 from airflow_provider_azstack.speed import amount
@@ -47,6 +49,8 @@ def collect(
     """Collect, print what was done or would be, and return the exit state."""
     from airflow_provider_azstack.repo.prune.collector import prune  # noqa: PLC0415 - loads cryptography
 
+    if unknown := sorted(set(fence) - set(repository.sessions())):
+        say(f"[yellow]note:[/] there is no session {escape(', '.join(unknown))}")
     report = prune(repository, dry_run=not execute, dead_sessions=fence, confirm=confirm)
     rows = [row._asdict() for row in report.rows]
     if output == "json":

@@ -197,6 +197,19 @@ def test_case_of_a_name_does_not_count(place: Path) -> None:
     assert points_of(repository, "WEB") == points_of(repository, "web") != []
 
 
+def end_of_input(_: str) -> NoReturn:
+    raise EOFError
+
+
+@pytest.mark.tier1
+def test_a_session_that_is_not_there_is_named(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be mistyped, and the one that is meant goes on to hold everything up."""
+    assert main(["prune", "--fence", "typo"]) == 2, "the fixture's images are none"
+    assert "there is no session typo" in capsys.readouterr().err
+
+
 @pytest.mark.tier1
 def test_where_the_passphrase_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file wins over the environment, that over the prompt; without a terminal none asks."""
@@ -213,6 +226,8 @@ def test_where_the_passphrase_comes_from(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert read_passphrase(unnamed, ask=lambda _: "typed").reveal() == "typed"
     assert read_new_passphrase(unnamed, ask=lambda _: "typed").reveal() == "typed"
+    with pytest.raises(ConfigurationError, match="no passphrase was typed"):
+        read_passphrase(unnamed, ask=end_of_input)
     answers = iter(["typed", "mistyped"])
     with pytest.raises(ConfigurationError, match="two different"):
         read_new_passphrase(unnamed, ask=lambda _: next(answers))
