@@ -1,6 +1,6 @@
 """One DAG for each policy file: ``policies/nightly.yaml`` makes the DAG ``azstack_nightly``."""
 
-from airflow_provider_azstack.dag_factory import policy_dag, policy_files
+from airflow_provider_azstack.dag_factory import policy_dags
 
-for file in policy_files():
-    dag = policy_dag(file)
+for dag in policy_dags():
+    globals()[dag.dag_id] = dag

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.dag_factory.backup import backup_dag, policy_dag
+    from airflow_provider_azstack.dag_factory.backup import backup_dag, policy_dag, policy_dags
     from airflow_provider_azstack.dag_factory.policies import policy_files
     from airflow_provider_azstack.dag_factory.restore import restore_dag
     from airflow_provider_azstack.dag_factory.upkeep import (
@@ -25,6 +25,7 @@ __all__ = [
     "backup_dag",
     "janitor_dag",
     "policy_dag",
+    "policy_dags",
     "policy_files",
     "prune_dag",
     "rehearsal_dag",
@@ -35,6 +36,7 @@ __all__ = [
 _ELSEWHERE = {
     "backup_dag": "backup",
     "policy_dag": "backup",
+    "policy_dags": "backup",
     "policy_files": "policies",
     "restore_dag": "restore",
 }

@@ -13,7 +13,7 @@ Invariants: a snapshot or stream runs in its host's pool and queue, never in the
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from airflow.providers.common.compat.sdk import (
     DAG,
     TaskGroup,
     TriggerRule,
+    get_parsing_context,
     task_group,
 )
 
@@ -34,6 +35,7 @@ from airflow_provider_azstack.dag_factory.placement import (
     group_id,
     placement,
 )
+from airflow_provider_azstack.dag_factory.policies import policy_files
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.operators.backup import (
     AcceptManifest,
@@ -108,6 +110,25 @@ def backup_dag(
     return dag
 
 
+def policy_dags(
+    *, config: Config | str | Path | None = None, **dag_arguments: Any
+) -> Iterator[DAG]:
+    """
+    Yield the DAG of each policy file; in a task's process, that of the task alone.
+
+    Each task loads its DAG file again: to build all of its DAGs, 0.02 CPU-s for each policy with
+    eight hosts, would cost every task.
+
+    :param dag_arguments: as for ``policy_dag``.
+    :raises ConfigurationError: the configuration is wrong, or where policies are.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    asked = get_parsing_context().dag_id
+    for file in policy_files():
+        if asked in (None, _dag_id(file)):
+            yield policy_dag(file, config=config, **dag_arguments)
+
+
 def policy_dag(
     file: Path,
     *,
@@ -126,7 +147,7 @@ def policy_dag(
     :raises ConfigurationError: the configuration is wrong, which all policies share.
     """
     config = config if isinstance(config, Config) else load_config(config)
-    dag_id = f"azstack_{_NOT_IN_IDS.sub('_', file.stem)}"
+    dag_id = _dag_id(file)
     try:
         _require_name(file)
         return backup_dag(dag_id, policy=file, config=config, schedule=schedule, **dag_arguments)
@@ -144,6 +165,10 @@ def policy_dag(
     with DAG(dag_id, schedule=schedule or "@daily", **{**defaults, **dag_arguments}) as dag:
         Refuse(task_id="policy", mistake=mistake, **placement(first))
     return dag
+
+
+def _dag_id(file: Path) -> str:
+    return f"azstack_{_NOT_IN_IDS.sub('_', file.stem)}"
 
 
 def _require_name(file: Path) -> None:

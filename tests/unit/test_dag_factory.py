@@ -10,6 +10,7 @@ import pytest
 import support.airflow_home
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseOperator
+from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.sdk.execution_time.hitl import HITLUser
 from airflow.serialization.serialized_objects import DagSerialization
@@ -427,6 +428,22 @@ def test_what_the_dag_file_adds_is_added_to_a_refused_policy_too(policies: Path)
         )
         assert (dag.schedule, dag.on_failure_callback) == ("@hourly", calls.append)
         assert {task.owner for task in dag.tasks} == {"night-shift"}
+
+
+def test_a_task_builds_its_own_dag_only(policies: Path) -> None:
+    """Its process loads the DAG file again, and would build all DAGs for nothing."""
+    for name in ("one", "two", "three"):
+        (policies / f"{name}.yaml").write_text(f"name: {name}\n")
+    [shipped] = [path for path in SHIPPED if path.stem == "azstack_backup"]
+
+    def found() -> set[str]:
+        bag = BundleDagBag(dag_folder=shipped, bundle_path=shipped.parent, bundle_name="shipped")
+        assert bag.import_errors == {}
+        return set(bag.dags)
+
+    assert found() == {"azstack_one", "azstack_two", "azstack_three"}
+    with _airflow_parsing_context_manager(dag_id="azstack_two", task_id="discover"):
+        assert found() == {"azstack_two"}
 
 
 def test_a_file_whose_name_is_no_dags_stops_no_other(policies: Path) -> None:
