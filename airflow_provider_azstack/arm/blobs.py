@@ -264,10 +264,13 @@ class BlobDisk:
                 read,
                 query=query,
                 headers=asked,
-                refusals={400, 404, 409, 501},
+                refusals={400, 404, 405, 409, 501},
                 splittable=splittable,
             )
-        except Refusal as refusal:
+        except (Refusal, AccessDenied) as refusal:
+            # Who was let in to the properties is refused the list, or the reference. All can be
+            # read without, as AzCopy does (ste/sender-pageBlob.go: "nil if ... it was not possible
+            # to get a response"); if access has ended, reading says so.
             raise ChangesUnknown(f"no page list: {refusal}") from None
 
     def _difference(self, snapshot: str, name_suffix: str) -> tuple[str, dict[str, str]]:

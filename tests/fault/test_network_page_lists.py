@@ -1,12 +1,13 @@
 """What the blob service does to page lists and differences, and what we make of it."""
 
 import pytest
-from support.blob_reads import RANGE, Setup
+from support.blob_reads import RANGE, Setup, read
 from support.stacks import MIB, granting
 
 from airflow_provider_azstack.emulator import DiskSpec
 from airflow_provider_azstack.emulator.http import Answer
 from airflow_provider_azstack.errors import (
+    AccessDenied,
     ChangesUnknown,
     IntegrityError,
     Unreachable,
@@ -104,3 +105,18 @@ def test_a_reference_that_is_gone_is_changes_unknown(setup: Setup) -> None:
         disk.changed(0, disk.size_bytes)
     with setup.reader(second) as disk, pytest.raises(ChangesUnknown, match="no reference"):
         disk.changed(0, disk.size_bytes)
+
+
+@pytest.mark.parametrize("status", [403, 405])
+def test_a_page_list_that_is_refused_to_whom_may_read_is_done_without(
+    setup: Setup, status: int
+) -> None:
+    """No page says that the access of a stack's managed disks knows page lists."""
+    setup.faults.answer("GET", "comp=pagelist", status, times=99)
+    with setup.reader() as disk:
+        with pytest.raises(ChangesUnknown, match="no page list"):
+            disk.allocated(0, disk.size_bytes)
+        assert read(disk, 0, RANGE) == setup.content[:RANGE]
+    setup.emulator.behaviour.denied = {"Microsoft.Compute/snapshots/beginGetAccess/action"}
+    with setup.reader() as disk, pytest.raises(AccessDenied):
+        disk.allocated(0, RANGE)
