@@ -14,9 +14,11 @@ import socketserver
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -25,7 +27,7 @@ from xml.sax.saxutils import escape
 from processes import await_all, start, tell
 
 from airflow_provider_azstack.errors import ObjectExists, ObjectNotFound
-from airflow_provider_azstack.store import Store, open_store
+from airflow_provider_azstack.store import ObjectInfo, Store, open_store
 from airflow_provider_azstack.store.local import LocalStore
 
 PAGE = 1000  # objects on a page of a listing, as S3 has
@@ -77,12 +79,20 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.store = LocalStore(directory)
         self.seconds = seconds
+        self._listed: dict[str, list[ObjectInfo]] = {}
         self._counts = Counter[str]()
         self._lock = threading.Lock()
 
     def count(self, verb: str) -> None:
         with self._lock:
             self._counts[verb] += 1
+
+    def listed(self, prefix: str, after: str) -> list[ObjectInfo]:
+        """Return what is listed after a name: for all pages of a listing looked up once."""
+        if not after:
+            self._listed[prefix] = sorted(self.store.list(prefix))
+        found = self._listed[prefix]
+        return found[bisect_right(found, after, key=attrgetter("name")) :]
 
     def taken_counts(self) -> dict[str, int]:
         with self._lock:
@@ -153,7 +163,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.count("LIST")
         prefix = asked.get("prefix", [""])[0]
         after = asked.get("continuation-token", [""])[0]
-        found = sorted(i for i in self.server.store.list(prefix) if i.name > after)
+        found = self.server.listed(prefix, after)
         page = found[:PAGE]
         entries = "".join(
             f"<Contents><Key>{escape(info.name)}</Key><Size>{info.size_bytes}</Size>"
