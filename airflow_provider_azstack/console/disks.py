@@ -56,7 +56,7 @@ def image_name(point: RestorePoint, disk: str) -> str:
     key = disk if disk in images else names.get(disk, "")
     if key not in images:
         raise ConfigurationError(
-            f"restore point {point.id} has no disk {disk!r}, but {', '.join(sorted(images))}"
+            f"restore point {point.id} has no disk {disk!r}: it has {', '.join(sorted(images))}"
         )
     return images[key]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from airflow_provider_azstack.errors import Refused, StoreError, StoreFull
+from airflow_provider_azstack.speed import amount
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -115,9 +116,9 @@ def explained(where: Path | str, needed: Callable[[], int]) -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise StoreError(
-            f"{where} was closed by its reader with {needed()} bytes to come"
+            f"{where} was closed by its reader with {amount(needed())} to come"
         ) from None
     except OSError as error:
         if error.errno in _FULL:
-            raise StoreFull(f"{where}: no room for the {needed()} bytes that it takes") from None
+            raise StoreFull(f"{where}: no room for the {amount(needed())} that it takes") from None
         raise StoreError(f"{where}: {error.strerror or error}") from None

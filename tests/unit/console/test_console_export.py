@@ -104,7 +104,7 @@ def test_a_pipe_that_breaks_is_a_failure(guest: GuestDisk) -> None:
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (["export", "vm-1", "latest", "data-0", "--to", "out"], "has no disk 'data-0', but os"),
+        (["export", "vm-1", "latest", "data-0", "--to", "out"], "has no disk 'data-0': it has os"),
         (["export", "vm-1", "p-9", "os", "--to", "out"], "has no restore point 'p-9'"),
         (["export", "vm-1", "latest", "os", "--to", "/proc/none/out"], "No such file"),
         (["export", "vm-1", "latest", "os", "--to", "taken"], "taken exists"),
