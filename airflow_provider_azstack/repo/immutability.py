@@ -103,7 +103,8 @@ def _judged(name: str, held_until: datetime | None, until: datetime, now: dateti
 
 def _needed(repository: Repository, threads: int) -> tuple[int, list[str]]:
     """Return the number of points, and the names of config, keys, points, images and packs."""
-    index = Index(repository.records, repository.cache_directory)
+    # Without the cache: no bit that flipped on this host may say what need not be held.
+    index = Index(repository.records)
     try:
         going = read_condemned(repository).packs
         packs = list(repository.store.list("packs/"))

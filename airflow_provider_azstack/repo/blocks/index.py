@@ -15,15 +15,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from airflow_provider_azstack.errors import MissingBlock, ObjectNotFound, StoreError, Tampered
 from airflow_provider_azstack.repo.blocks import segments
 from airflow_provider_azstack.repo.blocks.index_file import DATABASE_ERRORS, IndexFile, is_damage
 from airflow_provider_azstack.repo.blocks.index_load import Loader, drop, transaction
 from airflow_provider_azstack.repo.blocks.packs import Entry, PackContents, is_plausible, pack_id
-from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
 from airflow_provider_azstack.repo.parallel import at_once, in_parallel
+from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
 from airflow_provider_azstack.repo.sealing.records import BadBlock, Records
 from airflow_provider_azstack.store.base import ObjectInfo
 
@@ -311,15 +311,15 @@ class Index:
 
     def _broken(self, error: Exception) -> StoreError:
         where = self._directory or "the temporary directory"
-        advice = "it is made anew when you try again" if is_damage(error) else "free space, try again"
+        advice = "try again: it will be made anew" if is_damage(error) else "free space, try again"
         return StoreError(f"the index database in {where} failed: {error}; {advice}")
 
 
-def _is_sound(pack: object, *numbers: object) -> bool:
+def _is_sound(pack: Any, *numbers: Any) -> bool:
+    """Tell whether this may be a place: a damaged row holds anything."""
     if not isinstance(pack, bytes) or not all(isinstance(number, int) for number in numbers):
         return False
-    offset, sealed, raw = map(int, numbers)  # type: ignore[call-overload]
-    return len(pack) == ID_BYTES and is_plausible(Entry(b"", offset, sealed, raw))
+    return len(pack) == ID_BYTES and is_plausible(Entry(b"", *numbers))
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -8,7 +8,7 @@ of its pages once more.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from airflow_provider_azstack.repo.blocks.packs import PackContents
@@ -96,24 +96,13 @@ def transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterat
     database.execute("COMMIT")
 
 
-def drop(database: sqlite3.Connection, names: Iterator[str]) -> None:
+def drop(database: sqlite3.Connection, names: Iterable[str]) -> None:
     """
-    Forget segments. Their blocks count no more at once, and go when they are a quarter of all.
+    Forget segments: nobody who lists them from now on finds them.
 
-    Until then they cost room and nothing else: finding them means to read the whole tree.
+    Their blocks stay for processes that listed them before, until one opens the file alone.
     """
     gone = [(name,) for name in names]
-    if not gone:
-        return
-    with transaction(database):
-        database.executemany("DELETE FROM segments WHERE name = ?", gone)
-        [(total, dead)] = database.execute(
-            "SELECT COALESCE(SUM(blocks), 0), COALESCE(SUM(CASE WHEN segment NOT IN "
-            "(SELECT number FROM segments) THEN blocks END), 0) FROM holdings"
-        )
-        if 4 * dead >= total:
-            for table in ("blocks", "holdings"):
-                database.execute(
-                    f"DELETE FROM {table} "  # noqa: S608 - our own names
-                    "WHERE segment NOT IN (SELECT number FROM segments)"
-                )
+    if gone:
+        with transaction(database):
+            database.executemany("DELETE FROM segments WHERE name = ?", gone)

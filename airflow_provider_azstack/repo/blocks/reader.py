@@ -68,9 +68,24 @@ class BlockReader:
         return self._from_any(block_id, lambda place: Block(*map(bytes, self._open(place))))
 
     def _from_any(self, block_id: bytes, read_at: Callable[[Location], T]) -> T:
+        places = self._locations(block_id)
+        try:
+            return self._first(block_id, places, read_at)
+        except (MissingBlock, Tampered):
+            proven = self._index.without_cache()
+            others = proven.locations(block_id) if proven else []
+            if set(others) <= set(places):
+                raise
+        found = self._first(block_id, others, read_at)
+        self._index.report_lie()
+        return found
+
+    def _first(
+        self, block_id: bytes, places: Iterable[Location], read_at: Callable[[Location], T]
+    ) -> T:
         damage: Tampered | None = None
         gone: list[str] = []
-        for location in self._locations(block_id):
+        for location in places:
             try:
                 return read_at(location)
             except ObjectNotFound:

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from airflow_provider_azstack.repo.blocks import index as index_module
 from airflow_provider_azstack.repo.blocks import segments
 from airflow_provider_azstack.repo.blocks.index import Index
 from airflow_provider_azstack.repo.blocks.packs import Entry, PackContents
+from airflow_provider_azstack.repo.prune import compaction
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sealing.records import (
     AliveSessions,
@@ -109,6 +111,7 @@ def test_blocks_of_segments_that_are_gone_leave_the_cache_in_the_end(
     load(with_cache(store, tmp_path)).close()
     for left in range(7, -1, -1):
         store.delete(names(store, "index/")[0])
+        load(with_cache(store, tmp_path)).close()
         index = load(with_cache(store, tmp_path))
         with index.database() as database:
             [(kept,)] = database.execute("SELECT COUNT(*) FROM blocks")
@@ -116,6 +119,26 @@ def test_blocks_of_segments_that_are_gone_leave_the_cache_in_the_end(
         index.close()
         assert live == left
         assert left <= kept < max(left * 4 / 3 + 0.01, 1)
+
+
+def test_blocks_of_segments_that_are_gone_stay_while_another_process_counts_on_them(
+    store: MemoryStore, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-K14: a completion goes on for minutes; a prune and other runs work beside it."""
+    session = with_cache(store, tmp_path).open_session("backup")
+    blocks = [store_blocks(session, [noise(number)])[0] for number in range(6)]
+    require, reader = session.presence(), session.reader()
+    require(blocks)
+    monkeypatch.setattr(compaction, "MANY_SMALL", 2)
+    assert compaction.compact(repository, load(repository), (), names(store, "packs/")) == 6
+    for _ in range(2):  # twice: what the first forgets, the second could take away
+        load(with_cache(store, tmp_path)).close()
+    require(blocks)
+    assert [reader.read(block) for block in blocks] == [noise(number) for number in range(6)]
+    session.close()
+    index = load(with_cache(store, tmp_path))
+    with index.database() as database:  # nobody counts on them now
+        assert database.execute("SELECT COUNT(*) FROM blocks").fetchone() == (6,)
 
 
 def test_a_stale_process_cannot_bring_back_a_segment(
@@ -241,6 +264,47 @@ def test_a_damaged_cache_is_thrown_away(
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert database.execute("SELECT count(*) FROM blocks").fetchone() == (400,)
     database.close()
+
+
+def test_a_byte_of_the_cache_that_flips_costs_one_try(
+    store: MemoryStore, repository: Repository, tmp_path: Path
+) -> None:
+    """F-S21: SQLite notices some of them; of the others, blocks that cannot be read tell."""
+    contents = [noise(seed, 100) for seed in range(20)]
+    blocks = store_blocks(repository.open_session("a"), contents)
+    load(with_cache(store, tmp_path)).close()
+    [file] = tmp_path.glob("*/index-*.sqlite")
+    good = file.read_bytes()
+    rng = Random(5)
+    for offset in rng.sample([at for at, byte in enumerate(good) if byte], 150):
+        for left in file.parent.iterdir():
+            left.unlink()
+        flipped = bytearray(good)
+        flipped[offset] ^= 1 << rng.randrange(8)
+        file.write_bytes(flipped)
+        found = 0
+        for _ in range(2):
+            cached = Repository(store, repository.keys, cache_directory=tmp_path)
+            reader = cached.reader()
+            try:
+                assert [reader.read(block) for block in blocks] == contents
+                found += 1
+            except StoreError:
+                continue  # found out: the next try has a new file
+            finally:
+                cached.close()
+        assert found, f"byte {offset} keeps blocks from being read for ever"
+
+
+def test_what_is_lost_is_not_blamed_on_the_cache(
+    store: MemoryStore, repository: Repository, tmp_path: Path
+) -> None:
+    [block] = store_blocks(repository.open_session("a"), [noise(1)])
+    store.lose(store.names("packs/"))
+    for _ in range(2):
+        with pytest.raises(MissingBlock, match="is gone"):
+            with_cache(store, tmp_path).reader().read(block)
+    assert not list(tmp_path.glob("*/*.damaged"))
 
 
 def test_a_damaged_cache_that_others_have_open_is_left_alone(

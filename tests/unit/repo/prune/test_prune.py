@@ -1,6 +1,9 @@
 """What a collector deletes, and what it keeps."""
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -15,6 +18,7 @@ from support.pruning import (
 )
 from support.repositories import a_set, reopen
 
+from airflow_provider_azstack.errors import MissingBlock
 from airflow_provider_azstack.model import Job, JobRecord
 from airflow_provider_azstack.repo.blocks.packs import OWNER_BYTES
 from airflow_provider_azstack.repo.prune import litter, liveness
@@ -55,6 +59,23 @@ def test_the_index_names_no_pack_that_is_gone(repository: Repository) -> None:
     index.refresh()
     with index.database() as database:
         assert {pack.hex() for (pack,) in database.execute("SELECT id FROM packs")} == packs
+
+
+def test_a_cache_that_lies_deletes_nothing(repository: Repository, tmp_path: Path) -> None:
+    """F-S22: a bit that flipped in this host's cache put blocks into another pack."""
+    cached = Repository(repository.store, repository.keys, cache_directory=tmp_path)
+    reader = cached.reader()
+    with pytest.raises(MissingBlock):
+        reader.read(bytes(32))  # loads it
+    cached.close()
+    [file] = tmp_path.glob("*/index-*.sqlite")
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        packs = [number for (number,) in database.execute("SELECT number FROM packs")]
+        assert len(packs) > 4
+        database.execute("UPDATE blocks SET pack = ? WHERE raw > 4000", (packs[-1],))
+    report = prune(cached, dead_sessions=[used().dead])
+    assert len(report.of("condemn")) == 5
+    assert_repository_sound(repository, used().expected)
 
 
 def test_a_dry_run_writes_nothing_and_foresees_all(repository: Repository) -> None:
