@@ -9,8 +9,8 @@ have it was asked.
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Protocol, TypeVar
 
 from airflow_provider_azstack.errors import MissingBlock, ObjectNotFound, ShortRead, Tampered
@@ -24,9 +24,11 @@ from airflow_provider_azstack.repo.blocks.packs import (
     Entry,
     pack_name,
 )
+from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.sealing.records import Records
 
 _CIPHERS_KEPT = 1024
+_PACKS_AT_ONCE = 8  # of a store that is far away
 
 T = TypeVar("T")
 
@@ -127,17 +129,23 @@ class BlockReader:
         for place in filter(None, map(self.locate, dict.fromkeys(block_ids))):
             of_pack[place.pack].append(place.entry)
         found: dict[bytes, bytes] = {}
-        for pack, entries in of_pack.items():
-            with suppress(ObjectNotFound, ShortRead, Tampered):
-                found.update(self._read_from(pack, entries))
+        threads = min(at_once(self._records.store), _PACKS_AT_ONCE, len(of_pack))
+        with closing(in_parallel(self._read_from, of_pack.items(), threads)) as blocks:
+            for of_one in blocks:
+                found.update(of_one)
         return _ReadAhead(self, found)
 
-    def _read_from(self, pack: bytes, entries: Sequence[Entry]) -> Iterator[tuple[bytes, bytes]]:
-        places = [(entry.offset, RECORD_BYTES + entry.sealed) for entry in entries]
-        cipher, records = self._fetch(pack, places)
-        for entry, record in zip(entries, records, strict=True):
-            block = cipher.open(entry, memoryview(record), self._codec)
-            yield entry.block_id, bytes(block.data)
+    def _read_from(self, wanted: tuple[bytes, list[Entry]]) -> dict[bytes, bytes]:
+        """Return blocks of one pack, as far as they can be read."""
+        pack, entries = wanted
+        found: dict[bytes, bytes] = {}
+        with suppress(ObjectNotFound, ShortRead, Tampered):
+            places = [(entry.offset, RECORD_BYTES + entry.sealed) for entry in entries]
+            cipher, records = self._fetch(pack, places)
+            for entry, record in zip(entries, records, strict=True):
+                block = cipher.open(entry, memoryview(record), self._codec)
+                found[entry.block_id] = bytes(block.data)
+        return found
 
     def _missing(self, block_id: bytes, gone: list[str]) -> MissingBlock:
         reason = f"{', '.join(gone)} is gone" if gone else "no index segment names it"

@@ -7,7 +7,8 @@ states; an image whose regions do not add up to its size is refused before anyth
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from threading import Lock
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from airflow_provider_azstack.errors import IntegrityError, MissingBlock, Tamper
 from airflow_provider_azstack.model import Extent, Image
 from airflow_provider_azstack.repo.blocks.gather import Gathered, Gatherer
 from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
-from airflow_provider_azstack.repo.blocks.reader import BlockReader
+from airflow_provider_azstack.repo.blocks.reader import BlockReader, CanRead
 from airflow_provider_azstack.repo.images.overlay import between
 from airflow_provider_azstack.repo.images.runs import BLOCK_ID_BYTES, Run, load_runs
 
@@ -123,17 +124,12 @@ class ImageReader:
         ahead: deque[tuple[list[_Cell], Gathered]] = deque()
         with Gatherer(self._reader, threads) as gatherer:
             for window in _windows(self._cells(start, stop, on_damage)):
-                ahead.append((window, gatherer.gather(self._wanted(window))))
+                runs = chain.from_iterable(cell.runs for cell in window)
+                ahead.append((window, gatherer.gather(self._missing(runs))))
                 if len(ahead) > 1:
                     yield from self._pieces(*ahead.popleft(), on_damage)
             while ahead:
                 yield from self._pieces(*ahead.popleft(), on_damage)
-
-    def _wanted(self, window: list[_Cell]) -> Iterator[bytes]:
-        """Yield the blocks of a window that are not in memory, each once, in order."""
-        ids = dict.fromkeys(run.block_id for cell in window for run in cell.runs if run.block_id)
-        with self._lock:
-            return iter([block_id for block_id in ids if block_id not in self._blocks])
 
     def _pieces(
         self, window: list[_Cell], gathered: Gathered, on_damage: OnDamage | None
@@ -220,8 +216,16 @@ class ImageReader:
 
     def _assemble(self, runs: Sequence[Run]) -> bytes:
         blocks: dict[bytes, bytes] = {}  # a fragmented cell refers to one block many times
-        parts = [self._part(run, blocks, self._reader.read) for run in runs]
+        missing = self._missing(runs)
+        reader: CanRead = self._reader.read_ahead(missing) if len(missing) > 1 else self._reader
+        parts = [self._part(run, blocks, reader.read) for run in runs]
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _missing(self, runs: Iterable[Run]) -> list[bytes]:
+        """Return the blocks that are not in memory, each once, in order."""
+        ids = dict.fromkeys(run.block_id for run in runs if run.block_id)
+        with self._lock:
+            return [block_id for block_id in ids if block_id not in self._blocks]
 
     def _part(self, run: Run, blocks: dict[bytes, bytes], fetch: Callable[[bytes], bytes]) -> bytes:
         if run.block_id is None:

@@ -34,7 +34,7 @@ class Far(StoreWrapper):
     def __init__(self, inner: Store, verb: str = "", prefix: str = "") -> None:
         super().__init__(inner)
         self.asked = Counter[tuple[str, str]]()
-        self._of_interest = verb, prefix
+        self.of_interest = verb, prefix
         self._is_alone = threading.Lock()
         self._met = threading.Event()
 
@@ -68,7 +68,7 @@ class Far(StoreWrapper):
 
     def _count(self, verb: str, name: str) -> None:
         self.asked[verb, name.partition("/")[0]] += 1
-        wanted, prefix = self._of_interest
+        wanted, prefix = self.of_interest
         if verb == wanted and name.startswith(prefix):
             if not self._is_alone.acquire(blocking=False):
                 self._met.set()
@@ -223,3 +223,24 @@ def test_many_packs_are_listed_folder_by_folder(
     many = verify(reopen_at(Far(store, "list", "packs/")), "structure")
     assert (few.packs, few.pack_bytes) == (many.packs, many.pack_bytes) == (VMS, few.pack_bytes)
     assert many.is_sound
+
+
+def test_a_cell_of_many_days_waits_once(store: MemoryStore) -> None:
+    """Each day's pages are in that day's pack."""
+    repository = reopen_at(store)
+    disk = SparseDisk(2**20)
+    disk.write(0, noise(99, 2**20))
+    for day in range(4):
+        disk.freeze()
+        disk.write(day * 2**17, noise(100 + day, 4096))
+        point = back_up_vm(repository, {"os": disk}, number=VMS, day=day)
+    far = Far(store)
+    repository = reopen_at(far)
+    image = ImageReader(repository.image(point.images[0].image), repository.reader())
+    image.runs(0, 2**20)  # the region's runs alone
+    far.asked.clear()
+    far.of_interest = "range", "packs/"
+    data = bytearray(2**20)
+    disk.read_into(0, memoryview(data))
+    assert image.read(0, 2**20) == data
+    assert far.asked["range", "packs"] == 4
