@@ -110,9 +110,7 @@ def add_key(
 
     :raises Refused: there are as many keys as opening is sure to try.
     """
-    good = [key for key in list_keys(repository) if not key.problem]
-    if len(good) >= MAX_KEYS:
-        raise Refused(f"there are {len(good)} keys, which is the most: remove one first")
+    _require_room(repository, MAX_KEYS)
     return _put(repository, passphrase, label, cost)
 
 
@@ -130,7 +128,8 @@ def change_passphrase(
 
     No data is touched, and who has the repository open keeps it open.
 
-    :raises Refused: ``old`` is a recovery key.
+    :raises Refused: ``old`` is a recovery key, or so many keys could not be deleted that opening
+        would not be sure to try one more.
     """
     if old == new:
         raise ConfigurationError("the new passphrase is the old one")
@@ -140,6 +139,7 @@ def change_passphrase(
             "that is the recovery key, which is kept: add a key with the new passphrase, then "
             "remove the key of the lost one"
         )
+    _require_room(repository, MAX_KEYS + 1)
     key_id = _put(repository, new, own[0].label, cost)  # K2
     _delete(repository, own)  # K3
     return key_id
@@ -166,9 +166,21 @@ def remove_keys(
             "this passphrase opens only what would be removed: open the repository with that of "
             "a key that stays"
         )
+    going = [listed[key_id] for key_id in key_ids]
+    if len(listed) >= crypto.MAX_KEYS_TRIED:  # one more might be beyond reach; many others stay
+        _delete(repository, going[:1])
     key_id = _put(repository, passphrase, own[0].label, cost)  # K2
-    _delete(repository, [listed[key_id] for key_id in key_ids] + own)  # K3
+    _delete(repository, going + own)  # K3
     return key_id
+
+
+def _require_room(repository: "Repository", most: int) -> None:
+    good = [key for key in list_keys(repository) if not key.problem]
+    if len(good) >= most:
+        raise Refused(
+            f"there are {len(good)} keys, and one more might not be found by its passphrase: "
+            "remove one first; one that a lock holds can be removed when that has ended"
+        )
 
 
 def _put(repository: "Repository", passphrase: Secret, label: str, cost: Cost) -> str:

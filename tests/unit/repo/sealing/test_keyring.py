@@ -25,6 +25,7 @@ from support.stores import Crash, CrashingStore, MemoryStore
 from airflow_provider_azstack.errors import (
     AccessDenied,
     ConfigurationError,
+    ObjectHeld,
     Refused,
     WrongKey,
 )
@@ -180,6 +181,32 @@ def test_no_more_keys_are_added_than_opening_tries() -> None:
         keyring.add_key(repository, NEW, cost=CHEAP)
     change(repository, PASSPHRASE, NEW)
     assert opens(repository, NEW)
+
+
+def test_keys_that_cannot_be_deleted_lock_nobody_out() -> None:
+    """F-H13: an object lock keeps old keys; a passphrase that was taken opens, however many."""
+
+    class Held(StoreWrapper):
+        def delete(self, name: str) -> None:
+            raise ObjectHeld(f"{name} is held")
+
+    repository, recovery = created()
+    held = reopen(repository, Held(repository.store))
+    used = [recovery, PASSPHRASE]
+    for number in range(keyring.MAX_KEYS - 1):
+        used.append(Secret(f"passphrase {number}"))
+        with pytest.raises(ObjectHeld):
+            change(held, used[-2], used[-1])
+    with pytest.raises(Refused, match="when that has ended"):
+        change(held, used[-1], NEW)
+    first = keyring.list_keys(held)[0].id
+    for _ in range(crypto.MAX_KEYS_TRIED):
+        with pytest.raises(ObjectHeld):
+            remove(held, first, used[-1])
+    assert all(opens(repository, passphrase) for passphrase in used)
+    remove(repository, first, used[-1])  # the lock has ended
+    assert opens(repository, used[-1])
+    assert len(keyring.list_keys(repository)) < crypto.MAX_KEYS_TRIED
 
 
 def test_a_key_that_no_key_holder_wrote_is_shown_as_such() -> None:
