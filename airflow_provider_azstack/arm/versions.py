@@ -4,8 +4,9 @@ The api-versions a stack speaks, by profile and resource type.
 Owns the profile tables and the reading of a resource type from a path; sends nothing.
 Sources: Azure/azure-rest-api-specs, profile/2020-09-01-hybrid.json and 2019-03-01-hybrid.json; for
 blobs, MicrosoftDocs/azure-stack-docs, azure-stack/user/azure-stack-acs-differences.md. Disks know
-2019-07-01 from build 2102 on only (user/azure-stack-managed-disk-considerations.md): a stack of
-build 2008 has most of the newer profile, and takes the older.
+2019-07-01 from build 2102 on only (user/azure-stack-managed-disk-considerations.md), storage
+accounts no 2019-06-01 in build 2008: such a stack has most of the newer profile, and takes the
+older. Newer versions of blobs, which stacks know since build 2301, are not needed.
 Invariant: every request names the version of its own resource type. One version for all cannot
 work: virtual machines and disks differ within one profile, and a stack refuses anything newer.
 """
