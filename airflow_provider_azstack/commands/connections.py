@@ -7,10 +7,15 @@ Invariant: a command whose connections are named, or are the default ones, needs
 
 import os
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from airflow_provider_azstack.config import config_path, load_config
+from airflow_provider_azstack.console.arguments import keeps
 from airflow_provider_azstack.hooks.repository import RepositoryHook
 from airflow_provider_azstack.hooks.stack import AzureStackHook
+
+if TYPE_CHECKING:
+    from airflow_provider_azstack.repo.repository import Repository
 
 
 def stack_hook(args: Namespace) -> AzureStackHook:
@@ -23,6 +28,15 @@ def repository_hook(args: Namespace) -> RepositoryHook:
     """Return the hook of ``--repository-conn-id``, else of the configuration's repository."""
     named = args.repository_conn_id or _configured(args, "repository_conn_id")
     return RepositoryHook(named or RepositoryHook.default_conn_name)
+
+
+def open_repository(args: Namespace) -> "Repository":
+    """Open the repository; what a task's log would tell of its cache is said, for logs are off."""
+    hook = repository_hook(args)
+    repository = hook.get_conn()
+    if cache := repository.cache_directory:
+        keeps(cache.parent, f"cache_directory of connection {hook.repository_conn_id}")
+    return repository
 
 
 def _configured(args: Namespace, key: str) -> str:

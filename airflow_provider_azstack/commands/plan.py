@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pendulum
 from rich.markup import escape
 
-from airflow_provider_azstack.commands.connections import repository_hook, stack_hook
+from airflow_provider_azstack.commands.connections import open_repository, stack_hook
 from airflow_provider_azstack.commands.console import command
 from airflow_provider_azstack.config import load_config
 from airflow_provider_azstack.console.estimate import show_estimate
@@ -50,7 +50,7 @@ def plan(args: Namespace) -> int:
         inventory.vms,
         config.backup_hosts(policy.hosts),
         Terms(policy, config.caps, config.split_bytes),
-        Past(repository_hook(args).get_conn().job_outlines()),
+        Past(open_repository(args).job_outlines()),
         now=start,
     )
     return _show(args, policy, job, inventory, manifests)
@@ -59,7 +59,7 @@ def plan(args: Namespace) -> int:
 @command
 def estimate(args: Namespace) -> int:
     """Print how well what was expected of a job held."""
-    return show_estimate(repository_hook(args).get_conn(), args.run, args.output)
+    return show_estimate(open_repository(args), args.run, args.output)
 
 
 @command
@@ -68,7 +68,7 @@ def simulate(args: Namespace) -> int:
     config = None if args.fleet else load_config(args.config)
     return show_simulation(
         args,
-        lambda: repository_hook(args).get_conn(),
+        lambda: open_repository(args),
         config.backup_hosts() if config else (),
         config.caps if config else None,
     )

@@ -7,7 +7,7 @@ Invariant: the same tables and exit states as ``azstack forget`` and ``azstack p
 
 from argparse import Namespace
 
-from airflow_provider_azstack.commands.connections import repository_hook
+from airflow_provider_azstack.commands.connections import open_repository
 from airflow_provider_azstack.commands.console import command
 from airflow_provider_azstack.console.forget import forget_by_rule
 from airflow_provider_azstack.console.prune import collect
@@ -19,7 +19,7 @@ def forget(args: Namespace) -> int:
     """Forget the restore points that a policy's retention does not keep."""
     policy = load_policy(args.policy)
     return forget_by_rule(
-        repository_hook(args).get_conn(),
+        open_repository(args),
         policy.retention,
         policy=policy.name,
         vm="",
@@ -32,5 +32,5 @@ def forget(args: Namespace) -> int:
 @command
 def prune(args: Namespace) -> int:
     """Show what nothing needs, or delete it."""
-    repository = repository_hook(args).get_conn()
+    repository = open_repository(args)
     return collect(repository, args.fence, args.confirm, args.output, execute=args.execute)

@@ -165,6 +165,21 @@ def read_json(file: str, what: str) -> Mapping[str, object]:
     return found
 
 
+def keeps(directory: Path, called: str) -> bool:
+    """Tell whether an index can be kept in a directory, which is made; say why, where not."""
+    try:
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
+        with TemporaryFile(dir=directory):
+            return True
+    except OSError as error:
+        from airflow_provider_azstack.console.present import say  # noqa: PLC0415 - loads rich
+
+        reason = f"{directory}: {error.strerror or error}"
+        say(f"[yellow]note:[/] {called} is not used, the index is read anew each time: {reason}")
+        return False
+
+
 def _add(parser: _ActionsContainer, name: str, metavar: str, text: str) -> None:
     variable = _variable(name)
     parser.add_argument(
@@ -196,24 +211,9 @@ def _typed(ask: Ask, prompt: str) -> str:
 
 
 def _cache_directory(args: Namespace, prefix: str) -> Path | None:
-    """Return where the index is kept; nowhere, and that is said, where nothing can be kept."""
     name = prefix + "cache-directory"
-    if not (given := _option(args, name)):
-        return None
-    directory = Path(given)
-    try:
-        if not directory.exists():
-            directory.mkdir(mode=0o700, parents=True)
-        with TemporaryFile(dir=directory):
-            return directory
-    except OSError as error:
-        from airflow_provider_azstack.console.present import say  # noqa: PLC0415 - loads rich
-
-        say(
-            f"[yellow]note:[/] --{name} is not used, the index is read anew each time: "
-            f"{given}: {error.strerror or error}"
-        )
-        return None
+    given = _option(args, name)
+    return Path(given) if given and keeps(Path(given), f"--{name}") else None
 
 
 def _prompt(prefix: str) -> str:

@@ -178,6 +178,21 @@ def test_default_connections_need_no_configuration(
     assert call(points.points, config=None, vm="")[0] == 0
 
 
+def test_a_cache_that_cannot_be_written_is_said(
+    site: Site, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Who runs a command need not be who runs the workers."""
+    (tmp_path / "file").touch()
+    every = connections(site.emulator, site.store_url, site.repository.id)
+    fields = every["azstack_repository_default"]
+    fields["extra"]["cache_directory"] = str(tmp_path / "file")
+    monkeypatch.setenv("AIRFLOW_CONN_AZSTACK_REPOSITORY_DEFAULT", json.dumps(fields))
+    state, rows, said = call(points.points, vm="")
+    assert (state, rows) == (0, [])
+    told = "cache_directory of connection azstack_repository_default is not used"
+    assert said.count(told) == 1
+
+
 def test_a_database_that_was_never_made_is_one_line(
     site: Site, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,14 @@ def test_a_plan_says_what_a_run_will_do_and_changes_nothing(site: Site, call: Ca
     assert {last for method, last in asked if method == "POST"} <= {"token"}
 
 
+def test_a_plan_refuses_a_schedule_that_is_none(site: Site, call: Call) -> None:
+    """Before the stack is asked: the scheduler would be the first to find it otherwise."""
+    site.emulator.requests.clear()
+    state, told, said = planned(call, policy_file(site, schedule="61 1 * * *"))
+    assert (state, told, list(site.emulator.requests)) == (2, None, [])
+    assert "schedule: '61 1 * * *' is none" in said
+
+
 def test_a_plan_tells_whether_the_run_ends_inside_its_window(site: Site, call: Call) -> None:
     policy = policy_file(site, timezone="Europe/Berlin", stop_starting_after="06:00")
     state, told, _ = planned(call, policy, at="2026-05-04T22:00")
