@@ -115,7 +115,10 @@ class ApproveRestore(ApprovalOperator):
         if not touched:
             self.log.info("nothing that exists is touched: no approval is needed")
             return None
-        parts = {"Restored:": self.planned["vms"], "What exists and will be changed:": touched}
+        parts = {
+            "Restored:": self.planned.get("vms", []),
+            "What exists and will be changed:": touched,
+        }
         self.body = "\n\n".join(
             line for title, lines in parts.items() for line in (title, _listed(lines))
         )
