@@ -27,6 +27,7 @@ from airflow_provider_azstack.console.present import (
     show,
     show_one,
 )
+from airflow_provider_azstack.console.progress import progress_bar
 from airflow_provider_azstack.errors import ConfigurationError, StoreFull
 from airflow_provider_azstack.speed import amount
 
@@ -171,8 +172,9 @@ def _extract(args: Namespace, disk: "CellCache") -> int:
         keep_owners=os.geteuid() == 0,
     )
     try:
-        for node in nodes:
-            extraction.extract(node)
+        with progress_bar("extracted", None) as advance:
+            for node in nodes:
+                extraction.extract(node, advance)
     except StoreFull as error:
         _tell_kept(args.to, extraction.result())
         needed = amount(sum(map(needed_bytes, nodes)))

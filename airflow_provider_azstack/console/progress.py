@@ -20,8 +20,12 @@ from rich.progress import (
 
 
 @contextmanager
-def progress_bar(text: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """Lend what has to be told how many bytes are behind us."""
+def progress_bar(text: str, total_bytes: int | None) -> Iterator[Callable[[int], None]]:
+    """
+    Lend what has to be told how many bytes are behind us.
+
+    :param total_bytes: None where nobody knows.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

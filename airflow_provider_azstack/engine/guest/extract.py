@@ -71,13 +71,15 @@ class Extraction:
         self._files = self._directories = self._links = self._data_bytes = 0
         self._problems: list[Problem] = []
 
-    def extract(self, node: Node) -> None:
+    def extract(self, node: Node, advance: Callable[[int], object] = lambda _: None) -> None:
         """
         Put a file or a directory under its name into the target; of the root, what is in it.
 
+        :param advance: told again and again how many bytes were written, for other nodes as well.
         :raises Refused: something of that name is there.
         :raises StoreFull: there is no room.
         """
+        self._advance = advance
         folder = self._open_target(node.name)
         try:
             if node.name:
@@ -168,6 +170,7 @@ class Extraction:
                 if data != _ZEROS[: len(data)]:
                     _write_at(file, data, start)
                     copied += len(data)
+                    self._advance(self._data_bytes + copied)
         return copied
 
     def _make_link(self, node: Node, folder: int) -> None:

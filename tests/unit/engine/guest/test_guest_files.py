@@ -169,6 +169,17 @@ def test_what_is_interrupted_leaves_whole_files_and_no_empty_folder(
 
 
 @pytest.mark.tier1
+def test_how_far_it_is_is_told(ext: bytearray, tmp_path: Path) -> None:
+    """Over all that is extracted into one target."""
+    volume, seen = volume_of(ext), list[int]()
+    extraction = Extraction(tmp_path / "out", partition_bytes=len(ext), keep_owners=False)
+    for path in ("/hello.txt", "/sub"):
+        extraction.extract(volume.find(path), seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == extraction.result().data_bytes > 1_000_000
+
+
+@pytest.mark.tier1
 def test_how_much_room_is_needed_is_told(ext: bytearray, tree: Path) -> None:
     """Holes take none, and a file with two names is counted for each."""
     volume = volume_of(ext)
