@@ -24,6 +24,7 @@ from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.verify.rehearsals import (
+    PURPOSE,
     Rehearsal,
     RehearsedDisk,
     put,
@@ -48,15 +49,17 @@ def rehearse(
     point: RestorePoint,
     scratch: Path,
     *,
+    purpose: str = PURPOSE,
     timer: Callable[[], float] = time.monotonic,
 ) -> Rehearsal:
     """
     Restore all disks of a point into ``scratch``, one after the other, and put the evidence.
 
+    :param purpose: what our session says of itself.
     :raises StoreFull: the scratch directory has no room; that says nothing of the backup.
     """
     started_at, started = repository.now(), timer()
-    session = repository.open_session("rehearsal")
+    session = repository.open_session(purpose)
     try:
         with _place_in(scratch) as place:
             disks = tuple(

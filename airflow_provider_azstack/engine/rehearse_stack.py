@@ -47,7 +47,12 @@ from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.restores import Try
 from airflow_provider_azstack.repo.sessions import Session
-from airflow_provider_azstack.repo.verify.rehearsals import Rehearsal, RehearsedDisk, put
+from airflow_provider_azstack.repo.verify.rehearsals import (
+    PURPOSE,
+    Rehearsal,
+    RehearsedDisk,
+    put,
+)
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +87,7 @@ def rehearse_on_stack(
     point: RestorePoint,
     scratch: Scratch,
     *,
+    purpose: str = PURPOSE,
     tell: Tell = log.info,
     cancel: threading.Event | None = None,
     timer: Callable[[], float] = time.monotonic,
@@ -90,12 +96,13 @@ def rehearse_on_stack(
     """
     Restore a point into the scratch group, check it, remove it, and put the evidence.
 
+    :param purpose: what our session says of itself.
     :raises Refused: the group holds something else, or the stack has no room; that says nothing of
         the backup.
     """
     trial = _Trial(stack, repository, point, scratch, random().hex[:8])
     started_at, started = repository.now(), timer()
-    session = repository.open_session("rehearsal", run=trial.run)
+    session = repository.open_session(purpose, run=trial.run)
     try:
         traces.remove_dead_trials(stack, session)
         disks, problems = trial.tried(session, tell, cancel)

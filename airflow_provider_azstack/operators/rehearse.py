@@ -55,6 +55,7 @@ class Rehearse(AzStackOperator):
     def execute(self, context: Context) -> dict[str, bool]:
         """Return which restore points came back whole; one that did not fails the run."""
         repository, verdicts = self.open_repository(), {}
+        self.fence_left_over(repository, _purpose(context))
         chosen = self._chosen(repository, context)
         for one in self._tried(repository, chosen, context):
             verdicts[f"{one.vm} {one.point}"] = one.is_good
@@ -74,6 +75,8 @@ class Rehearse(AzStackOperator):
 
         vm, count = context["params"].get(VM, ""), context["params"].get(VMS, self.vms)
         points = due(repository)
+        if not points:
+            raise ConfigurationError("the repository has no restore point: nothing can be tried")
         if not vm:
             return points[:count]
         named = [p for p in points if vm.lower() in {p.vm.name.lower(), p.vm.key, p.vm.id.lower()}]
@@ -90,16 +93,26 @@ class Rehearse(AzStackOperator):
             rehearse_on_stack,
         )
 
+        purpose = _purpose(context)
         if not self.group:
             with self.stoppable():
-                return [rehearse(repository, point, Path(self.scratch)) for point in points]
+                return [
+                    rehearse(repository, point, Path(self.scratch), purpose=purpose)
+                    for point in points
+                ]
         scratch = Scratch(self.group, subnet=self.subnet, storage_account=self.storage_account)
         watch = Watch(self, context, "rehearsal", {"repository": repository.id})
         with self.open_stack() as stack, self.stoppable() as cancel:
             return [
-                rehearse_on_stack(stack, repository, point, scratch, tell=watch, cancel=cancel)
+                rehearse_on_stack(
+                    stack, repository, point, scratch, purpose=purpose, tell=watch, cancel=cancel
+                )
                 for point in points
             ]
+
+
+def _purpose(context: Context) -> str:
+    return f"rehearsal by {context['dag_run'].dag_id}"[:256]
 
 
 def _tell(rehearsal: "Rehearsal", tags: dict[str, str]) -> None:

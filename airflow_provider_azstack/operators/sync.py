@@ -76,10 +76,15 @@ class Sync(AzStackOperator):
 
         here, replica = self.open_repository(), RepositoryHook(self.replica_conn_id).get_conn()
         dag_run = context["dag_run"]
+        # Two sites may copy to each other, by DAGs of one name.
+        purpose = f"sync to {replica.id} by {dag_run.dag_id}"[:256]
+        for repository in (here, replica):
+            self.fence_left_over(repository, purpose)
         work: dict[str, Any] = {
             "selection": Selection(self.vms, (), self.newest),
             "threads": self.threads,
             "run": run_name(dag_run.dag_id, dag_run.run_id),
+            "purpose": purpose,
             "report": lambda outcome: self.log.info("%s", outcome),
             "progress": Watch(self, context, "sync", {"replica": self.replica_conn_id}),
         }

@@ -85,3 +85,20 @@ def test_restore_points_are_copied_and_what_is_lost_is_repaired(
     printed = capfd.readouterr()
     assert OTHER not in printed.out + printed.err
     assert PASSPHRASE not in printed.out + printed.err
+
+
+def test_a_killed_copy_does_not_hold_up_pruning_for_ever(site: Site) -> None:
+    """F-A16: its sessions are over when the next run begins; another site's copy lives on."""
+    disk = SparseDisk(2 * 1024**2)
+    disk.write(0, b"x" * 5000)
+    here, there = site.reopen(), replica(site)
+    back_up_vm(here, {"os": disk})
+    other = {
+        repository: repository.open_session(f"sync to {here.id} by copies", run="other").id
+        for repository in (here, there)
+    }
+    for repository in (here, there):
+        repository.open_session(f"sync to {there.id} by copies", run="killed")
+    assert site.run(site.dag("copies", SOURCE)).state == "success"
+    for repository, session in other.items():
+        assert list(repository.sessions()) == [session]

@@ -36,6 +36,7 @@ from airflow_provider_azstack.store.base import ObjectInfo
 
 log = logging.getLogger(__name__)
 
+PURPOSE = "sync"
 _SHOWN = 10  # failures that an error names
 
 Status = Literal["copied", "there", "forgotten", "repaired", "failed"]
@@ -97,6 +98,7 @@ def sync(
     *,
     threads: int = THREADS,
     run: str = "",
+    purpose: str = PURPOSE,
     report: Report = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
     cancel: threading.Event | None = None,
@@ -108,12 +110,12 @@ def sync(
     stored is used by the next one. What was forgotten in the destination on purpose is copied
     again only if its id is asked for.
 
-    :param run: says in the sessions who this is.
+    :param run: says in the sessions who this is, and ``purpose`` what for.
     :param report: told what became of each point; ``progress`` a line every few seconds.
     :raises Refused: both are the same repository.
     :raises SessionLost: we were fenced; what was reported as copied stays.
     """
-    with _sessions(source, destination, run) as (ours, theirs):
+    with _sessions(source, destination, run, purpose) as (ours, theirs):
         copier = ImageCopier(ours, theirs, threads=threads, cancel=cancel, progress=progress)
         copy = _Copy(ours, theirs, copier)
         points = _points(source)
@@ -139,6 +141,7 @@ def repair(
     *,
     threads: int = THREADS,
     run: str = "",
+    purpose: str = PURPOSE,
     report: Report = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
     cancel: threading.Event | None = None,
@@ -151,7 +154,7 @@ def repair(
 
     :returns: what became of each point that both have: ``repaired``, or ``there`` and whole.
     """
-    with _sessions(replica, damaged, run) as (theirs, ours):
+    with _sessions(replica, damaged, run, purpose) as (theirs, ours):
         copier = ImageCopier(theirs, ours, threads=threads, cancel=cancel, progress=progress)
         copy = _Copy(theirs, ours, copier)
         outcomes = []
@@ -211,14 +214,14 @@ def require_done(outcomes: Sequence[Outcome]) -> None:
 
 @contextmanager
 def _sessions(
-    source: Repository, destination: Repository, run: str
+    source: Repository, destination: Repository, run: str, purpose: str
 ) -> Iterator[tuple[Session, Session]]:
     """Open a session in both: no collector of either pulls packs from under the copy."""
     if source.id == destination.id:
         raise Refused(f"both are repository {source.id}: a copy inside itself is none")
-    ours = source.open_session("sync: read", run=run)
+    ours = source.open_session(purpose, run=run)
     try:
-        theirs = destination.open_session("sync: write", run=run)
+        theirs = destination.open_session(purpose, run=run)
         try:
             yield ours, theirs
         finally:

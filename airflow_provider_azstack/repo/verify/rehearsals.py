@@ -12,6 +12,7 @@ from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
 from airflow_provider_azstack.repo.sealing.records import Records
 
 PREFIX = "rehearsals/"
+PURPOSE = "rehearsal"  # of their sessions
 
 
 class RehearsedDisk(Record, frozen=True, kw_only=True):
