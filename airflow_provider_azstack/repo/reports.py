@@ -2,7 +2,8 @@
 Reports: what is protected, how fresh and how well checked it is, how jobs went, what it costs.
 
 Owns what the rows say; knows no table and no console. Everything is told by the repository alone.
-Invariant: a VM that any job ever saw is in the coverage, above all when it has no restore point.
+Invariant: a VM that any job ever saw is in the coverage, above all when it has no restore point;
+but not when somebody forgot its last ones, and no job has seen it since.
 """
 
 from collections import defaultdict
@@ -12,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from airflow_provider_azstack.model import JobRecord, JobVm, RestorePoint
-from airflow_provider_azstack.repo.points import flags
+from airflow_provider_azstack.repo.points import census, flags
 from airflow_provider_azstack.repo.usage import Usage, usage
 from airflow_provider_azstack.repo.verify import ledger
 from airflow_provider_azstack.repo.verify.record_check import Named, read_points
@@ -99,6 +100,7 @@ class Told(NamedTuple):
     jobs: Iterable[JobRecord]  # the newest record of each, in no order
     verifications: Sequence[ledger.Verified]  # that came to their end, oldest first
     flagged: AbstractSet[tuple[str, str]]  # VM key and id of each suspicious point
+    forgotten: AbstractSet[str]  # `<vm>/<point>` of each that somebody took away
 
     @classmethod
     def of(cls, repository: "Repository") -> "Told":
@@ -110,6 +112,7 @@ class Told(NamedTuple):
             jobs=repository.each_job(),
             verifications=ledger.outcomes(repository.records, now),
             flagged=flags.flagged(repository),
+            forgotten=census.forgotten(repository, is_meant=True),
         )
 
 
@@ -136,6 +139,8 @@ def coverage_of(told: Told) -> list[Coverage]:
     verified = ledger.last_word(told.verifications)
     rows = []
     for key, vm in vms.items():
+        if _is_over(key, vm, told.forgotten):
+            continue
         good = verified.get(key)
         rows.append(
             Coverage(
@@ -239,6 +244,13 @@ def _status(vm: _Vm) -> Status:
     if vm.point is None:
         return "missing"
     return "failing" if vm.last is not None and vm.last.status == "failed" else "protected"
+
+
+def _is_over(key: str, vm: _Vm, forgotten: AbstractSet[str]) -> bool:
+    """Tell whether a VM's restore points were all forgotten, after the last job that saw it."""
+    if vm.point or vm.last is None or vm.is_unprotected:
+        return False
+    return f"{key}/{vm.last.point}" in forgotten
 
 
 def _hours(now: datetime, then: datetime | None) -> float | None:

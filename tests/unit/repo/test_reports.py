@@ -10,6 +10,7 @@ from support.repositories import new_repository, noise
 from support.stores import MemoryStore
 
 from airflow_provider_azstack.model import JobRecord, JobVm, Unprotected
+from airflow_provider_azstack.repo.points.forget import forget
 from airflow_provider_azstack.repo.reports import coverage, job_rows, usage_rows
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.verify.verification import verify
@@ -130,6 +131,18 @@ def test_coverage_does_not_forget_a_vm_without_a_point(site: Site) -> None:
     rows = {row.vm: row for row in coverage(site.repository)}
     assert "vm-9" not in rows, "the newest job of the policy does not know it any more"
     assert rows["vm-1"].status == "protected"
+
+
+def test_a_vm_whose_points_were_forgotten_is_over_until_a_job_sees_it_again(site: Site) -> None:
+    """Forgotten on purpose: a point that only went is missed."""
+    [point] = site.repository.points(vm_key(2))
+    forget(site.repository, [(vm_key(2), point.id)], confirm=site.repository.id)
+    assert [row.vm for row in coverage(site.repository)] == ["vm-1"]
+    for gone in site.repository.points(vm_key(1)):
+        site.store.delete(f"points/{vm_key(1)}/{gone.id}")
+    assert [(row.vm, row.status) for row in coverage(site.repository)] == [("vm-1", "missing")]
+    site.put_job(failed(2), day=3)
+    assert [row.vm for row in coverage(site.repository)] == ["vm-1", "vm-2"]
 
 
 def test_the_newest_job_has_the_last_word_whatever_runs_are_called(site: Site) -> None:
