@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from airflow_provider_azstack.console.disks import kept
-from airflow_provider_azstack.console.present import printable, say, show
+from airflow_provider_azstack.console.present import say, show
 from airflow_provider_azstack.errors import AzStackError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def files_of(repository: "Repository", affected: Iterable["Affected"]) -> list[d
                 say(f"[yellow]damaged files are not told:[/] {escape(str(error))}")
                 return rows
             except AzStackError as error:
-                reason = escape(printable(str(error)))
+                reason = escape(str(error))
                 say(f"[yellow]damaged files of {disk.vm} {disk.disk_key} not told:[/] {reason}")
     if len(disks) > DISKS:
         say(f"[yellow]damaged files are told of {DISKS} disks,[/] not of {len(disks) - DISKS} more")
@@ -52,10 +52,10 @@ def show_files(rows: Iterable[dict[str, Any]]) -> None:
         where = f"{row['partition']} {row['volume']}".strip()
         more = [f"and {row['more']} more"] if row["more"] else []
         for file in [*row["paths"], *more]:
-            shown.append({**row, "partition": printable(where), "file": printable(file)})
+            shown.append({**row, "partition": where, "file": file})
         for reason in row["unread"]:
             name = f"{row['vm']} {row['disk']} partition {where}: {reason}"
-            say(f"[yellow]there may be other damaged files:[/] {escape(printable(name))}")
+            say(f"[yellow]there may be other damaged files:[/] {escape(name)}")
     if shown:
         show(shown, "table", _FILES, title="files")
 

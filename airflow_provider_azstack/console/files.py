@@ -22,7 +22,6 @@ from airflow_provider_azstack.console.present import (
     DONE,
     PARTLY,
     counted,
-    printable,
     say,
     show,
     show_one,
@@ -94,11 +93,11 @@ def _rows(disk: "CellCache") -> list[dict[str, Any]]:
     return [
         {
             "partition": place.partition.number,
-            "volume": printable(place.volume),
+            "volume": place.volume,
             "holds": place.holds or "unknown",
             "offset": place.partition.offset,
             "size_bytes": place.partition.length,
-            "name": printable(place.partition.name),
+            "name": place.partition.name,
         }
         for place in places(disk.read, disk.size_bytes)
     ]
@@ -138,23 +137,22 @@ def _list(args: Namespace, volume: "Volume") -> None:
             nodes.extend(node.children())  # what it yields before it tells of broken ones is kept
     finally:
         nodes.sort(key=lambda one: one.name)
-        rows = [_facts(one, args.output) for one in nodes]
-        show(rows, args.output, _FILES, nothing=printable(f"{node.path} is empty"))
+        rows = [_facts(one) for one in nodes]
+        show(rows, args.output, _FILES, nothing=f"{node.path} is empty")
 
 
-def _facts(node: "Node", output: str) -> dict[str, Any]:
+def _facts(node: "Node") -> dict[str, Any]:
     times, owner = node.times_ns(), node.owner
     modified = datetime.fromtimestamp(times[1] // 10**9, UTC) if times else None
-    shown = printable if output == "table" else str
     return {
         "mode": stat.filemode(_TYPES[node.kind] | node.mode),
         "owner": f"{owner[0]}:{owner[1]}" if owner else "",
         "size_bytes": node.size_bytes,
         "modified_at": modified or "",
-        "name": shown(node.name),
-        "target": shown(node.link_target) if node.kind == "symlink" else "",
+        "name": node.name,
+        "target": node.link_target if node.kind == "symlink" else "",
         "kind": node.kind,
-        "path": shown(node.path),
+        "path": node.path,
     }
 
 
@@ -184,8 +182,7 @@ def _extract(args: Namespace, disk: "CellCache") -> int:
         raise
     result = extraction.result()
     for problem in result.problems:
-        text = escape(printable(f"{problem.path}: {problem.reason}"))
-        say(f"[yellow]left out:[/] {text}")
+        say(f"[yellow]left out:[/] {escape(f'{problem.path}: {problem.reason}')}")
     facts = {**result._asdict(), "problems": [problem._asdict() for problem in result.problems]}
     if args.output == "table":
         facts["problems"] = len(result.problems)

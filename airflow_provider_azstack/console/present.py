@@ -4,6 +4,7 @@ What all commands share: tables or JSON on standard output, errors in one line, 
 Owns the form of what is printed; of what it means it knows the units, by the ends of names.
 Invariants: standard output holds the result only, so that it can be piped. JSON has exact numbers,
 tables what people read. Who stops reading changes neither what a command does nor its exit state.
+Whatever a stack or a guest calls its things, a line is a line and no order to a terminal.
 """
 
 import io
@@ -56,11 +57,10 @@ def guarded(function: Callable[[Namespace], int | None], args: Namespace) -> int
 
 def say(text: str) -> None:
     """Print a remark, in rich's markup, beside the result."""
-    Console(stderr=True, soft_wrap=True).print(text, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(_printable(text), highlight=False)
 
 
-def printable(text: str) -> str:
-    """Return a guest's text such that it gives no orders to a terminal."""
+def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
@@ -134,6 +134,10 @@ def _is_number(value: object) -> bool:
 
 
 def _cell(name: str, value: Any) -> str:
+    return _printable(_said(name, value))
+
+
+def _said(name: str, value: Any) -> str:
     """Return what a person reads: 1.5 GB where JSON has 1500000000."""
     if _is_number(value):
         return _measure(name, value)

@@ -93,11 +93,17 @@ def _rows(plan: "RestorePlan") -> Iterator[dict[str, Any]]:
 
 def save_plan(file: Path, plan: "RestorePlan") -> None:
     """
-    Keep a plan in a file, which may be carried out later.
+    Keep a plan in a file, which may be carried out later; it is for its owner's eyes.
 
-    :raises ConfigurationError: it cannot be written.
+    :raises StoreError: it cannot be written.
     """
-    try:
-        file.write_bytes(to_json(plan))
-    except OSError as error:
-        raise ConfigurationError(f"{file}: {error.strerror or error}") from None
+    from airflow_provider_azstack.engine.export.new_file import (  # noqa: PLC0415 - fcntl, for it
+        explained,
+        replaced_file,
+    )
+
+    data = to_json(plan)
+    with explained(file, lambda: len(data)), replaced_file(file, overwrite=True) as opened:
+        left = memoryview(data)
+        while left:
+            left = left[opened.write(left) :]

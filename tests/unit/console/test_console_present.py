@@ -14,7 +14,7 @@ import pytest
 from support.repositories import CHEAP, back_up, noise
 
 from airflow_provider_azstack.console import main
-from airflow_provider_azstack.console.present import show, show_one
+from airflow_provider_azstack.console.present import say, show, show_one
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.secret import Secret
 from airflow_provider_azstack.store.local import LocalStore
@@ -73,6 +73,18 @@ def test_where_there_is_nothing_words_say_so(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ("", "no restore point yet\n")
     show([], "json", ("vm",), nothing="no restore point yet")
     assert capsys.readouterr() == ("[]\n", "no restore point yet\n")
+
+
+def test_nothing_gives_orders_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names are a guest's, reasons a stack's."""
+    show([{"name": "a\x1b[2J\nb"}], "table", ("name",))
+    show_one({"name": "\x07"}, "table")
+    say("[red]error:[/] two\nlines")
+    printed = capsys.readouterr()
+    assert printed.out == "name\na\\x1b[2J\\x0ab\nname  \\x07\n"
+    assert printed.err == "error: two\\x0alines\n"
+    show([{"name": "a\x1b[2J\nb"}], "json", ())
+    assert json.loads(capsys.readouterr().out) == [{"name": "a\x1b[2J\nb"}]
 
 
 def test_a_narrow_terminal_breaks_sentences_and_no_ids(

@@ -55,6 +55,7 @@ def test_a_plan_is_shown_kept_and_carried_out(
 ) -> None:
     emulator.requests.clear()
     assert main(["restore", "request.yaml", "--save", "plan.json"]) == 0
+    assert Path("plan.json").stat().st_mode & 0o777 == 0o600  # it knows VMs, disks and networks
     assert main(["restore", "plan.json"]) == 0
     shown = capsys.readouterr()
     assert "virtualMachines/web02" in shown.out
