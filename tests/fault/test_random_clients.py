@@ -14,6 +14,8 @@ SEEDS = range(5)
 STEPS = 500
 HAPPENS = {"backup", "restore", "forget", "prune", "verify", "sync", "prune of the copy"}
 HAPPENS |= {"forget in the copy", "verify of the copy", "kills", "crashes", "clock jumps"}
+HAPPENS |= {"difference from before", "allocated from before", "allocated from sibling", "joined"}
+HAPPENS |= {"backup by another process", "images used again", "lies found out"}
 happened: set[str] = set()
 
 

@@ -47,7 +47,7 @@ class SparseDisk:
     """
     A disk of any size as a dictionary of pages, and what changed of it since ``freeze``.
 
-    Pages that were never written are not allocated. ``hide`` makes it keep quiet about changes.
+    Pages that were never written are not allocated. ``hide`` makes it keep quiet about a page.
     """
 
     def __init__(self, size_bytes: int, footer: bytes = b"") -> None:
@@ -95,7 +95,8 @@ class SparseDisk:
     def allocated(self, offset: int, length: int) -> list[Extent]:
         if not self.knows_allocated:
             raise ChangesUnknown("no page list")
-        return self._extents((page, True) for page in self._within(self.pages, offset, length))
+        shown = self.pages.keys() - self.hidden
+        return self._extents((page, True) for page in self._within(shown, offset, length))
 
     def changed(self, offset: int, length: int) -> list[Extent]:
         if self.dirty is None:

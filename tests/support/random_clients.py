@@ -4,8 +4,10 @@ Random clients of one repository and of its copy, against an independent model o
 Each client is a generator that does its work in small steps; a seeded choice decides whose turn it
 is, so backups, restores, syncs, verifications and collections run into each other at every place
 where they can meet. Clients die between two steps or inside a store call, sessions of living ones
-are fenced, the clock jumps. The model knows nothing of the package: it keeps the bytes of each disk
-at each backup and the words that clients were given.
+are fenced, the clock jumps. Backups know what changed, or find it by content; build on the image
+before, on a sibling's, or on none; take a disk in parts; are lied to; are done again by another
+process, also while the first one lives. The model knows nothing of the package: it keeps the bytes
+of each disk at each backup and the words that clients were given.
 """
 
 import contextlib
@@ -17,15 +19,37 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Literal
 
-from oracle import assert_repository_sound
+from oracle import assert_nothing_is_missing
 from support import points
-from support.random_disks import PAGE, PAGES, Disk, Pages, content, digest
+from support.random_disks import (
+    PAGE,
+    REGION,
+    SIZES,
+    TINY,
+    WINDOW,
+    Disk,
+    State,
+    assert_is,
+    changed_pages,
+    places,
+    written,
+)
 from support.repositories import CHEAP, small_packs
 from support.stores import Crash, CrashingStore, MemoryStore
 
 from airflow_provider_azstack.engine.backup.disk import back_up_disk
-from airflow_provider_azstack.errors import AzStackError, Refused, SessionLost, SourceBusy
-from airflow_provider_azstack.model import DiskSnapshot, Image
+from airflow_provider_azstack.engine.backup.join import joined
+from airflow_provider_azstack.engine.backup.parts import stretches
+from airflow_provider_azstack.engine.restore.difference import differing
+from airflow_provider_azstack.errors import (
+    AzStackError,
+    ChangesLied,
+    ObjectExists,
+    Refused,
+    SessionLost,
+    SourceBusy,
+)
+from airflow_provider_azstack.model import Compression, DiskPart, DiskSnapshot, Image
 from airflow_provider_azstack.repo.copies.image import image_blocks
 from airflow_provider_azstack.repo.copies.sync import Selection, sync
 from airflow_provider_azstack.repo.images.reader import ImageReader
@@ -55,6 +79,29 @@ class Model:
 
     must: set[Key] = field(default_factory=set)  # reported as done
     gone: set[Key] = field(default_factory=set)  # reported as forgotten
+
+
+@dataclass
+class Task:
+    """One run over one VM, whichever process works on it."""
+
+    run: str
+    session: str
+    number: int
+    state: State
+    day: float
+    before: str  # image
+    sibling: str  # image
+    parts: tuple[DiskPart | None, ...]
+    is_spoiled: bool = False  # a lie was believed
+
+    @property
+    def key(self) -> str:
+        return points.vm_key(self.number)
+
+    @property
+    def folder(self) -> str:
+        return f"images/{self.run}/{self.key}.os/"
 
 
 @dataclass
@@ -100,14 +147,16 @@ class World:
         for store in (self.store, self.copy_store):
             Repository.create(store, PASSPHRASE, kdf=CHEAP, random=self.entropy.randbytes)
         self.here, self.there = Model(), Model()
-        self.ever: dict[Key, Pages] = {}  # what was backed up, whether that was published or not
-        self.disks: list[Pages] = [(b"",) * PAGES for _ in range(VMS)]
-        self.images: dict[str, Pages] = {}  # image name -> what it was made of
+        self.ever: dict[Key, State] = {}  # what was backed up, whether that was published or not
+        self.disks = [State(SIZES[min(number, len(SIZES) - 1)], {}) for number in range(VMS)]
+        self.images: dict[str, State] = {}  # image name -> what it was made of
+        self.tasks: list[Task] = []  # that nobody has ended
+        self.again: set[Key] = set()  # published by a second copy of a task, perhaps once forgotten
         self.running: list[Running] = []
         self.executing: list[Running] = []  # the one whose turn it is, and whom it came in between
         self.owners: dict[str, Running] = {}  # of sessions
         self.dead: list[Client] = []  # kept: a generator that is dropped runs its clean-up
-        self.runs = self.fences = self.depth = 0
+        self.runs = self.streams = self.fences = self.depth = 0
         self.quiet = False
         self.thread = threading.get_ident()
         self.done: Counter[str] = Counter()
@@ -175,14 +224,20 @@ class World:
         for store, model in ((self.store, self.here), (self.copy_store, self.there)):
             repository = self.open(store)
             visible = {(point.vm.key, point.id) for point in repository.points()}
-            assert not visible & model.gone, "a forgotten point is back"
-            expected = {key: {"os": digest(self.ever[key])} for key in visible | model.must}
-            assert_repository_sound(repository, expected)
+            assert not visible & model.gone - self.again, "a forgotten point is back"
+            lost = model.must - visible
+            assert not lost, f"restore points were lost: {lost}"
+            for point in repository.points():
+                for image in point.images:
+                    reader = ImageReader(repository.image(image.image), repository.reader())
+                    assert_is(reader, self.ever[point.vm.key, point.id])
+            assert_nothing_is_missing(repository)
         self.quiet = was_quiet
 
     def _start(self) -> None:
         kinds: dict[str, tuple[int, Callable[[Repository], Client]]] = {
             "backup": (8, lambda r: self._backup(r, self.rng.randrange(VMS))),
+            "backup by another process": (3, self._resume),
             "restore": (3, self._restore),
             "forget": (3, lambda r: self._forget(r, self.here)),
             "prune": (4, self._prune),
@@ -242,67 +297,157 @@ class World:
 
     def _backup(self, repository: Repository, number: int) -> Client:
         """One run over one VM: W1 to W7, with a pause between any two of them."""
-        self._change(number)
+        self.disks[number] = written(self.disks[number], self.disks, self.rng)
         self.runs += 1
-        run, key, pages = f"run-{self.runs}", points.vm_key(number), self.disks[number]
+        run, state = f"run-{self.runs}", self.disks[number]
         session = small_packs(repository.open_session("backup", run=run))
         yield "opened"
         try:
-            session.claim(key)
+            session.claim(points.vm_key(number))
             yield "claimed"
             day = (self.now - points.DAY_ONE) / timedelta(days=1)
-            image = self._image(repository, session, run, key, pages)
-            yield "streamed"
-            session.verify_present(image_blocks(session.reader(), image))
-            yield "verified"
-            point = points._point(
-                session, [image], run=run, policy="p", number=number, day=day, previous=""
-            )
-            self.ever[key, point.id] = pages
-            session.publish(point)
-            self.here.must.add((key, point.id))
-            yield "published"
+            before, sibling = self._references(repository, number)
+            count = self.rng.choice([1, 1, 2, 3])
+            parts = stretches(state.size_bytes, count) if state.size_bytes > REGION else ()
+            task = Task(run, session.id, number, state, day, before, sibling, parts or (None,))
+            self.tasks.append(task)
+            yield "looked back"
+            yield from self._work(repository, session, task)
         except AzStackError:
             session.check()  # only who was fenced is excused
             raise
         finally:
             session.close()
 
-    def _image(
-        self, repository: Repository, session: Session, run: str, key: str, pages: Pages
+    def _resume(self, repository: Repository) -> Client:
+        """Do again what somebody else left, or is still working on, under the same session."""
+        yield "started"
+        if not self.tasks:
+            return
+        task = self.rng.choice(self.tasks)
+        session = small_packs(repository.join_session(task.session))
+        try:
+            yield from self._work(repository, session, task)
+        except ObjectExists:
+            self.done["two copies of a task"] += 1  # the other one has published
+        except AzStackError:
+            session.check()
+            raise
+        finally:
+            session.close()
+
+    def _references(self, repository: Repository, number: int) -> tuple[str, str]:
+        """Return the image before, or a sibling's, or none."""
+        if self.rng.random() < 0.8 and (latest := repository.latest_point(points.vm_key(number))):
+            return latest.images[0].image, ""
+        other = repository.latest_point(points.vm_key(self.rng.randrange(VMS)))
+        return "", other.images[0].image if other and self.rng.random() < 0.7 else ""
+
+    def _work(self, repository: Repository, session: Session, task: Task) -> Client:
+        made: list[Image] = []
+        for part in task.parts:
+            there = sorted(repository.images(task.run, task.key, "os"), key=lambda one: one.name)
+            of_part = [image for image in there if image.part == part]
+            self.done["images used again"] += bool(of_part)
+            made.append(of_part[0] if of_part else self._streamed(repository, session, task, part))
+            yield "streamed"
+        if task.is_spoiled:
+            return
+        image = made[0]
+        if image.part is not None:
+            image = joined(made)
+            session.put_image(image)
+            self.done["joined"] += 1
+        self.images[image.name] = task.state
+        session.verify_present(image_blocks(session.reader(), image))
+        yield "verified"
+        if task.is_spoiled:
+            return
+        how = {"run": task.run, "policy": "p", "number": task.number, "day": task.day}
+        point = points._point(session, [image], **how, previous="")  # type: ignore[arg-type]
+        self.ever[task.key, point.id] = task.state
+        session.publish(point)
+        if task in self.tasks:
+            self.tasks.remove(task)
+            self.here.must.add((task.key, point.id))
+        else:
+            self.again.add((task.key, point.id))
+        yield "published"
+
+    def _streamed(
+        self, repository: Repository, session: Session, task: Task, part: DiskPart | None
     ) -> Image:
-        latest = repository.latest_point(key)
-        before = latest.images[0].image if latest and self.rng.random() < 0.8 else ""
-        name = f"images/{run}/{key}.os/{session.id}"
-        self.images[name] = pages
-        return back_up_disk(
-            Disk(pages, self.images[before] if before else None),
+        """Return an image of the disk, or of a part of it; after a lie everything is read."""
+        source = self._source(task)
+        try:
+            image = self._image(repository, session, task, part, source)
+        except ChangesLied:
+            assert source.hidden is not None
+            self.done["lies found out"] += 1
+            return self._image(repository, session, task, part, Disk(task.state, None), again=True)
+        if source.hidden is not None and image.changes_known != "everything":
+            self.done["lies believed"] += 1
+            task.is_spoiled = True
+        return image
+
+    def _source(self, task: Task) -> Disk:
+        """Return the disk as its stack tells of it, which may know all, some or nothing."""
+        before = self.images[task.before] if task.before else None
+        told_until, has_page_list = self.rng.choices(
+            [(2 * WINDOW, True), (WINDOW, True), (0, True), (0, False)], [5, 2, 4, 0.2]
+        )[0]
+        hidden = None
+        if before and task.state.size_bytes == before.size_bytes <= TINY:
+            held = changed_pages(before, task.state) if told_until else task.state.pages
+            hidden = self.rng.choice(sorted(held)) if held and self.rng.random() < 0.2 else None
+        return Disk(
+            task.state,
+            before,
+            told_until=told_until,
+            has_page_list=has_page_list,
+            hidden=hidden,
+        )
+
+    def _image(
+        self,
+        repository: Repository,
+        session: Session,
+        task: Task,
+        part: DiskPart | None,
+        source: Disk,
+        *,
+        again: bool = False,
+    ) -> Image:
+        self.streams += 1
+        compressions: list[Compression] = ["fast", "standard", "small"]
+        image = back_up_disk(
+            source,
             session,
-            name=name,
-            run=run,
-            vm_key=key,
-            set_id=f"set-{run}",
+            name=f"{task.folder}{session.id}-{self.streams:06d}",
+            run=task.run,
+            vm_key=task.key,
+            set_id=f"set-{task.run}",
             snapshot=DiskSnapshot(
                 disk_key="os",
                 kind="managed",
                 id="/subscriptions/s/snapshot",
-                size_bytes=Disk.size_bytes,
-                unique_id=key,
-                taken_at=self.now,
+                size_bytes=source.size_bytes,
+                unique_id=task.key,
+                taken_at=points.DAY_ONE + timedelta(days=task.day),
             ),
-            previous=repository.image(before) if before else None,
+            part=part,
+            previous=repository.image(task.before) if task.before and not again else None,
+            sibling=repository.image(task.sibling) if task.sibling and not again else None,
+            trust="everything" if again else "difference",
+            compression=self.rng.choice(compressions),
             readers=1,
-            rng=lambda: Random(self.runs),
+            rng=lambda: Random(self.streams),
         )
-
-    def _change(self, number: int) -> None:
-        """The guest writes: new content, content that was there before, or zeros."""
-        pages = list(self.disks[number])
-        for _ in range(self.rng.randrange(1, 6)):
-            old = self.rng.choice([page for disk in self.disks for page in disk])
-            fresh = self.rng.randbytes(PAGE)
-            pages[self.rng.randrange(PAGES)] = self.rng.choice([fresh, fresh, old, b""])
-        self.disks[number] = tuple(pages)
+        if image.part is None:
+            self.images[image.name] = task.state
+        kind = "sibling" if task.sibling else "before" if task.before else "nothing"
+        self.done[f"{image.changes_known} from {kind}"] += 1
+        return image
 
     def _restore(self, repository: Repository) -> Client:
         """Read a point slowly; while the session lives, nobody pulls packs from under it."""
@@ -314,20 +459,36 @@ class World:
             yield "chosen"
             if key not in self.here.must:
                 return  # forgotten meanwhile
-            expected = content(self.ever[key])
+            state = self.ever[key]
             image = repository.image(repository.point(*key).images[0].image)
             reader = ImageReader(image, session.reader())
-            step = Disk.size_bytes // 4
-            for offset in range(0, Disk.size_bytes, step):
+            for _ in range(4):
                 yield "read"
+                offset = self.rng.choice(places(state.size_bytes))
+                length = min(self.rng.choice([PAGE, 40 * PAGE]), state.size_bytes - offset)
                 try:
-                    read = reader.read(offset, step)
+                    read = reader.read(offset, length)
+                    self._compare(repository, image)
                 except AzStackError:
                     session.check()  # only who was fenced is excused
                     raise
-                assert read == expected[offset : offset + step]
+                assert read == state.read(offset, length)
         finally:
             session.close()
+
+    def _compare(self, repository: Repository, image: Image) -> None:
+        """Hold what two images are said to differ in against the disks: replacing rests on it."""
+        latest = repository.latest_point(image.vm_key)
+        if latest is None or latest.images[0].size_bytes != image.size_bytes:
+            return
+        other = repository.image(latest.images[0].image)
+        fresh = Repository(self.store, repository.keys)  # whose index is no older than the point
+        told = list(differing(fresh, image, other))
+        fresh.close()
+        for page in changed_pages(self.images[image.name], self.images[other.name]):
+            end = page + PAGE
+            is_told = any(one.offset < end and page < one.offset + one.length for one in told)
+            assert is_told, f"{image.name} and {other.name} differ at {page}"
 
     def _forget(self, repository: Repository, model: Model) -> Client:
         """Forget a point, but leave each VM some."""

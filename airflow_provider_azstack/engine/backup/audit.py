@@ -1,18 +1,21 @@
 """
-Checking a source's word that a range did not change.
+Checking a source's word that a range need not be read: it did not change, or holds nothing (more).
 
 Owns which ranges are looked at; knows neither how changes are found nor how they are stored.
-Invariant: a range is compared only where the source said that nothing changed, so a difference is
-a lie and never a coincidence.
+Invariant: a range is compared only where the source said what it holds, so a difference is a lie
+and never a coincidence.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
+from operator import attrgetter
 from random import Random
 
 from airflow_provider_azstack.errors import ChangesLied
 from airflow_provider_azstack.model import Extent, Image
 from airflow_provider_azstack.repo.images.overlay import PAGE_BYTES
+from airflow_provider_azstack.repo.images.runs import Run
 
 # 64 ranges of 64 KiB: a source that hides 1% of scattered pages is caught in the same run with
 # more than 99.9%, for 4 MiB of reading.
@@ -40,16 +43,14 @@ def sample_offsets(previous: Image, rng: Random, first: int, end: int) -> list[i
     return sorted(offsets)
 
 
-def unchanged_ranges(
-    offsets: Iterable[int], changed: Sequence[Extent], end: int
-) -> Iterator[Extent]:
+def unread_ranges(offsets: Iterable[int], changed: Sequence[Extent], end: int) -> Iterator[Extent]:
     """
-    Yield a range said to be unchanged for each of ``offsets`` that has one before ``end``.
+    Yield a range that is not read for each of ``offsets`` that has one before ``end``.
 
     An offset inside a change moves to the end of it: what was written next to it is hidden most
     easily.
 
-    :param changed: sorted and joined.
+    :param changed: what is read, sorted and joined.
     """
     for offset in offsets:
         at = bisect_right(changed, offset, key=lambda extent: extent.offset)
@@ -60,6 +61,27 @@ def unchanged_ranges(
         length = min(stop - start, SAMPLE_BYTES)
         if length > 0:
             yield Extent(start, length)
+
+
+def within(empty: Sequence[Run], sample: Extent) -> list[Run]:
+    """
+    Return what of ``empty`` is in a sample.
+
+    :param empty: sorted, without overlaps.
+    """
+    end = sample.offset + sample.length
+    first = bisect_right(empty, sample.offset, key=attrgetter("end"))
+    runs = takewhile(lambda run: run.offset < end, map(empty.__getitem__, range(first, len(empty))))
+    return [run.cut(max(run.offset, sample.offset), min(run.end, end)) for run in runs]
+
+
+def cleared(sample: Extent, before: bytes, empty: Iterable[Run]) -> bytes:
+    """Return what a sample holds that was ``before`` and then cleared."""
+    now = bytearray(before)
+    for run in empty:
+        start = run.offset - sample.offset
+        now[start : start + run.length] = bytes(run.length)
+    return bytes(now)
 
 
 def compare(sample: Extent, now: memoryview, before: bytes, image: str) -> None:
@@ -73,7 +95,7 @@ def compare(sample: Extent, now: memoryview, before: bytes, image: str) -> None:
     )
     listed = ", ".join(map(str, offsets))
     raise ChangesLied(
-        f"the source said unchanged since {image}, but these offsets changed: {listed}; "
-        "the next backup of the disk must read everything",
+        f"the source said unchanged since {image}, or empty, but is neither at these offsets: "
+        f"{listed}; the next backup of the disk must read everything",
         offsets,
     )

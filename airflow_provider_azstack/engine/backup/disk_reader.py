@@ -119,9 +119,9 @@ class DiskReader:
             # What earlier images took over on the stack's word may be wrong as well; this one is
             # made right at once rather than by a next run that has to remember the lie.
             log.error(  # noqa: TRY400 - the message says it all
-                "%s %s: the stack says of changed pages that they have not changed: %s: the whole "
-                "disk is read; earlier restore points of it that relied on changed ranges may "
-                "hold stale pages: verify or replace them",
+                "%s %s: the stack says of changed pages that they have not changed, or of pages "
+                "with data that they are empty: %s: the whole disk is read; earlier restore points "
+                "of it that relied on its word may hold stale pages: verify or replace them",
                 self._vm.name,
                 snapshot.disk_key,
                 lie,

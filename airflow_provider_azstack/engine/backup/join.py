@@ -27,8 +27,8 @@ def lied_topic(set_id: str, disk_key: str) -> str:
 
 
 def is_doubtful(image: Image) -> bool:
-    """Tell whether a part would be wrong if the stack's word about changes was a lie."""
-    return image.part is not None and image.changes_known == "difference"
+    """Tell whether a part would be wrong if the stack's word about the disk was a lie."""
+    return image.part is not None and image.changes_known != "everything"
 
 
 def called(disk_key: str, part: Part) -> str:

@@ -124,8 +124,7 @@ class Pipeline:
             first = window.offset // REGION_BYTES
             for number in range(first, -(-(window.offset + window.length) // REGION_BYTES)):
                 yield from self._plan_region(number, changed.get(number, []), window.known)
-            if window.known == "difference":
-                yield from self._plan_audit(window)
+            yield from self._plan_audit(window)
 
     def _note(self, window: Window) -> None:
         self.known = max(self.known, window.known, key=SOURCES.index)
@@ -153,11 +152,15 @@ class Pipeline:
         self.tally.add(done=self._bounds(number)[1])
 
     def _plan_audit(self, window: Window) -> Iterator[Task]:
-        end = window.offset + window.length
+        size, end = self._source.size_bytes, window.offset + window.length
         inside = (offset for offset in self._samples if window.offset <= offset < end)
-        changed = whole_pages(window.extents, self._source.size_bytes)
-        for sample in audit.unchanged_ranges(inside, changed, end):
-            yield partial(self._audit, sample)
+        read = whole_pages((extent for extent in window.extents if not extent.zero), size)
+        if window.known == "difference":
+            empty = cleared(window.extents, size)
+        else:
+            empty = [Run(window.offset, window.length)]
+        for sample in audit.unread_ranges(inside, read, end):
+            yield partial(self._audit, sample, audit.within(empty, sample))
 
     # Regions: opened by one thread, read by all.
 
@@ -253,15 +256,19 @@ class Pipeline:
         self.regions[region.number] = group
         self.tally.add(done=region.rest, stored=new_bytes, worked=region.work_rest)
 
-    def _audit(self, sample: Extent, scratch: Scratch) -> None:
+    def _audit(self, sample: Extent, empty: Sequence[Run], scratch: Scratch) -> None:
+        """Read what would not be: it must be as before, and zero where it is said to be empty."""
+        if self._previous is None:
+            return
         try:
-            before = self._previous.read(sample.offset, sample.length) if self._previous else b""
+            before = self._previous.read(sample.offset, sample.length)
         except IntegrityError as error:  # the repository's damage is not the source's lie
             log.debug("cannot compare with the image before: %s", error)
             return
         now = scratch.read[: sample.length]
         self._read_into(sample.offset, now)
-        audit.compare(sample, now, before, self._previous_name)
+        expected = audit.cleared(sample, before, empty)
+        audit.compare(sample, now, expected, self._previous_name)
 
     # The two ends.
 

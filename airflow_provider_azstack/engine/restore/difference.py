@@ -20,7 +20,7 @@ from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, PAGE_BYTES, DiskWriter
 from airflow_provider_azstack.arm.grants import Grant
-from airflow_provider_azstack.engine.backup.audit import compare, sample_offsets, unchanged_ranges
+from airflow_provider_azstack.engine.backup.audit import compare, sample_offsets, unread_ranges
 from airflow_provider_azstack.engine.crew import Crew
 from airflow_provider_azstack.engine.pages import unequal
 from airflow_provider_azstack.engine.restore.page_blob import READ_SECONDS, BlobTarget, is_copy
@@ -226,7 +226,7 @@ class _Overwriting:
         return list(_joined(_pages(iter(plain), self._image.size_bytes)))
 
     def _audit(self, before: BlobDisk, offsets: list[int], extents: list[Extent], end: int) -> None:
-        for sample in unchanged_ranges(offsets, extents, end):
+        for sample in unread_ranges(offsets, extents, end):
             now = bytearray(sample.length)
             before.read_into(sample.offset, memoryview(now))
             compare(

@@ -277,6 +277,36 @@ def test_one_hidden_page_is_caught_sooner_or_later() -> None:
                 image = back_up(disk, session, image, rng=lambda seed=seed: Random(seed))
 
 
+def test_data_that_is_said_to_be_cleared_is_found() -> None:
+    """F-W10: a clear that never was would put zeros in the place of data."""
+    with open_session() as session:
+        disk = SparseDisk(4 * MIB)
+        disk.write(0, Random(1).randbytes(4 * MIB))
+        first, content = back_up(disk, session), dict(disk.pages)
+        disk.freeze()
+        disk.clear(MIB, MIB // 2)
+        disk.pages.update(content)
+        with pytest.raises(ChangesLied) as caught:
+            back_up(disk, session, first, rng=lambda: Random(3))
+        assert all(MIB <= offset < MIB * 3 // 2 for offset in caught.value.offsets)
+
+
+def test_a_page_list_that_leaves_data_out_is_found() -> None:
+    """F-W10: what a list of allocated pages does not name is zero in the image."""
+    with open_session() as session:
+        disk = SparseDisk(4 * MIB)
+        disk.write(0, Random(1).randbytes(3 * MIB))
+        first = back_up(disk, session)
+        disk.write(MIB, b"changed")
+        assert_same(disk, back_up(disk, session, first), session)  # the rest is empty indeed
+        for page in range(0, 768, 16):
+            disk.hide(page * PAGE)
+        with pytest.raises(ChangesLied) as caught:
+            back_up(disk, session, first, rng=lambda: Random(3))
+        assert all(offset // PAGE in disk.hidden for offset in caught.value.offsets)
+        assert_same(disk, back_up(disk, session, first, trust="everything"), session)
+
+
 def test_a_source_that_names_too_much_is_no_liar() -> None:
     """A stack that answers all ranges to a difference: what is known costs reads only."""
     with open_session() as session:

@@ -11,7 +11,7 @@ from support.disks import SparseDisk, assert_same, back_up, open_session
 from airflow_provider_azstack.engine.backup.join import NotWholeError, joined, whole_image
 from airflow_provider_azstack.engine.backup.parts import stretches
 from airflow_provider_azstack.errors import Tampered
-from airflow_provider_azstack.model import DiskPart, Image, from_json, to_json
+from airflow_provider_azstack.model import ChangesKnown, DiskPart, Image, from_json, to_json
 from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 
@@ -153,13 +153,17 @@ def test_of_several_tries_one_counts_and_a_whole_image_is_taken_as_it_is(
         whole_image([], parts, is_lied=False)
 
 
-def test_a_part_that_believed_a_liar_does_not_count(parts: list[Image]) -> None:
-    believing = replace(parts[1], changes_known="difference")
+@pytest.mark.parametrize("known", ["difference", "allocated"])
+def test_a_part_that_believed_a_liar_does_not_count(
+    parts: list[Image], known: ChangesKnown
+) -> None:
+    parts = [replace(part, changes_known="everything") for part in parts]
+    believing = replace(parts[1], changes_known=known)
     images = [parts[0], believing, parts[2]]
-    assert whole_image(PARTS, images, is_lied=False).changes_known == "allocated"
+    assert whole_image(PARTS, images, is_lied=False) == joined(images)
     with pytest.raises(NotWholeError, match="lied"):
         whole_image(PARTS, images, is_lied=True)
-    early = joined(images)
+    early = replace(joined(images), changes_known=known)
     with pytest.raises(NotWholeError, match="lied"):
         whole_image(PARTS, [*images, early], is_lied=True)
     anew = replace(parts[1], name=parts[1].name + "1", changes_known="everything")
