@@ -53,9 +53,11 @@ class OpenRestore(AzStackOperator):
         run = context["dag_run"]
         read_request(run.conf or {}, "the trigger's config")
         name = run_name(run.dag_id, run.run_id)
-        session = self.open_repository().open_session(
-            "restore", run=name, host=socket.gethostname()
-        )
+        repository = self.open_repository()
+        for left, info in repository.sessions().items():
+            if info and info.run == name:  # of a try that was killed: nobody knows its id
+                repository.fence(left)
+        session = repository.open_session("restore", run=name, host=socket.gethostname())
         self.log.info("run %s, session %s", name, session.id)
         return {"run": name, "session": session.id}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import Context
 
 from airflow_provider_azstack.engine.summary import sync_table
-from airflow_provider_azstack.errors import SessionLost, TransientError
+from airflow_provider_azstack.errors import ConfigurationError, SessionLost, TransientError
 from airflow_provider_azstack.hooks.repository import RepositoryHook
 from airflow_provider_azstack.operators.base import AzStackOperator, run_name, stops_retries
 from airflow_provider_azstack.operators.watch import Watch, summarise
@@ -65,7 +65,19 @@ class Sync(AzStackOperator):
         table = sync_table(outcomes, time.monotonic() - began)
         summarise(self, context, "sync", table, {"replica": self.replica_conn_id})
         require_done(outcomes)
+        self._require_known()
         return dict(Counter(outcome.status for outcome in outcomes))
+
+    def _require_known(self) -> None:
+        """Refuse to be green for a VM of which nothing could be copied, as a misspelt one."""
+        if not self.vms:
+            return
+        vms = [point.vm for point in self.open_repository().points()]
+        known = {text for vm in vms for text in (vm.name, vm.key, vm.id)}
+        if unknown := sorted(set(self.vms) - known):
+            raise ConfigurationError(
+                f"there is no restore point of a VM {unknown[0]!r}: all others were copied"
+            )
 
     def _sync(self, context: Context) -> "list[Outcome]":
         from airflow_provider_azstack.repo.copies.sync import (  # noqa: PLC0415 - loads cryptography

@@ -66,8 +66,9 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 # A disk error is worth one more try. So is a temporary file or folder that vanished or was locked
 # under a put: somebody swept it in the moment between its creation and its lock.
-_READ_AGAIN = {errno.EIO}
-_PUT_AGAIN = {errno.EIO, errno.ENOENT, errno.EAGAIN}
+# A folder of a network file system may be forgotten by its server between two calls.
+_READ_AGAIN = {errno.EIO, errno.ESTALE}
+_PUT_AGAIN = {errno.EIO, errno.ESTALE, errno.ENOENT, errno.EAGAIN}
 
 
 class LocalStore(Store):
@@ -186,6 +187,10 @@ class LocalStore(Store):
             self._system.link(
                 temporary, leaf, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False
             )
+        except FileExistsError:
+            # A network file system may ask twice when the first answer is lost: then it is ours.
+            if not self._is_same(temporary, leaf, folder):
+                raise
         except OSError as error:
             if error.errno in _NO_HARD_LINKS:
                 raise ConfigurationError(
@@ -193,6 +198,12 @@ class LocalStore(Store):
                     "object without risking to replace one: use another file system"
                 ) from error
             raise
+
+    def _is_same(self, one: str, other: str, folder: int) -> bool:
+        first, second = (
+            self._system.stat(name, dir_fd=folder, follow_symlinks=False) for name in (one, other)
+        )
+        return _identity(first) == _identity(second)
 
     def _sync_or_withdraw(self, leaf: str, folder: int) -> None:
         # A sync that failed once may succeed the second time without having written anything

@@ -6,6 +6,7 @@ knows nothing of what the objects mean.
 Invariant: a retention is only ever lengthened.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -127,6 +128,8 @@ def _client(options: Mapping[str, str | Secret]) -> Any:
         raise ConfigurationError(
             "locking needs boto3: pip install 'airflow-provider-azstack[objectlock]'"
         ) from None
+    # It logs whole requests at DEBUG, with the session token among the headers.
+    logging.getLogger("botocore").setLevel(logging.INFO)
     plain = {k: v.reveal() if isinstance(v, Secret) else v for k, v in options.items()}
     arguments = {_ARGUMENTS[key]: plain[key] for key in _ARGUMENTS if key in plain}
     virtual = plain.get("virtual_hosted_style_request", "").lower() == "true"

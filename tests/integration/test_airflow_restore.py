@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from support.restores import disk_at
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.engine.backup import disk as backup_disk
 from airflow_provider_azstack.engine.backup import pipeline
-from airflow_provider_azstack.operators.restore import ApproveRestore, CreateVms
+from airflow_provider_azstack.operators.restore import ApproveRestore, CreateVms, OpenRestore
 
 pytestmark = pytest.mark.tier2
 MIB = 1 << 20
@@ -110,6 +111,23 @@ def test_a_request_that_is_none_fails_first(site: Site) -> None:
     ended = run(site, vms=["web01"], mode="alternate", resource_grp="dr")
     assert ended.state == "failed"
     assert ended.of("open_restore") == ["failed"]
+
+
+def test_a_try_whose_session_nobody_heard_of_leaves_none(site: Site) -> None:
+    """F-A16: killed before it could tell its id; a prune would wait for that session for ever."""
+    request = {"vms": ["web01"], "mode": "original"}
+    started = SimpleNamespace(dag_id="restores", run_id="manual", conf=request)
+    task = OpenRestore(
+        task_id="o",
+        stack_conn_id="azure_stack_default",
+        repository_conn_id="azstack_repository_default",
+    )
+    other = site.reopen().open_session("restore", run="another").id
+    first, second = (
+        OpenRestore.execute.__wrapped__(task, {"dag_run": started})["session"] for _ in range(2)
+    )
+    assert first != second
+    assert set(site.reopen().sessions()) == {other, second}
 
 
 def test_a_disk_that_fails_fails_the_run_and_is_taken_away(

@@ -102,3 +102,17 @@ def test_a_killed_copy_does_not_hold_up_pruning_for_ever(site: Site) -> None:
     assert site.run(site.dag("copies", SOURCE)).state == "success"
     for repository, session in other.items():
         assert list(repository.sessions()) == [session]
+
+
+def test_a_vm_that_has_no_restore_point_is_not_green(
+    site: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The others are copied; a name that is misspelt is said."""
+    disk = SparseDisk(2 * 1024**2)
+    disk.write(0, b"x" * 5000)
+    point = back_up_vm(site.reopen(), {"os": disk})
+    vms = f'vms=("{point.vm.name}", "wbe-01")'
+    dag = site.dag("some", SOURCE.replace("config={conf!r}", "config={conf!r}, " + vms))
+    assert site.run(dag).state == "failed"
+    assert "'wbe-01'" in capfd.readouterr().out
+    assert [one.id for one in replica(site).points()] == [point.id]

@@ -1,6 +1,7 @@
 """Object Lock: what restore points need is held, all of it, and lapses are told."""
 
 import json
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -169,6 +170,15 @@ def test_stores_without_a_lock_are_refused(vault: Vault) -> None:
         vault.lock.held_until("config/none")
     with pytest.raises(ConfigurationError, match="past"):
         vault.protect(0)
+
+
+def test_a_session_token_is_in_no_log(vault: Vault, caplog: pytest.LogCaptureFixture) -> None:
+    """The library would log whole requests, and Airflow may be told to log at DEBUG."""
+    caplog.set_level(logging.DEBUG)
+    options = {**vault.server.options(), "session_token": "canary-token"}
+    S3ObjectLock(vault.bucket, "backups", "COMPLIANCE", options).held_until("config")
+    assert "canary-token" not in caplog.text
+    assert SECRET_KEY not in caplog.text
 
 
 def test_the_command_says_what_had_no_lock(

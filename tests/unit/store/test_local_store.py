@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.mounts import ext4, tmpfs
@@ -107,6 +108,35 @@ def test_a_disk_error_on_writing_is_tried_once_more(tmp_path: Path, call: str) -
     with pytest.raises(StoreError, match=r"packs/ab/two.*Input/output error"):
         store.put("packs/ab/two", b"content")
     assert files(tmp_path) == {"packs/ab/one"}
+
+
+@tier1
+def test_a_link_whose_answer_was_lost_is_our_own(tmp_path: Path) -> None:
+    """F-S23: NFS asks for it again, and is told that the name is taken."""
+
+    class Lossy:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def link(self, *names: str, **options: Any) -> None:
+            os.link(*names, **options)
+            os.link(*names, **options)
+
+    store = LocalStore(tmp_path, system=Lossy())
+    store.put("packs/ab/one", b"content")
+    assert files(tmp_path) == {"packs/ab/one"}
+    with pytest.raises(ObjectExists):
+        store.put("packs/ab/one", b"content")
+    assert files(tmp_path) == {"packs/ab/one"}
+
+
+@tier1
+@pytest.mark.parametrize("call", ["open", "stat", "pread", "link"])
+def test_a_folder_that_its_server_forgot_is_opened_again(tmp_path: Path, call: str) -> None:
+    """F-S23: ESTALE is of what was opened; from the root, it is there."""
+    store = LocalStore(tmp_path, system=FailingSystem(errno.ESTALE, call, times=1))
+    store.put("packs/ab/one", b"content")
+    assert store.get("packs/ab/one") == b"content"
 
 
 @tier1
