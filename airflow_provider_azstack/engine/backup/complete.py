@@ -28,6 +28,7 @@ from airflow_provider_azstack.errors import (
     IncompleteJob,
     IntegrityError,
     MissingBlock,
+    ObjectExists,
     ObjectNotFound,
 )
 from airflow_provider_azstack.model import (
@@ -240,22 +241,36 @@ class _Publisher:
         for image in candidate.joined:
             self._session.put_image(image)  # before the point that refers to it
         point_id = names.point_id(taken_at(taken), taken.id)
-        return self._session.publish(
-            RestorePoint(
-                id=point_id,
-                run=job.run,
-                session=job.session,
-                policy=job.policy,
-                stack=job.stack,
-                set_id=taken.id,
-                consistency=taken.consistency,
-                taken_at=taken_at(taken),
-                published_at=self._clock(),
-                vm=taken.vm,
-                images=tuple(PointImage.of(image) for image in candidate.images),
-                previous=self._previous(candidate.vm.key, point_id),
-            )
+        point = RestorePoint(
+            id=point_id,
+            run=job.run,
+            session=job.session,
+            policy=job.policy,
+            stack=job.stack,
+            set_id=taken.id,
+            consistency=taken.consistency,
+            taken_at=taken_at(taken),
+            published_at=self._clock(),
+            vm=taken.vm,
+            images=tuple(PointImage.of(image) for image in candidate.images),
+            previous=self._previous(candidate.vm.key, point_id),
         )
+        try:
+            return self._session.publish(point)
+        except ObjectExists:
+            return self._published(point)
+
+    def _published(self, point: RestorePoint) -> RestorePoint:
+        """
+        Return what an earlier try published of the same set.
+
+        A second copy of a stream may have ended since: its images are as good, and not needed.
+        """
+        there = self._session.repository.point(point.vm.key, point.id)
+        if (there.session, there.set_id) != (point.session, point.set_id):
+            raise ObjectExists(f"{point.vm.key}/{point.id} is a restore point of another session")
+        self._session.check()
+        return there
 
     def _previous(self, vm_key: str, point_id: str) -> str:
         """Return the id of the point before this one, also when this one is there already."""

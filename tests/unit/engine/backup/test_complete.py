@@ -88,6 +88,7 @@ class Prepared:
         taken: SnapshotSet,
         snapshot: DiskSnapshot,
         part: DiskPart | None = None,
+        copy: str = "",
     ) -> None:
         source = SparseDisk(snapshot.size_bytes)
         content = noise(self.vms.index(vm) + len(snapshot.disk_key) * 1000)
@@ -97,7 +98,7 @@ class Prepared:
         back_up_disk(
             source,
             self.session,
-            name=f"images/{self.job.run}/{vm.key}.{snapshot.disk_key}/{taken.id}{which}",
+            name=f"images/{self.job.run}/{vm.key}.{snapshot.disk_key}/{copy}{taken.id}{which}",
             run=self.job.run,
             vm_key=vm.key,
             set_id=taken.id,
@@ -174,6 +175,20 @@ def test_doing_it_again_changes_nothing() -> None:
     first, again = run.complete(), run.complete()
     assert [vm.point for vm in first.vms] == [vm.point for vm in again.vms]
     assert len(run.repository.points()) == 2
+
+
+def test_a_second_copy_of_a_stream_that_ends_late_changes_nothing() -> None:
+    """F-A3, F-C10: its images come between two tries; points that are there stay."""
+    run = streamed(2)
+    late, other = run.vms
+    first = run.complete()
+    (taken,) = run.repository.sets(run.job.run, late.key)
+    run.stream_disk(late, taken, taken.snapshots[0], copy="0-")  # sorts before the first
+    again = run.complete()
+    assert [vm.status for vm in again.vms] == ["done", "done"]
+    assert [vm.point for vm in first.vms] == [vm.point for vm in again.vms]
+    assert len(run.repository.points()) == 2
+    assert other.key in {point.vm.key for point in run.repository.points()}
 
 
 def is_whole(point: RestorePoint, vms: list[VirtualMachine]) -> bool:
