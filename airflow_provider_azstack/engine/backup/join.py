@@ -50,7 +50,7 @@ def whole_image(wanted: Iterable[Part], images: Iterable[Image], *, is_lied: boo
     """
     by_part: dict[Part, Image] = {}
     doubtful: dict[Part, Image] = {}
-    for image in sorted(images, key=lambda image: image.name):
+    for image in sorted(images, key=_surest):
         # Who found the lie out read everything: so an image that was joined since then says so.
         is_early = image.part is None and image.changes_known != "everything"
         kept = doubtful if is_lied and (is_early or is_doubtful(image)) else by_part
@@ -104,6 +104,11 @@ def joined(parts: Sequence[Image]) -> Image:
         ended_at=max((image.ended_at for image in ordered if image.ended_at), default=None),
         host="",  # no stream made it
     )
+
+
+def _surest(image: Image) -> tuple[int, str]:
+    """Of two copies of a task one may have found out a lie that the other one believed."""
+    return -SOURCES.index(image.changes_known), image.name
 
 
 def _part(image: Image) -> DiskPart:

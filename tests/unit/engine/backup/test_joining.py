@@ -171,6 +171,13 @@ def test_a_part_that_believed_a_liar_does_not_count(
     assert image.changes_known == "everything"
 
 
+def test_of_copies_of_a_task_the_one_that_found_out_a_lie_counts(parts: list[Image]) -> None:
+    """F-A3, F-W10: of a whole disk that two read at once, one believed what the other did not."""
+    whole = replace(joined(parts), name="images/run-1/a", changes_known="difference")
+    anew = replace(whole, name="images/run-1/b", changes_known="everything")
+    assert whole_image([None], [whole, anew], is_lied=False) is anew
+
+
 def test_parts_that_are_based_on_different_images_take_nothing_on_trust(
     parts: list[Image],
 ) -> None:
