@@ -27,7 +27,7 @@ def _vm_line(vm: PlannedVm) -> str:
     elif vm.attach_to:
         end = f"attached to {vm.attach_to}"
     else:
-        end = f"made {vm.target}" if vm.target else "as disks only"
+        end = f"as the new VM {vm.target}" if vm.target else "as disks only"
     return f"{vm.name} as of {vm.taken_at:%Y-%m-%d %H:%M:%S} UTC: {disks} ({data}), {end}"
 
 
