@@ -74,6 +74,11 @@ UNION ALL SELECT 1 FROM bad
 LIMIT 1
 """
 
+_USE = "INSERT OR IGNORE INTO usable SELECT number FROM packs WHERE id = ?"
+_BAD = "INSERT OR IGNORE INTO bad SELECT ?, number FROM packs WHERE id = ?"
+_ALL_USED = "SELECT p.id FROM usable u JOIN packs p ON p.number = u.pack"
+_ALL_BAD = "SELECT b.id, p.id FROM bad b JOIN packs p ON p.number = b.pack"
+
 T = TypeVar("T")
 
 
@@ -113,13 +118,7 @@ class Index:
             try:
                 self._refresh()
             except DATABASE_ERRORS as error:
-                if not is_damage(error):
-                    raise self._broken(error) from None
-                self._file.report_damage()
-                self._file.close()
-                self._file = IndexFile(self._directory)
-                with self.database():
-                    self._refresh()
+                self._start_over(error)
 
     def admit(self, condemned: frozenset[str], bad: Iterable[BadBlock]) -> None:
         """
@@ -140,7 +139,7 @@ class Index:
                 packs,
             )
             database.executemany(
-                "INSERT OR IGNORE INTO bad SELECT ?, number FROM packs WHERE id = ?",
+                _BAD,
                 ((block.block_id, bytes.fromhex(block.pack)) for block in bad),
             )
 
@@ -230,17 +229,23 @@ class Index:
 
     def add(self, name: str, packs: Sequence[PackContents]) -> None:
         """Take up a segment of our own, which is durable, as are its packs."""
-        with self.database() as database:
-            loader = Loader(database)
-            loader.add(name, packs)
-            loader.commit()
-            database.execute(
-                "INSERT OR IGNORE INTO seen SELECT number FROM segments WHERE name = ?", (name,)
-            )
-            database.executemany(
-                "INSERT OR IGNORE INTO usable SELECT number FROM packs WHERE id = ?",
-                ((contents.pack,) for contents in packs),
-            )
+        with self._lock:
+            try:
+                self._add(name, packs)
+            except DATABASE_ERRORS as error:
+                self._start_over(error)
+                with self.database():
+                    self._add(name, packs)
+
+    def _add(self, name: str, packs: Sequence[PackContents]) -> None:
+        database = self._file.connection
+        loader = Loader(database)
+        loader.add(name, packs)
+        loader.commit()
+        database.execute(
+            "INSERT OR IGNORE INTO seen SELECT number FROM segments WHERE name = ?", (name,)
+        )
+        database.executemany(_USE, ((contents.pack,) for contents in packs))
 
     @contextmanager
     def database(self) -> Iterator[sqlite3.Connection]:
@@ -256,6 +261,32 @@ class Index:
                 if is_damage(error):
                     self._file.report_damage()
                 raise self._broken(error) from None
+
+    def _start_over(self, error: Exception) -> None:
+        """Go on with a new file, as far as we were: a cache is never worth a failed backup."""
+        is_closed = isinstance(error, sqlite3.ProgrammingError)
+        if self._directory is None or is_closed:
+            raise self._broken(error) from None
+        usable, bad = self._admitted()
+        if is_damage(error):
+            self._file.report_damage()
+        else:
+            log.warning("going on without the index cache in %s: %s", self._directory, error)
+        self._file.close()
+        self._file = IndexFile(self._directory if is_damage(error) else None)
+        with self.database() as database:
+            self._refresh()
+            with transaction(database, "DEFERRED"):
+                database.executemany(_USE, usable)
+                database.executemany(_BAD, bad)
+
+    def _admitted(self) -> tuple[list[tuple[bytes]], list[tuple[bytes, bytes]]]:
+        """Return the packs that count, and bad copies; nothing where a damaged file has lost it."""
+        try:
+            usable = self._file.connection.execute(_ALL_USED).fetchall()
+            return usable, self._file.connection.execute(_ALL_BAD).fetchall()
+        except DATABASE_ERRORS:
+            return [], []
 
     def _refresh(self) -> None:
         database = self._file.connection

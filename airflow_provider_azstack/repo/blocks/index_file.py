@@ -15,6 +15,8 @@ import sqlite3
 import weakref
 from pathlib import Path
 
+from airflow_provider_azstack.store.local import LocalStore
+
 log = logging.getLogger(__name__)
 
 # A cache of another layout has another name, so versions never meet in one file.
@@ -105,6 +107,8 @@ class IndexFile:
 
     def _open_cache(self, directory: Path) -> sqlite3.Connection:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not LocalStore(directory.absolute()).is_near:
+            raise OSError("it is on a network file system, where SQLite's files go wrong")
         self._lock = os.open(directory / f"{_FILE_NAME}.lock", _LOCK_FLAGS, 0o600)
         is_alone = self._lock_alone()
         if self._marker.exists():

@@ -1,6 +1,8 @@
 """The index: derived data that nobody has to trust."""
 
+import contextlib
 import multiprocessing
+import os
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.mounts import tmpfs
 from support.repositories import PASSPHRASE, new_repository, noise, reopen, store_blocks
 from support.stores import LostWrites, MemoryStore
 
@@ -327,6 +330,54 @@ def test_no_cache_directory_can_be_made(
     [block] = store_blocks(repository.open_session("a"), [noise(1)])
     (tmp_path / "file").write_text("in the way")
     assert load(with_cache(store, tmp_path / "file")).locations(block)
+
+
+def test_a_cache_on_a_network_file_system_is_not_used(
+    store: MemoryStore,
+    repository: Repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Several hosts would write to one file, and SQLite lets one host's processes do that only."""
+    [block] = store_blocks(repository.open_session("a"), [noise(1)])
+    monkeypatch.setattr(LocalStore, "file_system", lambda _: "nfs4")
+    assert load(with_cache(store, tmp_path)).locations(block)
+    assert not list(tmp_path.glob("*/index-*"))
+    assert "network file system" in caplog.text
+
+
+@pytest.mark.tier2
+@pytest.mark.parametrize("room", [0, 40_000, 200_000, 600_000, 1_000_000])
+def test_a_cache_that_has_no_more_room_fails_nothing(
+    store: MemoryStore, repository: Repository, tmp_path: Path, room: int
+) -> None:
+    """F-S24: wherever it gets full, while the index is loaded or while blocks are added to it."""
+    before = store_blocks(repository.open_session("a"), [noise(seed, 50) for seed in range(8000)])
+    with tmpfs(tmp_path, 2) as place:
+        fill(place / "in the way", room)
+        cached = with_cache(store, place / "cache")
+        session = cached.open_session("b")
+        with session.writer() as writer:
+            for number, seed in enumerate((*range(9000, 17_000), 1)):
+                stored = writer.add(noise(seed, 50))
+                if number % 3000 == 0:
+                    writer.flush()
+            assert stored == (before[1], 0)
+            writer.flush()
+            assert writer.add(noise(9001, 50)).new_bytes == 0
+        session.verify_present(before)
+        session.close()
+
+
+def fill(file: Path, room: int) -> None:
+    """Take all the room but so many bytes."""
+    number = os.open(file, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while True:
+            os.write(number, bytes(4096))
+    os.ftruncate(number, max(0, os.fstat(number).st_size - room))
+    os.close(number)
 
 
 def _write_some(directory: str, cache: str, number: int) -> None:
