@@ -24,13 +24,14 @@ from typing import Any
 
 from bucket_server import bucket, reached
 from processes import answer, measured
-from records import VM, back_up, image_name, opened, publish
+from records import VM, back_up, create, image_name, opened, publish
 from scale import STARTED, Paths, prepare_job, require
 from sources import FileDisk
 
 from airflow_provider_azstack.engine.backup.complete import complete
 from airflow_provider_azstack.engine.export.disk import DiskExport
 from airflow_provider_azstack.model import Job, Manifest, from_json
+from airflow_provider_azstack.repo.copies.sync import Selection, sync
 from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.points.forget import forget
 from airflow_provider_azstack.repo.prune.collector import prune
@@ -77,6 +78,16 @@ def exported(options: argparse.Namespace, repository: Repository) -> None:
     DiskExport(image, ImageReader(image, repository.reader()), "raw").to_file(options.work / "out")
 
 
+def copied(options: argparse.Namespace, repository: Repository) -> None:
+    """Copy the disk's restore points to a repository on this machine."""
+    near = options.work / "copied"
+    near.mkdir()
+    create(near)
+    with closing(opened(near)) as other:
+        outcomes = sync(repository, other, Selection(vms=[VM]))
+    require(len(outcomes) == 3, "copies")
+
+
 def listed(_: argparse.Namespace, repository: Repository) -> None:
     """List all restore points."""
     require(len(repository.points()) > 100, "points")
@@ -108,6 +119,7 @@ STEPS: dict[str, Step] = {
     "day, compared": backed_up("scattered", "compared", "first", is_told=False),
     "completion": completed,
     "export": exported,
+    "copy": copied,
     "points": listed,
     "structure": verified("structure"),
     "full": verified("full"),

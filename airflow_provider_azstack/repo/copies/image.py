@@ -31,6 +31,7 @@ from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.speed import Course
 
 THREADS = 4
+_FAR = 8  # each has a block, as it is stored as well
 
 
 class Pair(NamedTuple):
@@ -70,7 +71,8 @@ class ImageCopier:
         self._reader = source.reader()
         self._writer = destination.writer()
         self._destination_reader = destination.reader()
-        self._threads = threads
+        # Those that wait for a store that is far away take no processor from the others.
+        self._threads = threads if self._reader.is_near else max(threads, _FAR)
         self._cancel = cancel or threading.Event()
         self._progress = progress
         self._clock = clock

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from support.disks import SparseDisk
@@ -11,6 +12,7 @@ from support.repositories import PASSPHRASE, new_repository, noise
 from support.stores import MemoryStore
 
 from airflow_provider_azstack.repo.blocks import index
+from airflow_provider_azstack.repo.copies.sync import sync
 from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.points.forget import forget
 from airflow_provider_azstack.repo.prune.collector import prune
@@ -19,6 +21,7 @@ from airflow_provider_azstack.repo.usage import usage
 from airflow_provider_azstack.repo.verify.verification import verify
 from airflow_provider_azstack.store.base import MOST_BYTES, Buffer, ObjectInfo, Store
 from airflow_provider_azstack.store.guard import StoreWrapper
+from airflow_provider_azstack.store.local import LocalStore
 
 pytestmark = pytest.mark.tier1
 VMS = 8
@@ -26,7 +29,7 @@ VMS = 8
 
 class Far(StoreWrapper):
     """
-    Counts requests, and answers none of one kind before two of them were under way at once.
+    Counts requests, and answers none of one kind before so many of them were under way at once.
 
     Whoever sends them one after the other gets his first answer after the time limit, as an error.
     """
@@ -35,7 +38,9 @@ class Far(StoreWrapper):
         super().__init__(inner)
         self.asked = Counter[tuple[str, str]]()
         self.of_interest = verb, prefix
-        self._is_alone = threading.Lock()
+        self.together = 2
+        self._waiting = 0
+        self._lock = threading.Lock()
         self._met = threading.Event()
 
     def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
@@ -52,6 +57,8 @@ class Far(StoreWrapper):
 
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
         self._count("range", name)
+        if sum(length for _, length in ranges) > 2**20:
+            self._wait_for_others("block", name)
         return super().get_ranges(name, ranges)
 
     def info(self, name: str) -> ObjectInfo:
@@ -68,12 +75,17 @@ class Far(StoreWrapper):
 
     def _count(self, verb: str, name: str) -> None:
         self.asked[verb, name.partition("/")[0]] += 1
+        self._wait_for_others(verb, name)
+
+    def _wait_for_others(self, verb: str, name: str) -> None:
         wanted, prefix = self.of_interest
         if verb == wanted and name.startswith(prefix):
-            if not self._is_alone.acquire(blocking=False):
-                self._met.set()
-            elif not self._met.wait(timeout=5):
-                raise AssertionError(f"{verb} {name} is under way alone")
+            with self._lock:
+                self._waiting += 1
+                if self._waiting >= self.together:
+                    self._met.set()
+            if not self._met.wait(timeout=5):
+                raise AssertionError(f"{verb} {name}: only {self._waiting} were under way")
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +256,24 @@ def test_a_cell_of_many_days_waits_once(store: MemoryStore) -> None:
     disk.read_into(0, memoryview(data))
     assert image.read(0, 2**20) == data
     assert far.asked["range", "packs"] == 4
+
+
+@pytest.mark.parametrize("way", ["stream", "copy"])
+def test_more_blocks_are_on_their_way_from_a_far_store_than_there_are_processors(
+    way: str, tmp_path: Path
+) -> None:
+    """Five are asked for at once, where four would be from a near one."""
+    store = MemoryStore()
+    disk = SparseDisk(16 * 2**20)
+    disk.write(0, noise(7, 16 * 2**20))
+    point = back_up_vm(new_repository(store), {"os": disk})
+    far = Far(store)
+    repository = reopen_at(far)
+    image = ImageReader(repository.image(point.images[0].image), repository.reader())
+    far.of_interest, far.together = ("block", "packs/"), 5
+    if way == "copy":
+        [outcome] = sync(repository, new_repository(LocalStore(tmp_path)))
+        assert outcome.status == "copied"
+    else:
+        data = b"".join(piece.data or b"" for piece in image.stream())
+        assert len(data) == 16 * 2**20
