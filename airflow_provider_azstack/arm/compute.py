@@ -7,6 +7,7 @@ Invariant: every call may be repeated. Creating is get-or-create, releasing and 
 not there is success, and a snapshot that is not what we asked for is never taken for ours.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from airflow_provider_azstack.errors import (
     UnsupportedStack,
 )
 from airflow_provider_azstack.secret import Secret
+
+log = logging.getLogger(__name__)
 
 _PROVIDER = "providers/Microsoft.Compute"
 # From this version on, snapshots know "incremental"; older ones refuse unknown properties.
@@ -147,8 +150,16 @@ class Compute:
             raise
 
     def delete_disk(self, disk_id: str) -> None:
-        """Delete a managed disk, access to it first; nothing there is success."""
-        self.revoke(disk_id)
+        """
+        Delete a managed disk, access to it first; nothing there is success.
+
+        When access to a half-written upload ends, the stack looks for a VHD's footer and says
+        InvalidVhd: github.com/microsoft/AzureStorageExplorer/issues/8612. It may be deleted.
+        """
+        try:
+            self.revoke(disk_id)
+        except (ConfigurationError, Unreachable) as error:
+            log.info("%s is deleted though its access did not end well: %s", disk_id, error)
         self._stack.delete(disk_id)
 
     def grant_write(self, disk_id: str, seconds: int) -> Grant:

@@ -24,6 +24,18 @@ _TIERS = {"Standard_LRS": "Standard", "Premium_LRS": "Premium"}
 # came with 2018-09-30, the size of the upload and "incremental" with 2019-03-01.
 _WRITES_SINCE = "2018-09-30"
 _UPLOADS_SINCE = "2019-03-01"
+_MEMBERS = {
+    "DiskProperties": {
+        "timeCreated", "osType", "hyperVGeneration", "creationData", "diskSizeGB", "diskSizeBytes",
+        "uniqueId", "encryptionSettingsCollection", "provisioningState", "diskIOPSReadWrite",
+        "diskMBpsReadWrite", "diskState", "encryption", "incremental",
+    },
+    "CreationData": {
+        "createOption", "storageAccountId", "imageReference", "sourceUri", "sourceResourceId",
+        "sourceUniqueId", "uploadSizeBytes",
+    },
+}  # fmt: skip
+_LATE_MEMBERS = {"hyperVGeneration", "incremental", "encryption", "uploadSizeBytes"}
 _LATE = {"diskState", "diskSizeBytes", "uniqueId", "encryption", "hyperVGeneration"}
 
 
@@ -122,16 +134,26 @@ def put(world: World, call: Call) -> Answer:
         raise Problem(400, "InvalidParameter", "Required parameter 'creationData' is missing.")
     if given.get("incremental"):
         raise Problem(400, "InvalidParameter", "Incremental snapshots are not supported.")
-    if call.query["api-version"] < _UPLOADS_SINCE:
-        _check_members(given)
+    _check_members(call, given)
     return _create(world, call, path, sent)
 
 
-def _check_members(given: Json) -> None:
-    """Refuse what only newer api-versions know."""
-    for there, name in ((given, "incremental"), (given["creationData"], "uploadSizeBytes")):
-        if name in there:
-            raise Problem(400, "BadRequest", f"Could not find member '{name}' on object of type.")
+def _check_members(call: Call, given: Json) -> None:
+    """
+    Refuse what the api-version does not know, in a stack's own words.
+
+    github.com/kubernetes-sigs/azuredisk-csi-driver/issues/957
+    """
+    late = _LATE_MEMBERS if call.query["api-version"] < _UPLOADS_SINCE else set()
+    for kind, there in (("DiskProperties", given), ("CreationData", given["creationData"])):
+        if unknown := set(there) - (_MEMBERS[kind] - late):
+            name = min(unknown)
+            raise Problem(
+                400,
+                "BadRequest",
+                f"Could not find member '{name}' on object of type '{kind}'. "
+                f"Path 'properties.{name}', line 1, position 1.",
+            )
 
 
 def _create(world: World, call: Call, path: str, sent: Json) -> Answer:
@@ -393,7 +415,19 @@ def end_get_access(world: World, call: Call) -> Answer:
     """``POST .../endGetAccess``: every grant of the resource dies."""
     resource = resources.target(world, call, _type(call))
     kind = "disks" if resource.volume else "snapshots"
+    if resource.volume and resource.properties["diskState"] == "ActiveUpload":
+        _check_upload(world, resource, resource.volume)
     return operations.start(world, call, f"{kind}.endGetAccess", lambda: revoke(world, resource))
+
+
+def _check_upload(world: World, disk: Resource, volume: Volume) -> None:
+    """Refuse to finish what is no VHD (github.com/microsoft/AzureStorageExplorer/issues/8612)."""
+    size_bytes = volume.size_bytes - vhd.FOOTER
+    wrong = vhd.check(volume.content().read(size_bytes, vhd.FOOTER), size_bytes)
+    if wrong:
+        revoke(world, disk)
+        disk.properties["diskState"] = "ReadyToUpload"  # it can be written anew, or deleted
+        raise Problem(400, "InvalidVhd", f"The disk is not a supported VHD: {wrong}.")
 
 
 def revoke(world: World, resource: Resource) -> None:

@@ -5,14 +5,17 @@ Owns the table of the hybrid profiles 2019-03-01 and 2020-09-01; knows no resour
 Invariant: a version that is not in the table is refused, and the error names those that are.
 
 Sources: Azure/azure-rest-api-specs, profile/2020-09-01-hybrid.json and 2019-03-01-hybrid.json; for
-disks and snapshots, MicrosoftDocs/azure-stack-docs, user/azure-stack-managed-disk-considerations.md
-(builds 2102 and later); for blobs, user/azure-stack-acs-differences.md.
+disks and snapshots, what a stack said in 2024, github.com/kubernetes-sigs/azuredisk-csi-driver
+issue 2577; for blobs, MicrosoftDocs/azure-stack-docs, user/azure-stack-acs-differences.md.
 """
 
 from airflow_provider_azstack.emulator.http import Call, Json, Problem
 
 _COMPUTE = ("2020-06-01", "2019-12-01", "2019-07-01", "2018-10-01", "2017-12-01")
-_DISKS = ("2019-07-01", "2019-03-01", "2018-09-30", "2018-06-01", "2018-04-01", "2017-03-30")
+_DISKS = (
+    "2019-11-01", "2019-07-01", "2019-03-01", "2018-09-30", "2018-06-01", "2018-04-01",
+    "2017-03-30",
+)  # fmt: skip
 _NETWORK = ("2018-11-01", "2017-10-01", "2016-09-01")
 
 SUPPORTED: dict[str, tuple[str, ...]] = {

@@ -116,6 +116,20 @@ def test_a_checksum_that_differs_is_read_again(setup: Setup, alter: Callable[...
             read(disk, 0, RANGE)
 
 
+def test_a_checksum_that_was_not_asked_for_says_nothing(setup: Setup) -> None:
+    """
+    One that was stored with a disk long ago comes with every read, and fits none.
+
+    github.com/microsoft/AzureStorageExplorer/issues/2666
+    """
+    with setup.reader() as disk:
+        disk.footer()
+        disk._reads = itertools.repeat(1)  # type: ignore[assignment] - no read is the sample
+        old = setup.faults.alter_reads(with_header("Content-MD5", "1B2M2Y8AsgTpgAmY7PhCfg=="))
+        assert read(disk, 0, RANGE) == setup.content[:RANGE]
+        assert old.struck == 1
+
+
 def test_a_sample_of_the_reads_asks_for_a_checksum(setup: Setup) -> None:
     """F-N3: the first read of a disk and one in so many after that carry a checksum."""
     with_md5 = Fault("GET", "sig=", alter=lambda _, a: a, times=1000)

@@ -1,7 +1,9 @@
 """What happens to a restore when the stack, the network, or the process fails."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from msgspec.structs import replace
@@ -9,6 +11,7 @@ from support.compound import Rig, connect
 from support.restores import body, digests, disk_at, error_of, execute, life, plan, restore
 
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
+from airflow_provider_azstack.arm.vhd import build_footer
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator, versions
 from airflow_provider_azstack.engine.restore import parts as restore_parts
 from airflow_provider_azstack.engine.restore.bodies import TAG
@@ -280,6 +283,8 @@ def test_a_half_disk_that_somebody_finished_is_made_again(site: Rig, emulator: E
     assert execute(site, made)[0].status == "failed"
     disk = made.vms[0].disks[0]
     before = body(site, disk.id)["properties"]["uniqueId"]
+    footer = build_footer(4 * MIB, uuid4(), datetime.now(UTC))  # else the stack finishes nothing
+    disk_at(emulator, disk.id).volume.write(4 * MIB, footer)
     site.stack.run(f"{disk.id}/endGetAccess")
     assert body(site, disk.id)["properties"]["diskState"] == "Unattached"
     assert execute(site, made)[0].status == "done"

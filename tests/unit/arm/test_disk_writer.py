@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from support.restores import disk_at
@@ -13,6 +15,7 @@ from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, MD5_EVERY, DiskWriter
 from airflow_provider_azstack.arm.storage import BlobProperties, Storage
+from airflow_provider_azstack.arm.vhd import build_footer
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
 from airflow_provider_azstack.emulator.faults import Fault
 from airflow_provider_azstack.emulator.http import Problem
@@ -59,7 +62,7 @@ def test_what_was_written_is_there_once_access_has_ended(emulator: Emulator, sta
     with writer(stack, disk) as pages:
         pages.write(4096, b"a" * 8192)
         pages.write(4 * MIB, memoryview(b"b" * MAX_WRITE_BYTES))
-        pages.write(8 * MIB, b"f" * 512)
+        pages.write(8 * MIB, build_footer(8 * MIB, uuid4(), datetime.now(UTC)))
     state = stack.get(disk)["properties"]["diskState"]
     Compute(stack).revoke(disk)
     assert (state, stack.get(disk)["properties"]["diskState"]) == ("ActiveUpload", "Unattached")
@@ -138,9 +141,22 @@ def test_a_second_access_is_refused_and_does_not_end_the_first(
 def test_access_that_has_ended_is_denied(emulator: Emulator, stack: Stack) -> None:
     disk = upload(emulator, stack)
     grant = Compute(stack).grant_write(disk, 600)
-    Compute(stack).revoke(disk)
+    emulator.expire_grants()
     with DiskWriter(lambda: grant) as pages, pytest.raises(AccessDenied):
         pages.write(0, b"x" * 4096)
+
+
+def test_half_a_disk_is_not_finished_but_may_be_deleted(emulator: Emulator, stack: Stack) -> None:
+    """A stack looks for the footer when access ends, and says InvalidVhd."""
+    disk = upload(emulator, stack)
+    with writer(stack, disk) as pages:
+        pages.write(0, b"x" * 4096)
+    with pytest.raises(ConfigurationError, match="InvalidVhd"):
+        Compute(stack).revoke(disk)
+    with writer(stack, disk) as pages:
+        pages.write(0, b"y" * 4096)
+    Compute(stack).delete_disk(disk)
+    assert stack.find(disk) is None
 
 
 def test_a_refused_upload_is_told_from_a_full_quota(emulator: Emulator, stack: Stack) -> None:

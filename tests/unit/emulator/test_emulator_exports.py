@@ -1,11 +1,14 @@
 """Managed disks: snapshots, grants, differences, uploads."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from support.stack_client import DISKS, StackClient
 
+from airflow_provider_azstack.arm.vhd import build_footer
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedDisk, Emulator
 from airflow_provider_azstack.emulator.fleet import footer_of
 
@@ -235,7 +238,7 @@ def test_a_disk_is_uploaded_through_a_write_grant(emulator: Emulator, client: St
         return client.blob("PUT", url, sent, x_ms_range=window, x_ms_page_write=mode).status
 
     assert put(PAGE, b"p" * PAGE) == 201
-    assert put(size, b"f" * 512) == 201
+    assert put(size, build_footer(size, uuid4(), datetime.now(UTC))) == 201
     assert put(512, b"p" * 512) == 416  # pages have 4 KiB here
     assert put(0, b"p" * (size + PAGE)) == 416
     assert client.get(path, DISKS)["properties"]["diskState"] == "ActiveUpload"
@@ -245,6 +248,11 @@ def test_a_disk_is_uploaded_through_a_write_grant(emulator: Emulator, client: St
     url = client.grant(path) + "&comp=page"
     assert put(0, b"p" * PAGE) == 403
     assert client.read(url.removesuffix("&comp=page"), PAGE, 4).data == b"pppp"
+    body["properties"]["tier"] = "P30"  # type: ignore[index]
+    answer = client.arm("PUT", f"{path}2", DISKS, body)
+    assert error_of(answer) == (400, "BadRequest")
+    assert b"Could not find member 'tier' on object of type 'DiskProperties'" in answer.data
+    del body["properties"]["tier"]  # type: ignore[attr-defined]
     client.emulator.behaviour.upload = False
     assert client.arm("PUT", f"{path}2", DISKS, body).status == 400
 
