@@ -5,6 +5,8 @@ Owns the list of those forms; knows neither where a secret comes from nor what i
 Invariant: a secret is masked before its first use, so no log line can come first.
 """
 
+import json
+from collections.abc import Iterator
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from airflow.providers.common.compat.sdk import mask_secret
@@ -20,8 +22,20 @@ def mask(text: str) -> None:
 
 
 def forms(text: str) -> set[str]:
-    """Return ``text`` raw and percent-encoded, and its signatures likewise."""
+    """
+    Return ``text`` raw, percent-encoded and escaped, and its signatures likewise.
+
+    Quotes, line ends and letters beyond ASCII look different within JSON, or a text's ``repr``.
+    """
     secrets = {text}
     query = urlsplit(text).query if "?" in text else ""
     secrets |= {value for name, value in parse_qsl(query) if name.lower() in _SIGNATURES}
-    return {form for secret in secrets for form in (secret, quote(secret, safe="")) if form}
+    return {form for secret in secrets for form in _spellings(secret) if form}
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    yield secret
+    yield quote(secret, safe="")
+    yield repr(secret)[1:-1]
+    for is_ascii in (False, True):
+        yield json.dumps(secret, ensure_ascii=is_ascii)[1:-1]

@@ -14,7 +14,7 @@ from airflow_provider_azstack.hooks.repository import RepositoryHook
 from airflow_provider_azstack.hooks.stack import AzureStackHook
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sealing.crypto import Cost
-from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.secret import MASK, Secret
 from airflow_provider_azstack.store import open_store
 
 pytestmark = pytest.mark.tier1
@@ -160,3 +160,17 @@ def test_a_signed_url_is_masked_in_every_form() -> None:
     assert {"a+b/c=long", "a%2Bb%2Fc%3Dlong", url} <= forms(url)
     mask(url)
     assert "a%2Bb%2Fc%3Dlong" not in str(redact("GET /md-1?sig=a%2Bb%2Fc%3Dlong"))
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["pass phrase", "with 'one' and \"two\"", "back\\slash", "-----BEGIN\nkey\n", "Schlüssel"],
+)
+def test_a_secret_is_masked_however_it_is_quoted(secret: str) -> None:
+    """Log lines are JSON, and exceptions quote what they are about."""
+    mask(secret)
+    for written in (secret, repr(secret), json.dumps(secret), json.dumps({"a": [secret]})):
+        shown = redact(f"before {written} after")
+        assert MASK in shown
+        assert secret not in shown
+        assert json.dumps(secret)[1:-1] not in shown
