@@ -140,7 +140,11 @@ def test_a_flip_of_any_byte_of_the_config(damaged: Damaged) -> None:
 
 
 def test_a_flip_of_any_byte_of_the_keys(damaged: Damaged) -> None:
-    """F-S5: a damaged key does not open; the error names it."""
+    """
+    F-S5: a damaged key does not open; the error names it.
+
+    Unless what is damaged is what the passphrase opens: that is as if it were the wrong one.
+    """
     first, second = damaged.names("keys/")
     for at in range(max(len(damaged.intact[name]) for name in (first, second))):
         for name in (first, second):
@@ -150,7 +154,7 @@ def test_a_flip_of_any_byte_of_the_keys(damaged: Damaged) -> None:
         try:
             Repository.open(damaged.store, PASSPHRASE)
         except WrongKey as error:
-            assert first in str(error)  # noqa: PT017
+            assert first in str(error) or "opens none of 2 keys" in str(error)  # noqa: PT017
             continue
         pytest.fail(f"byte {at} of the keys was not checked")
 
