@@ -328,10 +328,8 @@ class World:
         session = small_packs(repository.join_session(task.session))
         try:
             yield from self._work(repository, session, task)
-        except ObjectExists:
-            self.done["two copies of a task"] += 1  # the other one has published
         except AzStackError:
-            session.check()
+            session.check()  # only who was fenced is excused
             raise
         finally:
             session.close()
@@ -366,7 +364,11 @@ class World:
         how = {"run": task.run, "policy": "p", "number": task.number, "day": task.day}
         point = points._point(session, [image], **how, previous="")  # type: ignore[arg-type]
         self.ever[task.key, point.id] = task.state
-        session.publish(point)
+        try:
+            session.publish(point)
+        except ObjectExists:  # the other copy of the task was first, with images of its own
+            self.done["two copies of a task"] += 1
+            return
         if task in self.tasks:
             self.tasks.remove(task)
             self.here.must.add((task.key, point.id))

@@ -148,7 +148,9 @@ class BlockReader:
         return found
 
     def _missing(self, block_id: bytes, gone: list[str]) -> MissingBlock:
-        reason = f"{', '.join(gone)} is gone" if gone else "no index segment names it"
+        reason = f"{', '.join(gone)} is gone"
+        if not gone:
+            reason = "no index segment names it: 'azstack rebuild-index' looks for it in the packs"
         if self._index.damaged:
             reason += f"; rebuild the index, {self._index.damaged[0]} is damaged"
         return MissingBlock(f"block {block_id.hex()} is missing: {reason}")

@@ -11,7 +11,13 @@ from support.repositories import prose
 from support.stores import MemoryStore
 
 from airflow_provider_azstack.engine.progress import Progress
-from airflow_provider_azstack.errors import Cancelled, ChangesLied, SessionLost, Unreachable
+from airflow_provider_azstack.errors import (
+    Cancelled,
+    ChangesLied,
+    MissingBlock,
+    SessionLost,
+    Unreachable,
+)
 from airflow_provider_azstack.model import Extent
 from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
 from airflow_provider_azstack.repo.images.overlay import MAX_RUNS_PER_CELL
@@ -424,6 +430,27 @@ def test_idle_regions_heal_too() -> None:
         assert healed.stored_bytes > 4 * MIB
         assert_same(disk, healed, session)
         assert back_up(disk, session, healed).stored_bytes == 0
+
+
+def test_a_lost_segment_costs_a_rebuild_of_the_index_and_no_data() -> None:
+    """F-S8: an idle region is taken over by its group; who misses its blocks is told the cure."""
+    store = MemoryStore()
+    with open_session(store) as session:
+        disk = noisy_disk()
+        first = back_up(disk, session)
+        lost = store.names("index/")
+        disk.freeze()
+        disk.write(MIB, b"changed")
+        second = back_up(disk, session, first)
+    store.lose(lost)
+    with open_session(store) as session:
+        disk.freeze()
+        third = back_up(disk, session, second)
+        with pytest.raises(MissingBlock, match="azstack rebuild-index"):
+            assert_same(disk, third, session)
+        session.repository.rebuild_index()
+    with open_session(store) as session:
+        assert_same(disk, third, session)
 
 
 def test_large_groups_of_cells_use_whole_blocks() -> None:
