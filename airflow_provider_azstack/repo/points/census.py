@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from airflow_provider_azstack.errors import IntegrityError, ObjectNotFound, Refused
+from airflow_provider_azstack.errors import IntegrityError, ObjectHeld, ObjectNotFound, Refused
 from airflow_provider_azstack.repo import room
 from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
 from airflow_provider_azstack.repo.sealing.records import Census, ForgottenPoints
@@ -115,5 +115,6 @@ def _new_name(repository: "Repository", prefix: str) -> str:
 
 def _delete(repository: "Repository", names: Iterable[str]) -> None:
     for name in sorted(names):
-        with contextlib.suppress(ObjectNotFound):
+        # One that a lock holds is harmless: it only says again what others say.
+        with contextlib.suppress(ObjectNotFound, ObjectHeld):
             repository.store.delete(name)

@@ -71,7 +71,7 @@ def forget(
     if held:  # what is still there shall be missed when it is not
         if gone:
             _note(repository, gone)
-        with contextlib.suppress(ObjectNotFound):  # gathered with others
+        with contextlib.suppress(ObjectNotFound, ObjectHeld):  # gathered with others, or locked
             repository.store.delete(note)
     return Forgotten(gone, held)
 

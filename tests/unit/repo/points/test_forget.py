@@ -186,6 +186,23 @@ def test_a_point_that_the_store_holds_is_told_and_the_others_go(repository: Repo
     assert ids(repository) == ["p-run-1", "p-run-3"]
 
 
+def test_where_a_lock_holds_everything_points_are_told_as_held(repository: Repository) -> None:
+    """F-S19: what is only said again elsewhere may stay."""
+
+    class Locked(StoreWrapper):
+        def delete(self, name: str) -> None:
+            raise ObjectHeld(f"{name} is locked")
+
+    locked = reopen(repository, Locked(repository.store))
+    gone = forget(locked, [(VM_KEY, "p-run-1"), (VM_KEY, "p-run-2")])
+    assert (gone.points, len(gone.held)) == ((), 2)
+    for points in (["a/1"], ["a/1", "a/2"]):
+        census.put_census(locked, points)
+    assert len(list(repository.store.list("census/"))) == 2
+    census.put_census(repository, ["a/1", "a/2"])
+    assert len(list(repository.store.list("census/"))) == 1
+
+
 @pytest.mark.parametrize("mode", ["before", "after", "torn"])
 def test_a_crash_at_any_call_leaves_points_that_can_be_forgotten_again(mode: str) -> None:
     """F-C3, the half that forgets: each point is there or noted as forgotten."""
