@@ -9,7 +9,7 @@ it before the first deletion. It can die anywhere: the next one goes on from wha
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_azstack.errors import (
@@ -72,6 +72,7 @@ def prune(
     purpose: str = PURPOSE,
     run: str = "",
     threads: int = THREADS,
+    tell: Callable[[str], None] = log.info,
 ) -> Report:
     """
     Delete what nothing needs, as far as no living session may still count on it.
@@ -80,6 +81,7 @@ def prune(
         run fails; nothing is lost.
     :param confirm: the repository's id, when it has no restore point and shall be emptied.
     :param purpose: and ``run``: what our session says of itself.
+    :param tell: told a line for each thing that was, or would be, done.
     :raises Refused: something is missing, unreadable or not as expected; nothing was deleted.
     """
     session = None
@@ -90,7 +92,7 @@ def prune(
     # Without the cache: no bit that flipped on this host may say what can be deleted.
     index = Index(repository.records)
     try:
-        collector = _Collector(repository, session, index, threads)
+        collector = _Collector(repository, session, index, threads, tell)
         return collector.run(frozenset(dead_sessions), confirm)
     finally:
         index.close()
@@ -102,12 +104,18 @@ class _Collector:
     """One collection. Without a session it only looks."""
 
     def __init__(
-        self, repository: "Repository", session: "Session | None", index: Index, threads: int
+        self,
+        repository: "Repository",
+        session: "Session | None",
+        index: Index,
+        threads: int,
+        tell: Callable[[str], None],
     ) -> None:
         self._repository = repository
         self._session = session
         self._index = index
         self._threads = threads
+        self._tell = tell
         self._small = at_once(repository.store, threads)  # threads for requests without blocks
         self._liveness = Liveness(index)
         reader = BlockReader(repository.records, index)
@@ -397,4 +405,4 @@ class _Collector:
 
     def _say(self, action: Action, name: str, size_bytes: int, because: str) -> None:
         self._rows.append(Row(action, name, size_bytes, because))
-        log.info("%s %s: %s", action, name, because)
+        self._tell(f"{action} {name}: {because}")

@@ -13,7 +13,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_provider_azstack.errors import ObjectExists, ObjectNotFound, Refused, Tampered
+from airflow_provider_azstack.errors import (
+    ObjectExists,
+    ObjectHeld,
+    ObjectNotFound,
+    Refused,
+    Tampered,
+)
 from airflow_provider_azstack.repo import room
 from airflow_provider_azstack.repo.blocks.packs import pack_name
 from airflow_provider_azstack.repo.sealing.crypto import ID_BYTES
@@ -108,8 +114,8 @@ def stamp(repository: "Repository", condemned: Condemned) -> Condemned:
 def finish(repository: "Repository", records: Iterable[Condemned]) -> None:
     """C7: delete records of which nothing is left, and the ends of such."""
     for record in records:
-        _delete(repository, f"{CONDEMNED}{record.id}/packs")
-        _delete(repository, f"{CONDEMNED}{record.id}/alive")
+        if _delete(repository, f"{CONDEMNED}{record.id}/packs"):
+            _delete(repository, f"{CONDEMNED}{record.id}/alive")
 
 
 def remove_ends(repository: "Repository") -> None:
@@ -132,6 +138,12 @@ def _read(repository: "Repository", record: str, present: Collection[str]) -> Co
     return Condemned(record, names, packs.objects, alive)
 
 
-def _delete(repository: "Repository", name: str) -> None:
-    with contextlib.suppress(ObjectNotFound):
-        repository.store.delete(name)
+def _delete(repository: "Repository", name: str) -> bool:
+    """Delete an object if no lock holds it; tell whether it is gone."""
+    try:
+        with contextlib.suppress(ObjectNotFound):
+            repository.store.delete(name)
+    except ObjectHeld as error:
+        log.info("%s stays for now: %s", name, error)
+        return False
+    return True

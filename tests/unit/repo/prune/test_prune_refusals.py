@@ -188,6 +188,32 @@ def test_objects_that_the_store_holds_are_told_and_go_later(repository: Reposito
     assert_repository_sound(repository, used().expected)
 
 
+def test_records_that_a_lock_holds_longer_than_packs_fail_nothing(repository: Repository) -> None:
+    """F-S19: they are younger than what they condemn, and go when they can."""
+
+    class Locked(StoreWrapper):
+        is_locked = True
+
+        def delete(self, name: str) -> None:
+            if self.is_locked and name.startswith(("condemned/", "census/", "index/")):
+                raise ObjectHeld(f"{name} is locked")
+            super().delete(name)
+
+    store = Locked(repository.store)
+    locked = through(repository, store)
+    packs = names(repository, "packs/")
+    assert prune(locked, dead_sessions=[used().dead]).of("delete")
+    assert len(names(repository, "packs/")) < len(packs)
+    prune(locked)
+    assert names(repository, "condemned/")
+    assert_repository_sound(repository, used().expected)
+    store.is_locked = False
+    prune(locked)
+    assert not names(repository, "condemned/")
+    assert prune(locked).rows == ()
+    assert_repository_sound(repository, used().expected)
+
+
 def test_a_record_of_a_newer_version_stops_it(repository: Repository) -> None:
     repository.records.put_bytes("condemned/new/packs", b'{"packs": [], "because": "new"}')
     before = names(repository, "")
