@@ -54,6 +54,7 @@ from airflow_provider_azstack.policy import Policy, load_policy
 _SNAPSHOT_WEIGHT, _STREAM_WEIGHT = 1, 100
 _LABEL = "{{ task.workload['label'] }}"
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
+_LONGEST_NAME = 200  # Airflow takes ids of 250 characters, and makes directories of them
 
 _ABOUT = """\
 Backs up the virtual machines of policy **{policy}** from {stack} to {repository}.
@@ -168,7 +169,7 @@ def policy_dag(
 
 
 def _dag_id(file: Path) -> str:
-    return f"azstack_{_NOT_IN_IDS.sub('_', file.stem)}"
+    return f"azstack_{_NOT_IN_IDS.sub('_', file.stem)[:_LONGEST_NAME]}"
 
 
 def _require_name(file: Path) -> None:
@@ -176,6 +177,10 @@ def _require_name(file: Path) -> None:
     if _NOT_IN_IDS.search(file.stem):
         raise ConfigurationError(
             f"{file}: its name is its DAG's: letters, digits, '.', '_' and '-': rename or move it"
+        )
+    if len(file.stem) > _LONGEST_NAME:
+        raise ConfigurationError(
+            f"{file}: its name is its DAG's: at most {_LONGEST_NAME} characters: rename it"
         )
 
 

@@ -414,6 +414,19 @@ def test_a_mistake_in_one_policy_stops_no_other(policies: Path, text: str, said:
         task.execute(context={})  # by name, as a worker does
 
 
+def test_a_policys_name_that_is_too_long_for_a_dag_is_refused(policies: Path) -> None:
+    """Ids of DAGs end at 250 characters, and names of files, which they are part of, at 255."""
+    (policies / f"{'long' * 62}.yaml").write_text("name: long\n")
+    (policies / f"{'good' * 50}.yaml").write_text("name: good\n")
+    [shipped] = [path for path in SHIPPED if path.stem == "azstack_backup"]
+    bag = BundleDagBag(dag_folder=shipped, bundle_path=shipped.parent, bundle_name="shipped")
+    assert bag.import_errors == {}
+    assert "discover" in bag.dags[f"azstack_{'good' * 50}"].task_dict
+    [task] = bag.dags[f"azstack_{'long' * 50}"].tasks
+    with pytest.raises(AirflowFailException, match="at most 200 characters: rename it"):
+        task.execute(context={})
+
+
 def test_what_the_dag_file_adds_is_added_to_a_refused_policy_too(policies: Path) -> None:
     """Whoever is called when a backup fails is called when there can be none."""
     (policies / "bad.yaml").write_text("nam: bad\n")
