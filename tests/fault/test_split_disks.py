@@ -114,7 +114,7 @@ def test_a_host_that_is_killed_in_the_middle_of_a_part(it: Rig, vm: EmulatedVm) 
     it.emulator.faults.clear()
     stream(it, run, done)
     assert [image.part.first for image in images(it, run)] == [REGION_BYTES]
-    require_red(it, run, "no image of os (0 to 0.25 GiB)")
+    require_red(it, run, "no image of os (0 to 0.268 GB)")
     require_next_run_is_fine(it, vm)
 
 

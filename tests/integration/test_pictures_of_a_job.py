@@ -38,9 +38,9 @@ def test_each_part_is_on_the_host_that_read_it(it: Rig) -> None:
     stretches = facts.timeline.stretches
     assert Counter(one.disk for one in stretches) == {
         "os": 1,
-        "data-0 (0 to 0.25 GiB)": 1,
-        "data-0 (0.25 to 0.5 GiB)": 1,
-        "data-0 (0.5 to 0.507812 GiB)": 1,
+        "data-0 (0 to 0.268 GB)": 1,
+        "data-0 (0.268 to 0.537 GB)": 1,
+        "data-0 (0.537 to 0.545 GB)": 1,
     }
     given = {
         (piece.host, disk.key, disk.part)
@@ -55,4 +55,4 @@ def test_each_part_is_on_the_host_that_read_it(it: Rig) -> None:
     drawn = charts.gantt(facts.timeline, UTC)
     assert drawn is not None
     assert [shown.name for shown in drawn.hosts] == ["a", "b"]
-    assert "big data-0 (0.25 to 0.5 GiB)" in page(facts, "UTC")
+    assert "big data-0 (0.268 to 0.537 GB)" in page(facts, "UTC")

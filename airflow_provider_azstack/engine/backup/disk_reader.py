@@ -27,7 +27,7 @@ from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.engine.backup import window
 from airflow_provider_azstack.engine.backup.access import GRANT_SECONDS, SharedAccess
 from airflow_provider_azstack.engine.backup.disk import IN_FLIGHT, back_up_disk
-from airflow_provider_azstack.engine.backup.join import is_doubtful, lied_topic
+from airflow_provider_azstack.engine.backup.join import called, is_doubtful, lied_topic
 from airflow_provider_azstack.engine.backup.snapshots import Work
 from airflow_provider_azstack.engine.pace import Pace
 from airflow_provider_azstack.engine.progress import Progress
@@ -183,9 +183,7 @@ class DiskReader:
         sibling: Image | None = None,
     ) -> Image:
         name = self._name(snapshot, part)
-        label = f"{self._vm.name} {snapshot.disk_key}"
-        if part is not None:
-            label += f" from {part.first >> 30} GiB"
+        label = f"{self._vm.name} {called(snapshot.disk_key, part)}"
         wanted = self._conditions
 
         def tell(seen: Progress) -> None:

@@ -15,6 +15,7 @@ from airflow_provider_azstack.engine.backup.changes import SOURCES
 from airflow_provider_azstack.model import DiskPart, Image
 
 Part = DiskPart | None  # None: the whole disk
+_GB = 1e9
 
 
 class NotWholeError(Exception):
@@ -35,7 +36,8 @@ def called(disk_key: str, part: Part) -> str:
     """Return what people call a disk or a part of it."""
     if part is None:
         return disk_key
-    return f"{disk_key} ({part.first / 2**30:g} to {part.end / 2**30:g} GiB)"
+    first, end = (round(offset / _GB, 3) for offset in (part.first, part.end))
+    return f"{disk_key} ({first:g} to {end:g} GB)"
 
 
 def whole_image(wanted: Iterable[Part], images: Iterable[Image], *, is_lied: bool) -> Image:

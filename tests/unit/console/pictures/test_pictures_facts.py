@@ -274,9 +274,9 @@ def test_the_hosts_of_a_vm_in_pieces_are_those_of_the_manifests(repository: Repo
         manifest = Manifest(job=one.job, host=host, workloads=(workload,))
         repository.records.put(f"manifests/{one.job.run}/{host}/0001", manifest)
         known.append(stretches(repository))
-    second = "os (2 to 4 GiB)"
+    second = "os (2.147 to 4.295 GB)"
     assert nobody_knows == [
-        ("host-a or host-b", "os (0 to 2 GiB)", ""),
+        ("host-a or host-b", "os (0 to 2.147 GB)", ""),
         ("host-a or host-b", second, ""),
     ]
     assert [found[0][2] for found in known] == ["host-a / vm-1"] * 2
@@ -293,8 +293,8 @@ def test_images_tell_which_host_read_them(repository: Repository) -> None:
     one.done(1, more_hosts=("host-b",), parts=halves, read_by=("host-b", "host-a"))
     one.end()
     assert stretches(repository) == [
-        ("host-a", "os (2 to 4 GiB)", ""),
-        ("host-b", "os (0 to 2 GiB)", ""),
+        ("host-a", "os (2.147 to 4.295 GB)", ""),
+        ("host-b", "os (0 to 2.147 GB)", ""),
     ]
 
 
