@@ -87,6 +87,22 @@ def test_a_disk_that_fails_stops_no_other_and_a_retry_reads_only_that_one(
     run.clean_up()
 
 
+def test_a_disk_that_fails_is_one_line_of_the_log(
+    it: Rig, vm: EmulatedVm, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is wrong with it, and nothing of our own insides."""
+    run = it.begin()
+    refuse_grants_of(it, "data-0")
+    caplog.set_level(logging.INFO)
+    run.stream()
+    assert set(run.failures) == {vm.vm_id}
+    [error] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert error.message.startswith("vm data-0: ")
+    assert not any(record.exc_info for record in caplog.records)
+    it.emulator.faults.clear()
+    run.clean_up()
+
+
 def test_new_blocks_are_compressed_as_the_policy_says(it: Rig) -> None:
     disk = it.emulator.add_vm("vm", "prod", [DiskSpec(size_bytes=8 * MIB)]).disks[0]
     stored: dict[Compression, int] = {}

@@ -32,7 +32,6 @@ from airflow_provider_azstack.errors import (
     WindowEnded,
 )
 from airflow_provider_azstack.model import (
-    Image,
     RestorePoint,
     SnapshotSet,
     Workload,
@@ -83,46 +82,42 @@ def stream_workload(
     """
     conditions = Conditions(clock, progress, cancel, pace)
 
-    def one(work: Work, vm: WorkloadVm) -> None:
-        stream_vm(work, vm, take_set(work, vm), conditions)
+    def one(work: Work, vm: WorkloadVm) -> AzStackError | None:
+        return stream_vm(work, vm, take_set(work, vm), conditions)
 
     _each_vm(stack, session, workload, one, cancel=cancel, clock=clock)
 
 
 def stream_vm(
     work: Work, vm: WorkloadVm, snapshot_set: SnapshotSet, conditions: Conditions
-) -> tuple[Image, ...]:
+) -> AzStackError | None:
     """
-    Return an image of all that is streamed here of a VM, made now or by an earlier try.
+    Make an image of all that is streamed here of a VM, unless an earlier try has made it.
 
-    :returns: none for a set without snapshots: the VM was skipped.
-    :raises AzStackError: the first disk's error; the other disks were done all the same.
+    :returns: the first disk's error, which the log has; the other disks were done all the same.
     """
     point = _latest_point(work.session.repository, vm) if work.job.mode == "incremental" else None
     reader = DiskReader(work, vm, snapshot_set, point, conditions)
     here = {disk.key: disk.part for disk in vm.streamed}
-    images: list[Image] = []
     first_error: AzStackError | None = None
     for snapshot in snapshot_set.snapshots:
         if snapshot.disk_key not in here:
             continue
         try:
-            images.append(reader.image(snapshot, here[snapshot.disk_key]))
+            reader.image(snapshot, here[snapshot.disk_key])
         except _STOP_ALL:
             raise
         except AzStackError as error:
-            log.error("%s %s: %s", vm.name, snapshot.disk_key, error)  # noqa: TRY400 - says it all
+            _tell(f"{vm.name} {snapshot.disk_key}", error)
             first_error = first_error or error
-    if first_error is not None:
-        raise first_error
-    return tuple(images)
+    return first_error
 
 
 def _each_vm(
     stack: Stack,
     session: Session,
     workload: Workload,
-    one: Callable[[Work, WorkloadVm], object],
+    one: Callable[[Work, WorkloadVm], AzStackError | None],
     *,
     cancel: threading.Event | None = None,
     clock: Clock,
@@ -138,17 +133,26 @@ def _each_vm(
             try:
                 if not _is_begun(work, vm):
                     window.check_may_begin(workload.job, clock())
-                one(work, vm)
+                failure: Exception | None = one(work, vm)
             except _STOP_ALL:
                 raise
-            except WindowEnded as ended:
-                log.warning("%s: %s", vm.name, ended)
-                failures[vm.key] = (vm.name, ended)
+            except AzStackError as error:
+                _tell(vm.name, error)
+                failure = error
             except Exception as error:
                 log.exception("%s failed; the other VMs of %s go on", vm.name, workload.label)
-                failures[vm.key] = (vm.name, error)
+                failure = error
+            if failure is not None:
+                failures[vm.key] = (vm.name, failure)
     if failures:
         raise StreamsFailed(failures, len(vms))
+
+
+def _tell(what: str, error: AzStackError) -> None:
+    """Say in one line why something was not done; the way there is for who debugs."""
+    level = logging.WARNING if isinstance(error, WindowEnded) else logging.ERROR
+    log.log(level, "%s: %s", what, error)
+    log.debug("%s failed here", what, exc_info=error)
 
 
 def _is_begun(work: Work, vm: WorkloadVm) -> bool:
