@@ -1,8 +1,8 @@
 """
 How fast work goes, how long it still takes, and how that is told to people.
 
-Owns the wording of amounts, speeds and times, and what crosses from those who work to those who
-watch; knows nothing of what the work is.
+Owns the wording of amounts, counts, speeds and times, and what crosses from those who work to
+those who watch; knows nothing of what the work is.
 Invariant: a time to go is told from what was done lately, and not told at all when nothing was.
 """
 
@@ -114,6 +114,11 @@ def amount(size_bytes: float) -> str:
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"
     return f"{size_bytes:.0f} bytes"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return ``1 VM``, ``2 VMs``, ``5,000 VMs``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_azstack.emulator.demo import FLEET
+from airflow_provider_azstack.speed import amount, counted
 from demo.processes import Processes
-from demo.screen import size
 
 _STEP = 1 << 20
 
@@ -53,7 +53,9 @@ class DemoStack:
         """Return a line for each virtual machine."""
         machines: dict[str, list[str]] = {}
         for disk in self._call("GET", "disks")["value"]:
-            machines.setdefault(disk["vm"], []).append(f"{disk['kind']} {size(disk['size_bytes'])}")
+            machines.setdefault(disk["vm"], []).append(
+                f"{disk['kind']} {amount(disk['size_bytes'])}"
+            )
         return [f"{name}: {', '.join(disks)}" for name, disks in machines.items()]
 
     def change_guests(self) -> list[str]:
@@ -61,7 +63,8 @@ class DemoStack:
         self._rounds += 1
         changed = self._call("POST", "guests/change", {"seed": self._rounds})["value"]
         return [
-            f"{disk['vm']} {_key(disk)}: {len(disk['files'])} files, {size(disk['changed_bytes'])}"
+            f"{disk['vm']} {_key(disk)}: {counted(len(disk['files']), 'file')}, "
+            f"{amount(disk['changed_bytes'])}"
             for disk in changed
         ]
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_azstack.speed import counted
 from demo.airflow import Airflow
 from demo.fleet import DemoStack
 from demo.pools import check_placement, slots_of
@@ -227,7 +228,7 @@ def set_up(
     site = Site(directory, screen, processes, stack=stack, airflow=airflow, config=config)
     executor.prepare(processes)
     site.prepare()
-    screen.step(f"{len(config['hosts'])} backup hosts")
+    screen.step(counted(len(config["hosts"]), "backup host"))
     hosts = Hosts(site, executor)
     hosts.start()
     return site, hosts

@@ -10,6 +10,7 @@ from datetime import datetime
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from airflow_provider_azstack.speed import counted
 from demo.processes import DemoFailed
 
 _STREAMS = "NO_OF_BACKUP_STREAMS_PER_NODE"
@@ -27,8 +28,8 @@ class Placement(NamedTuple):
 
     def as_text(self) -> str:
         """Say it in a line."""
-        most = f"at most {self.most_at_once} of {self.slots} slots at once"
-        return f"{self.pool}: {self.tasks} tasks, {most}"
+        most = f"at most {self.most_at_once} of {counted(self.slots, 'slot')} at once"
+        return f"{self.pool}: {counted(self.tasks, 'task')}, {most}"
 
 
 def check_placement(tasks: Iterable[dict[str, Any]], config: dict[str, Any]) -> list[Placement]:

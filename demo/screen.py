@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from airflow_provider_azstack.speed import amount
 from demo.pools import Placement
 
 # The worst state first: it gives a task its colour.
@@ -27,7 +28,6 @@ _COLOURS = {
     "success": "green",
 }
 _SHORT = ("open_session", "accept_manifest", "clean_up")  # done before anyone has read their names
-_MIB = 1 << 20
 _LOG_WIDTH = 120
 
 
@@ -111,9 +111,9 @@ class Screen:
                 escape(row.vm),
                 escape(row.point),
                 str(row.disks),
-                size(row.disk_bytes),
-                size(row.read_bytes),
-                size(row.stored_bytes),
+                amount(row.disk_bytes),
+                amount(row.read_bytes),
+                amount(row.stored_bytes),
                 escape(row.changes_known),
                 f"{row.seconds:.1f}",
                 "[green]identical[/]" if good else f"[red]{escape(row.verdict)}[/]",
@@ -132,15 +132,6 @@ class Screen:
             counted = (place.slots, place.most_at_once, place.tasks, tasks, lost)
             table.add_row(*map(escape, named), *map(str, counted))
         self.console.print(table)
-
-
-def size(size_bytes: int) -> str:
-    """Write a size as a person reads it."""
-    if size_bytes >= 10 * 1024 * _MIB:
-        return f"{size_bytes / 1024 / _MIB:.0f} GiB"
-    if size_bytes >= _MIB:
-        return f"{size_bytes / _MIB:.1f} MiB"
-    return f"{size_bytes / 1024:.0f} KiB"
 
 
 def progress(tasks: list[dict[str, Any]]) -> Iterator[str]:

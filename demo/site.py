@@ -20,12 +20,13 @@ import yaml
 from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.secret import Secret
+from airflow_provider_azstack.speed import amount, counted
 from airflow_provider_azstack.store import open_store
 from demo.airflow import Airflow
 from demo.comparison import differences
 from demo.fleet import DemoStack
 from demo.processes import DemoFailed, Processes
-from demo.screen import Row, Screen, size
+from demo.screen import Row, Screen
 
 ROOT = Path(__file__).parents[1]
 TAG = ("backup", "nightly")
@@ -121,7 +122,7 @@ class Site:
         began = time.monotonic()
         rows = self._compare(truth)
         self.screen.remark(
-            f"{size(sum(row.disk_bytes for row in rows))} of disks compared in "
+            f"{amount(sum(row.disk_bytes for row in rows))} of disks compared in "
             f"{time.monotonic() - began:.1f} s"
         )
         protected = self.stack.tagged(*TAG)
@@ -141,7 +142,9 @@ class Site:
         disks = sum({row.vm: row.disks for row in self.rows}.values())
         if left.pop("snapshot", 0) + left.pop("blob snapshot", 0) != disks or left:
             raise DemoFailed(f"left on the stack: {self.stack.leftovers()}")
-        self.screen.step(f"Left on the stack: {disks} reference snapshots, one for each disk")
+        self.screen.step(
+            f"Left on the stack: {counted(disks, 'reference snapshot')}, one for each disk"
+        )
 
     def _compare(self, truths: dict[str, dict[str, Path]]) -> list[Row]:
         """Compare the restore points that were not there before."""

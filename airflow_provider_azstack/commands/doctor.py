@@ -18,6 +18,7 @@ from airflow_provider_azstack.config import BackupHost, load_config
 from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, show
 from airflow_provider_azstack.errors import AzStackError, ConfigurationError
 from airflow_provider_azstack.hooks.connections import WAITING_SECONDS
+from airflow_provider_azstack.speed import counted
 
 _MOST_SKEW_SECONDS = 300
 _TRYING_SECONDS = 120.0  # how long one request of a trial is retried
@@ -66,7 +67,8 @@ def ask(question: Question, args: Namespace) -> Iterator[Answer]:
 def _configuration(args: Namespace) -> Iterator[Answer]:
     hosts = load_config(args.config).backup_hosts()
     streams = sum(host.streams for host in hosts)
-    yield Answer("configuration", "ok", f"{len(hosts)} backup host(s), {streams} streams")
+    text = f"{counted(len(hosts), 'backup host')}, {counted(streams, 'stream')}"
+    yield Answer("configuration", "ok", text)
 
 
 def _stack(args: Namespace) -> Iterator[Answer]:
@@ -207,12 +209,12 @@ def pool_answers(now: dict[str, int], hosts: Iterable[BackupHost]) -> Iterator[A
     """Compare the pools there are with the configuration."""
     for change in plan(now, hosts):
         if change.action == "keep":
-            yield Answer("pool", "ok", f"{change.pool}: {change.now} slots")
+            yield Answer("pool", "ok", f"{change.pool}: {counted(change.now or 0, 'slot')}")
         elif change.action == "delete":
             advice = "no backup host: run 'airflow azstack sync-pools --prune'"
             yield Answer("pool", "warning", f"{change.pool}: {advice}")
         else:
-            state = "is missing" if change.now is None else f"has {change.now} slots"
+            state = "is missing" if change.now is None else f"has {counted(change.now, 'slot')}"
             advice = f"{state}, needs {change.wanted}: run 'airflow azstack sync-pools'"
             yield Answer("pool", "failed", f"{change.pool} {advice}")
 

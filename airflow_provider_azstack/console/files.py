@@ -21,14 +21,13 @@ from airflow_provider_azstack.console.disks import add_disk, opened_disk
 from airflow_provider_azstack.console.present import (
     DONE,
     PARTLY,
-    counted,
     say,
     show,
     show_one,
 )
 from airflow_provider_azstack.console.progress import progress_bar
 from airflow_provider_azstack.errors import ConfigurationError, StoreFull
-from airflow_provider_azstack.speed import amount
+from airflow_provider_azstack.speed import amount, counted
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.engine.cells import CellCache

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.points import is_vm_key, none_of, points_of
-from airflow_provider_azstack.console.present import DONE, PARTLY, counted, say, show
+from airflow_provider_azstack.console.present import DONE, PARTLY, say, show
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import Retention
 from airflow_provider_azstack.policy import load_policy, read_retention
 from airflow_provider_azstack.repo.points.namesakes import told_apart
+from airflow_provider_azstack.speed import counted
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.points.forget import Forgotten

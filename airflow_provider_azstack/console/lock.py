@@ -17,6 +17,7 @@ from airflow_provider_azstack.console.arguments import (
 )
 from airflow_provider_azstack.console.present import DONE, PARTLY, say, show
 from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.speed import counted
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.store.object_lock import Mode
@@ -52,8 +53,12 @@ def run(args: Namespace) -> int:
     report = protect(repository, lock, until, dry_run=args.dry_run)
     show([held._asdict() for held in report.lapses], args.output, _COLUMNS)
     done = "would be" if args.dry_run else "were"
+    points, objects = (
+        counted(report.points, "restore point"),
+        counted(len(report.objects), "object"),
+    )
     say(
-        f"{report.points} restore points need {len(report.objects)} objects; {len(report.short)} "
-        f"{done} locked until {until:%Y-%m-%d}, {len(report.lapses)} had no lock"
+        f"needed by {points}: {objects}; {len(report.short)} {done} locked until {until:%Y-%m-%d}, "
+        f"{len(report.lapses)} had no lock"
     )
     return PARTLY if report.lapses else DONE

@@ -57,16 +57,12 @@ def guarded(function: Callable[[Namespace], int | None], args: Namespace) -> int
 
 def say(text: str) -> None:
     """Print a remark, in rich's markup, beside the result."""
-    Console(stderr=True, soft_wrap=True).print(_printable(text), highlight=False)
+    Console(stderr=True, soft_wrap=True).print(printable(text), highlight=False)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return a text that gives no orders to a terminal."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return ``1 file`` or ``2 files``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def show(
@@ -134,7 +130,7 @@ def _is_number(value: object) -> bool:
 
 
 def _cell(name: str, value: Any) -> str:
-    return _printable(_said(name, value))
+    return printable(_said(name, value))
 
 
 def _said(name: str, value: Any) -> str:

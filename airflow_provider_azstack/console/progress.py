@@ -1,7 +1,7 @@
 """
 How far a long command is, on standard error.
 
-Owns the bar; knows nothing of the work.
+Owns the bar and the line that turns; knows nothing of the work.
 Invariant: nothing is drawn where nobody looks: not into files, logs or pipes.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from airflow_provider_azstack.console.present import printable
 
 
 @contextmanager
@@ -35,5 +38,16 @@ def progress_bar(text: str, total_bytes: int | None) -> Iterator[Callable[[int],
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(text, total=total_bytes)
+        task = progress.add_task(escape(printable(text)), total=total_bytes)
         yield lambda position: progress.update(task, completed=position)
+
+
+@contextmanager
+def turning_line(text: str) -> Iterator[Callable[[str], None]]:
+    """Lend what has to be told what is done just now, where nobody knows how much there is."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _line: None
+        return
+    with console.status(text) as status:
+        yield lambda line: status.update(f"{text}: {escape(printable(line))}")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
-from airflow_provider_azstack.console.present import DONE, PARTLY, counted, say, show, show_one
-from airflow_provider_azstack.speed import amount
+from airflow_provider_azstack.console.present import DONE, PARTLY, say, show, show_one
+from airflow_provider_azstack.console.progress import turning_line
+from airflow_provider_azstack.speed import amount, counted
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.prune.report import Report
@@ -51,7 +52,10 @@ def collect(
 
     if unknown := sorted(set(fence) - set(repository.sessions())):
         say(f"[yellow]note:[/] there is no session {escape(', '.join(unknown))}")
-    report = prune(repository, dry_run=not execute, dead_sessions=fence, confirm=confirm)
+    with turning_line("pruning" if execute else "looking") as tell:
+        report = prune(
+            repository, dry_run=not execute, dead_sessions=fence, confirm=confirm, tell=tell
+        )
     rows = [row._asdict() for row in report.rows]
     if output == "json":
         show_one({**report._asdict(), "freed_bytes": report.freed_bytes, "rows": rows}, output)

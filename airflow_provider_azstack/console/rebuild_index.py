@@ -9,7 +9,8 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
-from airflow_provider_azstack.console.present import DONE, PARTLY, counted, say, show_one
+from airflow_provider_azstack.console.present import DONE, PARTLY, say, show_one
+from airflow_provider_azstack.speed import counted
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository

@@ -15,6 +15,7 @@ from rich.markup import escape
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
 from airflow_provider_azstack.console.points import find_point
 from airflow_provider_azstack.console.present import DONE, PARTLY, say, show
+from airflow_provider_azstack.console.progress import progress_bar
 from airflow_provider_azstack.console.stacks import add_stack, open_stack
 from airflow_provider_azstack.errors import ConfigurationError
 
@@ -86,17 +87,29 @@ def _require_sense(args: Namespace) -> None:
 def _tried(
     args: Namespace, repository: "Repository", points: "list[RestorePoint]"
 ) -> "list[Rehearsal]":
-    from airflow_provider_azstack.engine.rehearse import rehearse  # noqa: PLC0415 - zstandard
     from airflow_provider_azstack.engine.rehearse_stack import (  # noqa: PLC0415 - heavy
         Scratch,
         rehearse_on_stack,
     )
 
     if args.scratch:
-        return [rehearse(repository, point, Path(args.scratch)) for point in points]
+        return [_rehearsed(repository, point, Path(args.scratch)) for point in points]
     scratch = Scratch(args.scratch_group, subnet=args.subnet, storage_account=args.storage_account)
     with open_stack(args) as stack:
-        return [rehearse_on_stack(stack, repository, point, scratch) for point in points]
+        return [
+            rehearse_on_stack(
+                stack, repository, point, scratch, tell=lambda line: say(escape(line))
+            )
+            for point in points
+        ]
+
+
+def _rehearsed(repository: "Repository", point: "RestorePoint", scratch: Path) -> "Rehearsal":
+    from airflow_provider_azstack.engine.rehearse import rehearse  # noqa: PLC0415 - zstandard
+
+    size_bytes = sum(image.size_bytes for image in point.images)
+    with progress_bar(point.vm.name, size_bytes) as advance:
+        return rehearse(repository, point, scratch, advance=advance)
 
 
 def _tell(rehearsal: "Rehearsal") -> None:

@@ -22,6 +22,7 @@ from airflow_provider_azstack.errors import SourceError
 from airflow_provider_azstack.repo import restores
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
+from airflow_provider_azstack.speed import counted
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def janitor(
         log.info("%s%s", "would " if dry_run else "", finding)
     if sweep.errors:
         raise SourceError(
-            f"the janitor could not do {len(sweep.errors)} things on {stack.name}: "
+            f"the janitor could not do {counted(len(sweep.errors), 'thing')} on {stack.name}: "
             f"{'; '.join(sweep.errors[:5])}"
         )
     return findings

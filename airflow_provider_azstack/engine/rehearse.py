@@ -10,17 +10,18 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
-from airflow_provider_azstack.engine.export.disk import DiskExport
+from airflow_provider_azstack.engine.export.disk import Advance, DiskExport
 from airflow_provider_azstack.engine.rehearse_check import checked, failed
 from airflow_provider_azstack.errors import IntegrityError, ObjectNotFound
-from airflow_provider_azstack.model import RestorePoint
+from airflow_provider_azstack.model import PointImage, RestorePoint
 from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.verify.rehearsals import (
@@ -50,12 +51,14 @@ def rehearse(
     scratch: Path,
     *,
     purpose: str = PURPOSE,
+    advance: Advance = lambda _position: None,
     timer: Callable[[], float] = time.monotonic,
 ) -> Rehearsal:
     """
     Restore all disks of a point into ``scratch``, one after the other, and put the evidence.
 
     :param purpose: what our session says of itself.
+    :param advance: is told how many bytes of the point's disks are behind us.
     :raises StoreFull: the scratch directory has no room; that says nothing of the backup.
     """
     started_at, started = repository.now(), timer()
@@ -63,8 +66,8 @@ def rehearse(
     try:
         with _place_in(scratch) as place:
             disks = tuple(
-                _rehearse_disk(repository, image.image, image.disk_key, place)
-                for image in point.images
+                _rehearse_disk(repository, image, place, _beyond(advance, before))
+                for image, before in zip(point.images, _positions(point), strict=False)
             )
         rehearsal = Rehearsal(
             vm_key=point.vm.key,
@@ -105,14 +108,26 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(file)
 
 
-def _rehearse_disk(repository: Repository, name: str, key: str, place: Path) -> RehearsedDisk:
+def _positions(point: RestorePoint) -> Iterable[int]:
+    """Return what is behind us when each of a point's disks begins, and when the last ends."""
+    return accumulate((part.size_bytes for part in point.images), initial=0)
+
+
+def _beyond(advance: Advance, before: int) -> Advance:
+    return lambda position: advance(before + position)
+
+
+def _rehearse_disk(
+    repository: Repository, part: PointImage, place: Path, advance: Advance
+) -> RehearsedDisk:
+    key = part.disk_key
     target = place / f"{key}.img"
     size_bytes = 0
     try:
-        image = repository.image(name)
+        image = repository.image(part.image)
         size_bytes = image.size_bytes
         reader = ImageReader(image, repository.reader())
-        DiskExport(image, reader, "raw").to_file(target)
+        DiskExport(image, reader, "raw", advance=advance).to_file(target)
         with target.open("rb") as file:
             read = partial(_pread, file.fileno())
             return checked(key, reader, size_bytes, read)

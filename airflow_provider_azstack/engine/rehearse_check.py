@@ -19,6 +19,7 @@ from airflow_provider_azstack.errors import AzStackError, ConfigurationError
 from airflow_provider_azstack.model import Extent
 from airflow_provider_azstack.repo.images.reader import ImageReader
 from airflow_provider_azstack.repo.verify.rehearsals import RehearsedDisk
+from airflow_provider_azstack.speed import counted
 
 _FILES_LOOKED_AT = 10_000
 _AT_ONCE = 8  # stretches that are read at once; each holds up to 4 MiB
@@ -145,7 +146,7 @@ def _look_at(place: Place, problems: list[str]) -> str:
         return f"{where}: {place.holds}, not looked into: {error}"
     except AzStackError as error:
         problems.append(f"{where}: {error}"[:2000])
-    return f"{where}: {place.holds}, {count} files and folders"
+    return f"{where}: {place.holds}, {counted(count, 'file or folder', 'files and folders')}"
 
 
 def _walk(root: Node) -> Iterator[Node]:

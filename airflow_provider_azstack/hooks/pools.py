@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import Variable
 
 from airflow_provider_azstack.config import BackupHost
 from airflow_provider_azstack.errors import ConfigurationError
+from airflow_provider_azstack.speed import counted
 
 POOLS_VARIABLE = "azstack_pools"
 _ADVICE = "run 'airflow azstack sync-pools'"
@@ -28,7 +29,7 @@ def check_pool(host: BackupHost) -> None:
     if slots != host.streams:
         raise ConfigurationError(
             f"pool {host.pool!r} has {slots!r} slots, the configuration gives backup host "
-            f"{host.name!r} {host.streams} streams: {_ADVICE}"
+            f"{host.name!r} {counted(host.streams, 'stream')}: {_ADVICE}"
         )
 
 

@@ -45,6 +45,7 @@ from airflow_provider_azstack.operators.base import (
 )
 from airflow_provider_azstack.operators.watch import Watch, summarise
 from airflow_provider_azstack.policy import Policy, TriggerConf, read_trigger
+from airflow_provider_azstack.speed import counted
 
 _REASONS = "reasons"
 # Consumers schedule on this alias, or on azstack://<stack>/<vm>; names of VMs may repeat: the
@@ -333,7 +334,7 @@ class CleanUp(AzStackOperator):
                 session_id=job.session,
                 manifests=discovered_manifests(context, discovered or {"hosts": []}),
             )
-        self.log.info("%d snapshots removed", removed)
+        self.log.info("%s removed", counted(removed, "snapshot"))
         record = repository.job(job.run)
         if record and any(vm.status == "failed" for vm in record.vms):
             # Airflow drops the events of a task that failed, as ``complete`` did.

@@ -3,7 +3,7 @@
 import pytest
 
 from airflow_provider_azstack.engine.progress import Tally
-from airflow_provider_azstack.speed import Course, Speed, amount, duration
+from airflow_provider_azstack.speed import Course, Speed, amount, counted, duration
 
 pytestmark = pytest.mark.tier1
 
@@ -87,3 +87,8 @@ def test_amounts(size_bytes: float, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    assert [counted(n, "VM") for n in (0, 1, 2, 5000)] == ["0 VMs", "1 VM", "2 VMs", "5,000 VMs"]
+    assert counted(2, "entry", "entries") == "2 entries"

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from typing import Literal, NamedTuple
 
-from airflow_provider_azstack.console.pictures.words import clean, counted, moment
+from airflow_provider_azstack.console.pictures.words import clean, moment
 from airflow_provider_azstack.repo.reports import Coverage
 from airflow_provider_azstack.repo.verify.ledger import Verified
 from airflow_provider_azstack.repo.verify.verification import DAYS
+from airflow_provider_azstack.speed import counted
 
 SHOWN = 5  # of what one line of the list is about
 Weight = Literal["bad", "look", "note"]

@@ -26,7 +26,7 @@ from airflow_provider_azstack.console.pictures.timeline import Stretch, Timeline
 from airflow_provider_azstack.console.pictures.words import clean, clock
 from airflow_provider_azstack.model import JobRecord
 from airflow_provider_azstack.repo.reports import UsageRow
-from airflow_provider_azstack.speed import amount, duration
+from airflow_provider_azstack.speed import amount, counted, duration
 
 WIDTH = 960.0
 SMALL = 100.0  # width of a bar in a table
@@ -198,7 +198,7 @@ def growth(grown: Sequence[tuple[datetime, int]], zone: tzinfo) -> Growth | None
         top=top,
         bottom=bottom,
         months=tuple(_months(grown, zone)),
-        described=f"{amount(totals[-1])} were stored by {len(grown)} jobs.",
+        described=f"{amount(totals[-1])} were stored by {counted(len(grown), 'job')}.",
     )
 
 
@@ -245,8 +245,8 @@ def gantt(told: Timeline, zone: tzinfo) -> Gantt | None:
         marks=tuple(Tick(x.at(end.at.timestamp()), end.label, "end") for end in ends),
         slowest=tuple(sorted(told.stretches, key=lambda one: -one.seconds)[:SLOWEST_SHOWN]),
         described=(
-            f"{len(told.stretches)} images by {len(hosts)} hosts, from {clock(first, zone)} to "
-            f"{clock(last, zone)}."
+            f"{counted(len(told.stretches), 'image')} by {counted(len(hosts), 'host')}, from "
+            f"{clock(first, zone)} to {clock(last, zone)}."
         ),
     )
 

@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from airflow_provider_azstack import __version__
 from airflow_provider_azstack.console.pictures import charts
 from airflow_provider_azstack.console.pictures.facts import Facts
-from airflow_provider_azstack.console.pictures.words import clock, counted, moment
-from airflow_provider_azstack.speed import amount, duration
+from airflow_provider_azstack.console.pictures.words import clock, moment
+from airflow_provider_azstack.speed import amount, counted, duration
 
 # By the state of a cell: what stands in it, so that its colour is not the only sign.
 MARKS = {"verified": "✓", "point": "●", "flagged": "!", "failed": "✗", "gone": "○", "none": "·"}

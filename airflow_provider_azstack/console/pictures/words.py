@@ -31,11 +31,6 @@ def clock(at: datetime, zone: tzinfo) -> str:
     return f"{at.astimezone(zone):%H:%M:%S}"
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """Return ``1 VM``, ``2 VMs``, ``5,000 VMs``."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 def listed(names: Sequence[str], most: int = 4) -> str:
     """Return the first names, and how many more there are."""
     more = len(names) - most

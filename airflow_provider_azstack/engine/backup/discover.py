@@ -28,6 +28,7 @@ from airflow_provider_azstack.errors import AccessDenied, ConfigurationError, So
 from airflow_provider_azstack.model import Disk, Unprotected, VirtualMachine
 from airflow_provider_azstack.policy import Policy, TriggerConf, is_like
 from airflow_provider_azstack.repo.parallel import in_parallel
+from airflow_provider_azstack.speed import counted
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +75,9 @@ def discover(
         tuple(sorted((f for f in found if isinstance(f, Unprotected)), key=lambda f: f.id)),
     )
     log.info(
-        "%s: %d VMs seen, %d to back up, %d that cannot be",
+        "%s: %s seen, %d to back up, %d that cannot be",
         policy.name,
-        len(seen),
+        counted(len(seen), "VM"),
         len(inventory.vms),
         len(inventory.unprotected),
     )
@@ -167,8 +168,9 @@ def _accept_nothing(
     what = "what the trigger asks of it" if trigger.narrows else "its selection"
     if not policy.may_be_empty:
         raise ConfigurationError(
-            f"policy {policy.name}: {what} fits none of the {seen} VMs that the connection sees on "
-            f"stack {stack.name}: correct it, check the roles, or set may_be_empty"
+            f"policy {policy.name}: {what} fits none of the {counted(seen, 'VM')} that the "
+            f"connection sees on stack {stack.name}: correct it, check the roles, or set "
+            "may_be_empty"
         )
     there = {
         str(group["name"]).lower()

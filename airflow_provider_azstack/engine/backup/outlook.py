@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 from airflow_provider_azstack.model import HostForecast, HostShare, Job, JobRecord
-from airflow_provider_azstack.speed import amount, duration
+from airflow_provider_azstack.speed import amount, counted, duration
 
 HOST_COLUMNS = (
     "host", "streams", "workloads", "vms", "expected_bytes", "begins", "ends", "idle", "left_out",
@@ -67,8 +67,9 @@ def lines(job: Job, forecasts: Sequence[HostForecast]) -> Iterator[str]:
     run = run_seconds(forecasts)
     for f in forecasts:
         yield (
-            f"{f.host}: {f.workloads} workloads, {f.vms} VMs, {amount(f.expected_bytes)} expected "
-            f"in {duration(f.end_seconds)}, streams idle {idle(f, run):.0%} of the run"
+            f"{f.host}: {counted(f.workloads, 'workload')}, {counted(f.vms, 'VM')}, "
+            f"{amount(f.expected_bytes)} expected in {duration(f.end_seconds)}, streams idle "
+            f"{idle(f, run):.0%} of the run"
         )
     yield verdict(job, forecasts)
 
@@ -83,7 +84,8 @@ def verdict(job: Job, forecasts: Sequence[HostForecast]) -> str:
     left_out = sum(f.left_out for f in forecasts)
     end = max(_end(f) for f in forecasts)
     if left_out:
-        return f"{text}; the backup window ends at {stop:%H:%M}: {left_out} VMs would be left out"
+        out = f"{counted(left_out, 'VM')} would be left out"
+        return f"{text}; the backup window ends at {stop:%H:%M}: {out}"
     if end > stop:
         return f"{text}; what runs when the backup window ends at {stop:%H:%M} goes on until then"
     return f"{text}, inside the backup window, which ends at {stop:%H:%M}"

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from airflow_provider_azstack.model import Extent, Moment, Record, Size, Text
 from airflow_provider_azstack.repo.verify.ledger import Mode, VerifiedPoint
+from airflow_provider_azstack.speed import counted
 
 MAX_RANGES = 1000  # that a report lists of one disk; the bytes are counted to the end
 _SHOWN = 3  # objects that the verdict names
@@ -91,12 +92,13 @@ class Report(Record, frozen=True, kw_only=True):
 
     def summary(self) -> str:
         """Return the verdict in one line."""
-        read = f"{self.points} restore points, {self.read_packs} of {self.packs} packs read"
+        points = counted(self.points, "restore point")
+        read = f"{points}, {self.read_packs} of {counted(self.packs, 'pack')} read"
         if self.is_sound:
             return f"sound: {read}"
         harmful = [finding for finding in self.findings if not finding.is_harmless]
         said = "".join(f"; {one.object} {one.problem}" for one in harmful[:_SHOWN])
-        return f"{self.damaged_points} restore points damaged ({read}){said}"
+        return f"{counted(self.damaged_points, 'restore point')} damaged ({read}){said}"
 
 
 def joined(extents: Iterable[Extent]) -> tuple[int, tuple[LostRange, ...]]:

@@ -44,7 +44,7 @@ from airflow_provider_azstack.repo.verify.pack_check import Checked, PackChecker
 from airflow_provider_azstack.repo.verify.point_check import PointCheck
 from airflow_provider_azstack.repo.verify.record_check import check_others
 from airflow_provider_azstack.repo.verify.survey import PackAge, Survey
-from airflow_provider_azstack.speed import Course
+from airflow_provider_azstack.speed import Course, counted
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,8 @@ class _Verification:
             BadBlock(block_id=entry.block_id, pack=pack.hex())
             for entry in self._checker.unreadable(info.name, pack, entries)
         ]
-        log.warning("%s: %s; %d blocks damaged", info.name, checked.problem, len(bad))
+        # Who asked for this gets a report of findings, and warns of them once, there.
+        log.info("%s: %s; %s damaged", info.name, checked.problem, counted(len(bad), "block"))
         self._packs[info.name] = Finding(
             object=info.name, problem=checked.problem, bad_blocks=len(bad)
         )

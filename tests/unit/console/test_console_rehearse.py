@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from fcntl import LOCK_EX, flock
 from pathlib import Path
@@ -36,6 +37,31 @@ def repository(
     monkeypatch.setenv("AZSTACK_PASSPHRASE", PASSPHRASE.reveal())
     (tmp_path / "scratch").mkdir()
     return repository
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [(["rehearse", "--scratch", "."], "vm-1"), (["prune", "--execute"], "pruning")],
+)
+def test_on_a_terminal_a_long_command_shows_that_it_goes_on(
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    said: str,
+) -> None:
+    """And elsewhere it does not: a log is no place for things that move."""
+    assert main(command) == 0
+    assert "\x1b" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(command) == 0
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "\x1b" in shown
+    if command[0] == "rehearse":
+        size = sum(image.size_bytes for point in repository.points() for image in point.images)
+        assert f"{size / 1e6:.1f}/{size / 1e6:.1f} MB" in shown, "it came to the end"
 
 
 def test_a_rehearsal_restores_compares_looks_and_leaves_evidence(

@@ -172,7 +172,7 @@ def test_a_vm_in_pieces_is_left_out_once() -> None:
     assert sum(len(manifest.workloads) for manifest in manifests) > 4
     forecasts = [m.forecast for m in manifests if m.forecast]
     assert sum(forecast.left_out for forecast in forecasts) == 1
-    assert "1 VMs would be left out" in outlook.verdict(job, forecasts)
+    assert "1 VM would be left out" in outlook.verdict(job, forecasts)
 
 
 def windowed(hours: float) -> Job:
