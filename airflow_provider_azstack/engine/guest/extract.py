@@ -103,7 +103,8 @@ class Extraction:
     def _open_target(self, name: str) -> int:
         try:
             with suppress(FileExistsError):
-                self._target.mkdir()
+                # For us only: what comes may have been in a directory that let nobody in.
+                self._target.mkdir(0o700)
                 self._made_target = True
             if name and os.path.lexists(self._target / name):
                 raise Refused(f"{self._target / name} exists, and nothing is replaced")
