@@ -137,6 +137,23 @@ def a_point(
     )
 
 
+def bare_point(key: str, taken_at: datetime, name: str) -> RestorePoint:
+    """Return a point for what looks at whose it is and from when, and reads none."""
+    return RestorePoint(
+        id=name,
+        run="run",
+        session="s",
+        policy="nightly",
+        stack="stack.example",
+        set_id="set",
+        consistency="crash",
+        taken_at=taken_at,
+        published_at=taken_at,
+        vm=a_vm(key),
+        images=(),
+    )
+
+
 def back_up(repository: Repository, blocks: list[bytes], run: str = "run-1") -> RestorePoint:
     """Do everything a run does with the repository, W1 to W7, and return the published point."""
     session = repository.open_session("backup", run=run)

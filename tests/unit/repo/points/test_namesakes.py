@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.points import vm_key
-from support.repositories import a_vm
+from support.repositories import a_vm, bare_point
 
 from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.repo.points.namesakes import told_apart
@@ -16,19 +16,7 @@ LOST, RESTORED = vm_key(9), vm_key(1)
 
 
 def a_point(key: str, day: int) -> RestorePoint:
-    return RestorePoint(
-        id=f"p-{day}",
-        run="run",
-        session="s",
-        policy="nightly",
-        stack="stack.example",
-        set_id="set",
-        consistency="crash",
-        taken_at=MONDAY + timedelta(days=day),
-        published_at=MONDAY,
-        vm=a_vm(key),
-        images=(),
-    )
+    return bare_point(key, MONDAY + timedelta(days=day), f"p-{day}")
 
 
 def test_each_vm_is_told_by_its_newest_point_the_newest_vm_last() -> None:

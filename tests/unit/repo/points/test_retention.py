@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.points import vm_key
-from support.repositories import a_vm
+from support.repositories import bare_point
 
 from airflow_provider_azstack.model import RestorePoint, Retention
 from airflow_provider_azstack.repo.points.retention import Decision, decide, is_empty, keeps_nothing
@@ -19,24 +19,8 @@ NOW = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 KEY = vm_key(1)
 
 
-def a_point(taken_at: datetime, name: str, key: str = KEY) -> RestorePoint:
-    return RestorePoint(
-        id=name,
-        run="run",
-        session="s",
-        policy="nightly",
-        stack="stack.example",
-        set_id="set",
-        consistency="crash",
-        taken_at=taken_at,
-        published_at=taken_at,
-        vm=a_vm(key),
-        images=(),
-    )
-
-
 def points_at(*moments: datetime, start: int = 0) -> list[RestorePoint]:
-    return [a_point(moment, f"p-{number}") for number, moment in enumerate(moments, start)]
+    return [bare_point(KEY, moment, f"p-{number}") for number, moment in enumerate(moments, start)]
 
 
 def days_ago(*days: float) -> list[RestorePoint]:
@@ -178,7 +162,7 @@ def test_every_decision_says_why() -> None:
 
 def test_each_vm_is_decided_by_itself() -> None:
     points = days_ago(0, 1)
-    other = [a_point(NOW - timedelta(days=900), "p-9", vm_key(2))]
+    other = [bare_point(vm_key(2), NOW - timedelta(days=900), "p-9")]
     assert kept(decide(points + other, Retention(keep_last=1), now=NOW)) == {"p-0", "p-9"}
 
 
