@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.compound import Rig
-from support.restores import digests, execute, plan
+from support.restores import digests, disk_at, execute, plan
 
 from airflow_provider_azstack.arm.disk_writer import DiskWriter
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
@@ -127,6 +127,26 @@ def test_a_writer_that_outlived_its_clean_up_writes_nothing(
     assert isinstance(write(site, session, old), Refused | SessionLost)  # Airflow tries once more
     restored(site, new)
     assert digests(emulator, new)["web01", "os"] == whole(emulator)
+
+
+def test_a_copy_of_a_task_that_outlived_the_restore_writes_nothing(
+    site: Rig, points: tuple[str, str], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F-R8, F-A3: the disk is whole and somebody's by then, and the copy would put old pages in."""
+    sleeper = Sleeper(monkeypatch)
+    made = asked(site, points[0], "unmanaged")
+    session = site.repository.open_session("restore", run="one")
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write, site, session, made)
+        assert sleeper.asleep.wait(60)
+        assert write(site, session, made) is None  # the same task once more, to its end
+        disk = disk_at(emulator, made.vms[0].disks[0].id)
+        disk.write(0, b"what a guest wrote since")
+        expected = disk.sha256()
+        sleeper.awake.set()
+        assert isinstance(writing.result(60), AzStackError)
+    assert disk.sha256() == expected
+    session.close()
 
 
 def restored(site: Rig, made: RestorePlan) -> None:

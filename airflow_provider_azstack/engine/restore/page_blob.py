@@ -4,7 +4,8 @@ A page blob that a restore writes: for an unmanaged disk, or to import a managed
 Owns its marks and its number; knows nothing of managed disks.
 Invariants: nothing is used, finished or deleted that does not carry this plan's mark. No two blobs
 have the same number, and whoever writes one insists on the number that he found: a process that
-slept while another restore made its own blob in the same place writes nothing there.
+slept while another restore made its own blob in the same place writes nothing there. A blob that is
+finished has a new number: nor does one that slept until others had finished it, and used it.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 READ_SECONDS = 4 * 3600
 _PLAN, _ATTEMPT = TAG.replace("-", "_"), f"{TAG}-attempt".replace("-", "_")
 _COPY = "copy-"
+_TRIES = 20
 
 
 def is_copy(attempt: str, mark: str = "") -> bool:
@@ -93,10 +95,14 @@ class BlobTarget:
     def distinguished(self) -> Found | None:
         """Return the copy, with a number of its own: it came with that of its source."""
         there = self._ours()
-        if there is not None and there.sequence_number != (number := _number_of(_attempt(there))):
+        if there is not None:
             with suppress(SourceChanged):  # another try of the same task was faster
-                self._accounts.number(self._url, there, number)
+                self._give(there, _number_of(_attempt(there)))
         return self.found()
+
+    def _give(self, there: BlobProperties, number: int) -> None:
+        if there.sequence_number != number:
+            self._accounts.number(self._url, there, number)
 
     def create(self, random: Callable[[], uuid.UUID] = uuid.uuid4) -> Found:
         attempt = random().hex
@@ -129,7 +135,22 @@ class BlobTarget:
         return self._accounts.grant_write(self._url, READ_SECONDS)
 
     def finish(self, found: Found) -> None:
-        """Do nothing: a blob is what its pages are."""
+        """
+        Give it another number: a copy of a task that still writes is refused from now on.
+
+        :raises SourceChanged: such a copy writes without end: nobody may use it yet.
+        """
+        for left in reversed(range(_TRIES)):
+            there = self._ours()
+            if there is None or _attempt(there) != found.attempt:
+                raise Refused(f"{self._url} was made again by another try: left alone")
+            try:
+                self._give(there, _number_of(f"{found.attempt} finished"))
+            except SourceChanged:  # something was written since we looked
+                if not left:
+                    raise
+            else:
+                return
 
     def read_grant(self, undo: ExitStack) -> Callable[[], Grant]:  # noqa: ARG002 - it just ends
         return lambda: self._accounts.grant(self._url, "", READ_SECONDS)
