@@ -11,7 +11,6 @@ Much of it is published for the public cloud only: docs/stack.md says what, and 
 import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from airflow_provider_azstack.arm.blob_http import settings_of
@@ -202,7 +201,7 @@ class _Trial:
     def _fill(self, pages: DiskWriter) -> None:
         for offset in OFFSETS:
             pages.write(offset, self._noise)
-        pages.write(DISK_BYTES, build_footer(DISK_BYTES, uuid.uuid4(), datetime.now(UTC)))
+        pages.write(DISK_BYTES, build_footer(DISK_BYTES, uuid.uuid4(), self._stack.now()))
 
     def _body(self, creation: dict[str, Any]) -> dict[str, Any]:
         return {

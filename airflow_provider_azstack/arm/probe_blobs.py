@@ -8,7 +8,6 @@ Invariant: nothing is touched but blobs of the probe's own name, and those are t
 import random
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 
 import urllib3
 
@@ -112,7 +111,7 @@ class BlobTrial:
         with self._writer(self._url) as pages:
             for offset in (KEPT, CLEARED):
                 pages.write(offset, self._old)
-            pages.write(SIZE_BYTES, build_footer(SIZE_BYTES, uuid.uuid4(), datetime.now(UTC)))
+            pages.write(SIZE_BYTES, build_footer(SIZE_BYTES, uuid.uuid4(), self._stack.now()))
         yield self._insists_on_its_number()
 
     def _insists_on_its_number(self) -> Finding:
