@@ -14,7 +14,7 @@ from airflow_provider_azstack.console.damage import files_of, show_files
 from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, say, show, show_one
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import to_plain
-from airflow_provider_azstack.speed import amount
+from airflow_provider_azstack.speed import amount, counted
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
@@ -116,9 +116,10 @@ def _show(report: "Report", damaged: list[dict[str, Any]]) -> None:
         show([_disk_facts(disk) for disk in report.affected], "table", _DISKS, title="disks")
     show_files(damaged)
     if report.cycle is not None and not report.cycle.is_enough:
+        days, needed = counted(report.cycle.days, "day"), amount(report.cycle.needed_bytes)
         say(
             f"[yellow]too little:[/] daily runs of {amount(report.cycle.budget_bytes)} do not read "
-            f"everything in {report.cycle.days} days; {amount(report.cycle.needed_bytes)} would"
+            f"everything in {days}; {needed} would"
         )
     colour = "green" if report.is_sound else "red"
     say(f"[{colour}]{report.summary()}[/]")

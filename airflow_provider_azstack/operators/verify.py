@@ -14,6 +14,7 @@ from airflow_provider_azstack.errors import DamageFound, SessionLost, TransientE
 from airflow_provider_azstack.operators import metrics
 from airflow_provider_azstack.operators.base import AzStackOperator, stops_retries
 from airflow_provider_azstack.operators.watch import Watch, summarise
+from airflow_provider_azstack.speed import amount, counted
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.verify.findings import Report
@@ -83,15 +84,14 @@ class Verify(AzStackOperator):
             self.log.warning("%s %s", finding.object, finding.problem)
         for disk in report.affected[:_SHOWN]:
             name = disk.vm or disk.vm_key
-            self.log.warning(
-                "%s: %d bytes of %s in point %s", name, disk.lost_bytes, disk.disk_key, disk.point
-            )
+            lost = amount(disk.lost_bytes)
+            self.log.warning("%s: %s of %s in point %s", name, lost, disk.disk_key, disk.point)
         if report.cycle is not None and not report.cycle.is_enough:
             self.log.warning(
-                "daily runs of %d bytes do not read everything in %d days; %d bytes would",
-                report.cycle.budget_bytes,
-                report.cycle.days,
-                report.cycle.needed_bytes,
+                "daily runs of %s do not read everything in %s; %s would",
+                amount(report.cycle.budget_bytes),
+                counted(report.cycle.days, "day"),
+                amount(report.cycle.needed_bytes),
             )
         self.log.info("%s", report.summary())
 

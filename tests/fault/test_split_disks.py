@@ -180,7 +180,7 @@ def test_a_part_of_another_session_does_not_count(it: Rig, vm: EmulatedVm) -> No
         part=DiskPart(REGION_BYTES, SIZE),
     )
     run.session.put_image(stranger)
-    require_red(it, run, "no image of os (0.25 to")
+    require_red(it, run, "no image of os (0.268 to")
     require_next_run_is_fine(it, vm)
 
 

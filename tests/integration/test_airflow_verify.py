@@ -22,7 +22,10 @@ for task in dag.tasks:
 
 
 def test_a_sound_repository_is_green_and_a_damaged_one_is_red(
-    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Three runs: a daily share, damage that it sees, and all of it once the guest brought it."""
     site = Site(emulator, tmp_path, monkeypatch)
@@ -42,6 +45,7 @@ def test_a_sound_repository_is_green_and_a_damaged_one_is_red(
     run = site.run(dag, {"mode": "full"})
     assert run.state == "failed"
     assert (run.of("verify"), run.of("require_sound")) == (["success"], ["failed"])
+    assert f"vm-1: 1.0 MB of os in point {point.id}" in capsys.readouterr().out
     back_up_vm(site.reopen(), {"os": disk}, day=1)
     assert site.run(dag, {"mode": "full"}).state == "success"
     repository = site.reopen()

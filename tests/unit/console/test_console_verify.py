@@ -71,7 +71,9 @@ def test_a_budget_that_is_too_small_is_told(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", "--cycle", "--budget", "1", "--days", "1"]) == 0
-    assert "too little" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert "too little" in text
+    assert "everything in 1 day; " in text
 
 
 def test_the_index_is_rebuilt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
