@@ -48,12 +48,17 @@ def run(args: Namespace) -> int:
 
 def show_coverage(repository: "Repository", max_age_hours: float, output: str) -> int:
     """Print how each VM is protected; the state is 1 when one is not, or not lately enough."""
+    from airflow_provider_azstack.repo.points.namesakes import distinct  # noqa: PLC0415
     from airflow_provider_azstack.repo.reports import coverage  # noqa: PLC0415 - cryptography
 
     if not max_age_hours >= 0:  # nan as well
         raise ConfigurationError("--max-age is a number of hours, 0 or more")
     rows = coverage(repository)
-    show([_facts(row) for row in rows], output, _COLUMNS, nothing="no job and no restore point yet")
+    names = distinct([(row.vm_key, row.vm) for row in rows])
+    facts = [_facts(row) for row in rows]
+    for fact, name in zip(facts, names, strict=True) if output == "table" else ():
+        fact["vm"] = name  # JSON has the key
+    show(facts, output, _COLUMNS, nothing="no job and no restore point yet")
     if not max_age_hours:
         return DONE
     late = [row for row in rows if row.age_hours is None or row.age_hours > max_age_hours]

@@ -52,7 +52,7 @@ def run(args: Namespace) -> int:
     repository = open_repository(args)
     with open_stack(args) as stack:
         plan = read_plan(args.file, stack, repository)
-        if not (args.execute or args.discard):
+        if not (args.execute or args.discard) or (args.execute and plan.refusals):
             return _show(plan, args)
         if args.execute:
             _require_confirmed(plan, args.confirm)
@@ -78,7 +78,7 @@ def _show(plan: "RestorePlan", args: Namespace) -> int:
 
 def _require_confirmed(plan: "RestorePlan", confirmed: str) -> None:
     """Refuse to change what exists unless this very plan was looked at."""
-    if plan.touched and not plan.refusals and confirmed != plan.id:
+    if plan.touched and confirmed != plan.id:
         raise ConfigurationError(
             f"this changes what exists ({', '.join(plan.touched)}): look at the plan, then add "
             f"--confirm {plan.id}"

@@ -39,8 +39,12 @@ def run(args: Namespace) -> int:
 
 def show_usage(repository: "Repository", by: "By", output: str) -> int:
     """Print what each VM or policy costs, the dearest first."""
+    from airflow_provider_azstack.repo.points.namesakes import distinct  # noqa: PLC0415
     from airflow_provider_azstack.repo.reports import usage_rows  # noqa: PLC0415 - cryptography
 
     rows = usage_rows(repository, by)
+    names = distinct([(row.key, row.name) for row in rows])
+    if output == "table":  # JSON has the key
+        rows = [row._replace(name=name) for row, name in zip(rows, names, strict=True)]
     show([row._asdict() for row in rows], output, _COLUMNS, nothing="no restore point yet")
     return 0

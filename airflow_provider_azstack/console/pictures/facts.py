@@ -29,6 +29,7 @@ from airflow_provider_azstack.errors import (
 )
 from airflow_provider_azstack.model import JobRecord
 from airflow_provider_azstack.repo.points import flags, holds
+from airflow_provider_azstack.repo.points.namesakes import distinct
 from airflow_provider_azstack.repo.reports import (
     Coverage,
     JobRow,
@@ -119,6 +120,8 @@ def gather(repository: "Repository", wanted: Wanted) -> Facts:
     points = noted.points(days.points(told.points))
     jobs = noted.jobs(days.jobs(told.jobs))
     rows = coverage_of(told._replace(points=points, jobs=jobs))
+    names = distinct([(row.vm_key, row.vm) for row in rows])
+    rows = [row._replace(vm=name) for row, name in zip(rows, names, strict=True)]
     drawn = _timeline(repository, noted)
     last = told.verifications[-1] if told.verifications else None
     return Facts(

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.disks import SparseDisk
-from support.points import back_up_vm
+from support.points import back_up_vm, vm_key
 from support.repositories import CHEAP, noise
 
 from airflow_provider_azstack.console import main
@@ -146,3 +147,25 @@ def test_flags_are_listed_and_taken_away(
     assert "has no flag" in capsys.readouterr().err
     assert flags.flagged(repository) == set()
     assert len(repository.points()) == 1
+
+
+@pytest.mark.parametrize(("command", "field"), [("coverage", "vm"), ("usage", "name")])
+def test_vms_of_one_name_are_two_in_a_table_and_on_the_page(
+    command: str, field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a VM and what was restored in its place; JSON has the name as it is, and the key."""
+    repository = Repository.open(LocalStore(tmp_path / "store"), Secret("passphrase"))
+    [point] = repository.points()
+    session = repository.open_session("backup")
+    session.publish(replace(point, vm=replace(point.vm, key=vm_key(2)), session=session.id))
+    session.close()
+    assert main([command]) == 0
+    table = capsys.readouterr().out
+    assert main([command, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row[field] for row in rows] == ["vm-1", "vm-1"]
+    assert main(["report", "--to", "-"]) == 0
+    page = capsys.readouterr().out
+    for key in (vm_key(1), vm_key(2)):
+        assert f"vm-1 ({key[:8]})" in table
+        assert f"vm-1 ({key[:8]})" in page
