@@ -5,8 +5,11 @@ Owns the command and how its report is shown; what is checked the repository dec
 Invariant: the state is 0 only when nothing that a restore point needs is damaged.
 """
 
+import logging
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_azstack.console.arguments import add_output, add_repository, open_repository
@@ -35,6 +38,8 @@ _FACTS = (
     "unneeded_bytes",
 )
 _SHOWN_RANGES = 4
+# Who warns of damaged objects whenever one is met. Here all of them are in the tables.
+_SAID_BY_THE_REPORT = ("repo.blocks.index", "repo.blocks.segments", "repo.verify")
 
 
 def add(parser: ArgumentParser) -> None:
@@ -73,15 +78,16 @@ def verify_repository(repository: "Repository", args: Namespace) -> int:
         raise ConfigurationError("--budget is of a cycle, and of no other verification")
     if args.resume and args.mode != "full":
         raise ConfigurationError("--resume is of a full verification, and of no other")
-    report = verify(
-        repository,
-        args.mode,
-        budget_bytes=args.budget,
-        days=args.days,
-        resume=args.resume,
-        progress=say,
-    )
-    damaged = files_of(repository, report.affected)
+    with _quiet(_SAID_BY_THE_REPORT):
+        report = verify(
+            repository,
+            args.mode,
+            budget_bytes=args.budget,
+            days=args.days,
+            resume=args.resume,
+            progress=say,
+        )
+        damaged = files_of(repository, report.affected)
     if args.output == "json":
         show_one({**to_plain(report), "damaged_files": damaged}, args.output)
     else:
@@ -89,6 +95,20 @@ def verify_repository(repository: "Repository", args: Namespace) -> int:
     if report.is_sound:
         return PARTLY if report.findings else DONE
     return FAILED
+
+
+@contextmanager
+def _quiet(names: Iterable[str]) -> Iterator[None]:
+    """Let these loggers warn of nothing."""
+    loggers = [logging.getLogger(f"airflow_provider_azstack.{name}") for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def size(text: str) -> int:

@@ -288,7 +288,8 @@ class _Verification:
         if count := lost.pop("", 0):
             yield Finding(
                 object="index/",
-                problem=f"no readable segment names {count} blocks: run 'azstack rebuild-index'",
+                problem=f"no readable segment names {counted(count, 'block')}: "
+                "run 'azstack rebuild-index'",
                 lost_blocks=count,
             )
         for name in lost:

@@ -76,12 +76,15 @@ def test_a_budget_that_is_too_small_is_told(
     assert "everything in 1 day; " in text
 
 
-def test_the_index_is_rebuilt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_index_is_rebuilt(
+    place: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     [segment] = (place / "index").iterdir()
     segment.chmod(0o600)
     segment.write_bytes(b"?" + segment.read_bytes()[1:])
     assert main(["verify"]) == 2
     assert "azstack rebuild-index" in capsys.readouterr().err
+    assert "to find its blocks again" not in caplog.text, "the tables and the verdict say it"
     assert main(["rebuild-index"]) == 0
     assert main(["verify", "--full"]) == 0
 
