@@ -1,28 +1,23 @@
 """
-Managed disks and snapshots: creation, sizes, states, access grants.
+Managed disks and snapshots: creation, sizes, states.
 
 Owns the life of managed disks and snapshots; knows neither VMs nor how bytes travel.
-Invariant: the content of a managed disk is reachable only through a living grant, and what is
-exported cannot be deleted.
+Invariant: what is exported cannot be deleted.
 """
 
-import base64
 import math
-import secrets
 import uuid
-from urllib.parse import quote
 
 from airflow_provider_azstack.emulator import operations, resources, vhd
 from airflow_provider_azstack.emulator.http import Answer, Call, Json, Problem, json_answer
 from airflow_provider_azstack.emulator.layers import Content, Volume
-from airflow_provider_azstack.emulator.state import Grant, Resource, World, body
+from airflow_provider_azstack.emulator.state import Resource, World, body
 
 DISKS = "Microsoft.Compute/disks"
 SNAPSHOTS = "Microsoft.Compute/snapshots"
 _TIERS = {"Standard_LRS": "Standard", "Premium_LRS": "Premium"}
-# Azure/azure-rest-api-specs, Microsoft.Compute/stable/<version>/disk.json: "Upload" and "Write"
-# came with 2018-09-30, the size of the upload and "incremental" with 2019-03-01.
-_WRITES_SINCE = "2018-09-30"
+# Azure/azure-rest-api-specs, Microsoft.Compute/stable/2019-03-01/disk.json: the size of an upload
+# and "incremental" came with it.
 _UPLOADS_SINCE = "2019-03-01"
 _MEMBERS = {
     "DiskProperties": {
@@ -105,25 +100,26 @@ def show(resource: Resource, call: Call) -> Json:
 
 def get(world: World, call: Call) -> Answer:
     """``GET`` one disk or snapshot."""
-    return json_answer(200, show(resources.target(world, call, _type(call)), call))
+    return json_answer(200, show(resources.target(world, call, type_of(call)), call))
 
 
 def list_all(world: World, call: Call) -> Answer:
     """``GET`` the disks or snapshots of the subscription or of a group."""
     under = f"{resources.group_id(world, call)}/" if "group" in call.params else world.scope
     return resources.page(
-        world, call, (show(found, call) for found in world.of_type(_type(call), under))
+        world, call, (show(found, call) for found in world.of_type(type_of(call), under))
     )
 
 
-def _type(call: Call) -> str:
+def type_of(call: Call) -> str:
+    """Return the type of what the call's path names."""
     return SNAPSHOTS if "/snapshots" in call.path.lower().split("/providers/")[1] else DISKS
 
 
 def put(world: World, call: Call) -> Answer:
     """``PUT`` a disk or a snapshot: create it, or change its tags and size."""
     resources.check_name(call)
-    path, sent = resources.resource_id(world, call, _type(call)), call.json()
+    path, sent = resources.resource_id(world, call, type_of(call)), call.json()
     if not sent.get("location"):
         raise Problem(400, "LocationRequired", "The location property is required.")
     given = sent.get("properties") or {}
@@ -157,7 +153,7 @@ def _check_members(call: Call, given: Json) -> None:
 
 
 def _create(world: World, call: Call, path: str, sent: Json) -> Answer:
-    kind = "snapshots" if _type(call) == SNAPSHOTS else "disks"
+    kind = "snapshots" if type_of(call) == SNAPSHOTS else "disks"
     resource = _snapshot(world, path, sent) if kind == "snapshots" else _disk(world, path, sent)
     early = {**resource.body, "sku": {"name": resource.body["sku"]["name"]}}
     early["properties"] = {"creationData": sent["properties"]["creationData"]}
@@ -344,11 +340,11 @@ def resize(world: World, disk: Resource, size_bytes: int) -> None:
 
 def delete(world: World, call: Call) -> Answer:
     """``DELETE`` a disk or snapshot; nothing there is 204."""
-    found = world.find(resources.resource_id(world, call, _type(call)))
+    found = world.find(resources.resource_id(world, call, type_of(call)))
     if found is None:
         return Answer(204)
     if world.active_grant(found):
-        raise _exported(found)
+        raise exported(found)
     if found.body.get("managedBy"):
         raise Problem(
             409,
@@ -359,84 +355,11 @@ def delete(world: World, call: Call) -> Answer:
     return operations.start(world, call, f"{kind}.delete", lambda: world.remove(found))
 
 
-def _exported(resource: Resource) -> Problem:
+def exported(resource: Resource) -> Problem:
+    """Return the refusal of what a living grant is in the way of."""
     return Problem(
         409,
         "OperationNotAllowed",
         f"There is an active shared access signature outstanding for disk "
         f"{resource.body['name']}. Call EndGetAccess before attaching or deleting the disk.",
     )
-
-
-def begin_get_access(world: World, call: Call) -> Answer:
-    """``POST .../beginGetAccess``: a signed URL, for so many seconds."""
-    resource, sent = resources.target(world, call, _type(call)), call.json()
-    access, seconds = sent.get("access"), sent.get("durationInSeconds")
-    levels = {"Read", "Write"} if call.query["api-version"] >= _WRITES_SINCE else {"Read"}
-    if access not in levels or not isinstance(seconds, int) or seconds < 1:
-        raise Problem(400, "InvalidParameter", "access or durationInSeconds is invalid.")
-    _check_grantable(world, resource, access)
-    kind = "disks" if resource.volume else "snapshots"
-
-    def finish() -> Json:
-        return {"accessSAS": _grant(world, resource, access, seconds)}
-
-    return operations.start(world, call, f"{kind}.beginGetAccess", finish)
-
-
-def _check_grantable(world: World, resource: Resource, access: str) -> None:
-    state = resource.properties["diskState"]
-    if resource.properties["provisioningState"] != "Succeeded":
-        raise Problem(409, "OperationNotAllowed", "The resource is not ready.")
-    if world.active_grant(resource) and world.behaviour.second_grant == "refused":
-        raise _exported(resource)
-    if access == "Write" and state not in {"ReadyToUpload", "ActiveUpload"}:
-        raise Problem(409, "OperationNotAllowed", f"Write access is refused in state {state}.")
-    if access == "Read" and state in {"Attached", "ReadyToUpload", "ActiveUpload"}:
-        raise Problem(409, "OperationNotAllowed", f"Read access is refused in state {state}.")
-
-
-def _grant(world: World, resource: Resource, access: str, seconds: int) -> str:
-    identifier = str(uuid.uuid4())
-    signature = base64.b64encode(secrets.token_bytes(32)).decode()
-    host, container = f"md-{secrets.token_hex(6)}", secrets.token_hex(6)
-    path = f"/{host}/{container}/abcd"
-    world.grants[identifier] = Grant(resource, access, signature, world.clock() + seconds, path)
-    state = resource.properties["diskState"]
-    if state != "ActiveSAS":
-        resource.settings["state before grant"] = state
-    resource.properties["diskState"] = "ActiveSAS" if access == "Read" else "ActiveUpload"
-    return (
-        f"{world.blob_url}{path}?sv=2018-03-28&sr=b&si={identifier}&sig={quote(signature, safe='')}"
-    )
-
-
-def end_get_access(world: World, call: Call) -> Answer:
-    """``POST .../endGetAccess``: every grant of the resource dies."""
-    resource = resources.target(world, call, _type(call))
-    kind = "disks" if resource.volume else "snapshots"
-    if resource.volume and resource.properties["diskState"] == "ActiveUpload":
-        _check_upload(world, resource, resource.volume)
-    return operations.start(world, call, f"{kind}.endGetAccess", lambda: revoke(world, resource))
-
-
-def _check_upload(world: World, disk: Resource, volume: Volume) -> None:
-    """Refuse to finish what is no VHD (github.com/microsoft/AzureStorageExplorer/issues/8612)."""
-    size_bytes = volume.size_bytes - vhd.FOOTER
-    wrong = vhd.check(volume.content().read(size_bytes, vhd.FOOTER), size_bytes)
-    if wrong:
-        revoke(world, disk)
-        disk.properties["diskState"] = "ReadyToUpload"  # it can be written anew, or deleted
-        raise Problem(400, "InvalidVhd", f"The disk is not a supported VHD: {wrong}.")
-
-
-def revoke(world: World, resource: Resource) -> None:
-    """Kill the grants of a resource."""
-    for identifier, grant in list(world.grants.items()):
-        if grant.resource is resource:
-            del world.grants[identifier]
-    state = resource.properties["diskState"]
-    if state == "ActiveSAS":
-        resource.properties["diskState"] = resource.settings.pop("state before grant", "Unattached")
-    elif state == "ActiveUpload":
-        resource.properties["diskState"] = "Unattached"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from airflow_provider_azstack.emulator import (
+    access,
     blobs,
     copies,
     disks,
@@ -129,8 +130,8 @@ ARM = Router([
         Route("POST", f"{_G}/providers/{kind}/{{name}}/{verb}", handler, kind, f"{verb}/action")
         for kind in (disks.DISKS, disks.SNAPSHOTS)
         for verb, handler in (
-            ("beginGetAccess", disks.begin_get_access),
-            ("endGetAccess", disks.end_get_access),
+            ("beginGetAccess", access.begin_get_access),
+            ("endGetAccess", access.end_get_access),
         )
     ),
     # networks
