@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 READ_SECONDS = 4 * 3600
 _PLAN, _ATTEMPT = TAG.replace("-", "_"), f"{TAG}-attempt".replace("-", "_")
 _COPY = "copy-"
-_TRIES = 20
+_TRIES = 20  # a copy of the task that still writes changes the blob between two looks
 
 
 def is_copy(attempt: str, mark: str = "") -> bool:

@@ -50,6 +50,7 @@ class BlockReader:
         self._lock = threading.Lock()
         self._ciphers: dict[bytes, BlockCipher] = {}
         self._is_fresh = False
+        self._gone: set[bytes] = set()  # packs that were missed, and the index looked at again
 
     @property
     def is_near(self) -> bool:
@@ -73,7 +74,10 @@ class BlockReader:
         places = self._locations(block_id)
         try:
             return self._first(block_id, places, read_at)
-        except (MissingBlock, Tampered):
+        except (MissingBlock, Tampered) as error:
+            moved = self._moved(block_id, places) if isinstance(error, MissingBlock) else []
+            if moved:
+                return self._first(block_id, moved, read_at)
             proven = self._index.without_cache()
             others = proven.locations(block_id) if proven else []
             if set(others) <= set(places):
@@ -81,6 +85,16 @@ class BlockReader:
         found = self._first(block_id, others, read_at)
         self._index.report_lie()
         return found
+
+    def _moved(self, block_id: bytes, places: Sequence[Location]) -> list[Location]:
+        """Return where a collector moved a block since the index was loaded; once for each pack."""
+        packs = {place.pack for place in places}
+        with self._lock:
+            if packs <= self._gone:
+                return []
+            self._index.refresh()
+            self._gone |= packs
+        return [place for place in self._index.locations(block_id) if place not in places]
 
     def _first(
         self, block_id: bytes, places: Iterable[Location], read_at: Callable[[Location], T]

@@ -175,6 +175,25 @@ def test_an_index_that_outlived_its_pack_is_not_believed(
     assert session.reader().read(block) == noise(1)
 
 
+def test_a_reader_finds_what_was_moved_since_it_began(
+    store: MemoryStore, repository: Repository
+) -> None:
+    """F-K4: a collector copies what is needed after all, and deletes; a restore ends well."""
+    block = noise(1)
+    with contextlib.closing(repository.open_session("backup")) as session:
+        (block_id,) = store_blocks(session, [block])
+    reader = reopen(repository).reader()
+    assert reader.read(block_id) == block
+    store.lose(store.names("packs/"))
+    with contextlib.closing(repository.open_session("prune")) as session:
+        assert store_blocks(session, [block]) == [block_id]
+    assert reader.read(block_id) == block
+    store.lose(store.names("packs/"))
+    for _ in range(2):
+        with pytest.raises(MissingBlock):
+            reader.read(block_id)
+
+
 def test_a_pack_of_another_size_is_not_believed(store: MemoryStore, repository: Repository) -> None:
     """F-S6: a truncated pack is stored again by the next backup."""
     store_blocks(repository.open_session("a"), [noise(1)])
