@@ -25,6 +25,7 @@ from airflow_provider_azstack.errors import AzStackError, SessionLost, SourceErr
 from airflow_provider_azstack.model import Manifest, SnapshotSet, WorkloadVm
 from airflow_provider_azstack.repo.parallel import in_parallel
 from airflow_provider_azstack.repo.repository import Repository
+from airflow_provider_azstack.speed import counted
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def clean_up(
         sweep.do(f"session {session_id}", _close, repository, session_id)
     if errors := [*errors, *sweep.errors]:
         raise SourceError(
-            f"clean-up of run {run}: {len(errors)} things failed, the janitor will try again: "
+            f"clean-up of run {run}: {counted(len(errors), 'thing')} failed, the janitor will try again: "
             f"{'; '.join(errors[:5])}"
         )
     return deleted
