@@ -133,7 +133,7 @@ def test_clean_up_tries_everything_closes_the_session_and_may_be_repeated(it: Ri
     run = it.begin()
     run.snapshot()
     it.emulator.faults.answer("DELETE", "/snapshots/", 403, times=1)
-    with pytest.raises(SourceError, match="1 things failed"):
+    with pytest.raises(SourceError, match="1 thing failed"):
         run.clean_up()
     assert len(left(it)) == 1
     assert list(it.repository.sessions()) == []

@@ -66,8 +66,8 @@ def clean_up(
         sweep.do(f"session {session_id}", _close, repository, session_id)
     if errors := [*errors, *sweep.errors]:
         raise SourceError(
-            f"clean-up of run {run}: {counted(len(errors), 'thing')} failed, the janitor will try again: "
-            f"{'; '.join(errors[:5])}"
+            f"clean-up of run {run}: {counted(len(errors), 'thing')} failed, "
+            f"the janitor will try again: {'; '.join(errors[:5])}"
         )
     return deleted
 
