@@ -11,7 +11,7 @@ from support.points import back_up_vm, digest_of, restored_digest, vm_key
 from support.repositories import a_point, an_image, new_repository, noise, reopen
 from support.stores import Crash, CrashingStore, MemoryStore
 
-from airflow_provider_azstack.errors import DamageFound, IntegrityError
+from airflow_provider_azstack.errors import DamageFound, IntegrityError, MissingBlock
 from airflow_provider_azstack.model import RestorePoint
 from airflow_provider_azstack.repo.blocks.segments import read_directory
 from airflow_provider_azstack.repo.images.runs import Run, load_group, store_runs
@@ -400,3 +400,32 @@ def test_a_part_of_a_large_group_is_what_is_blamed() -> None:
         assert [disk.lost_bytes for disk in report.affected] == [16 * MIB]
         for name in [name for name in store.objects if name.startswith("bad/")]:
             store.delete(name)
+
+
+def test_a_pack_that_is_gone_with_its_segments_comes_back_with_a_full_backup() -> None:
+    """F-S7: nothing tells an incremental of such a loss; a verification does, and what to do."""
+    repository, content = new_repository(), noise(9, 2**20)
+    store = repository.store
+    one, two = SparseDisk(2 * 2**20), SparseDisk(600 * 2**20)
+    one.write(0, content)
+    two.write(2**20, content)  # the same block, in a group of its own
+    back_up_vm(repository, {"os": one})
+    lost = [info.name for prefix in ("packs/", "index/") for info in store.list(prefix)]
+    back_up_vm(repository, {"os": two}, number=2)
+    for name in lost:
+        store.delete(name)
+    repository = reopen(repository)
+    two.freeze()
+    two.write(300 * 2**20, noise(3, 5000))
+
+    idle = back_up_vm(repository, {"os": two}, number=2, day=1)
+    with pytest.raises(MissingBlock):
+        restored_digest(repository, idle.images[0].image)
+    report = verify(repository, "structure", progress=lambda _: None, threads=1)
+    assert idle.id in affected(report)
+    [advice] = [one.problem for one in report.findings if one.object == "index/"]
+    assert "mode 'full'" in advice
+
+    back_up_vm(repository, {"os": two}, number=2, day=2, incremental=False)
+    repository = reopen(repository)
+    assert restored_digest(repository, idle.images[0].image) == digest_of(two)

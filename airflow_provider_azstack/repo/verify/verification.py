@@ -289,7 +289,7 @@ class _Verification:
             yield Finding(
                 object="index/",
                 problem=f"no readable segment names {counted(count, 'block')}: "
-                "run 'azstack rebuild-index'",
+                "run 'azstack rebuild-index'; where that does not help, a backup with mode 'full'",
                 lost_blocks=count,
             )
         for name in lost:
