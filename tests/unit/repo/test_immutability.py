@@ -195,7 +195,7 @@ def test_the_command_says_what_had_no_lock(
     assert main(["lock", "--days", "30", "--json"]) == 1
     printed = capsys.readouterr()
     assert {row["found"] for row in json.loads(printed.out)} == {"never held"}
-    assert "2 restore points need" in printed.err
+    assert "needed by 2 restore points" in printed.err
     assert SECRET_KEY not in printed.out + printed.err
     assert main(["lock", "--days", "29"]) == 0
     assert main(["lock", "--days", "0"]) == 2
