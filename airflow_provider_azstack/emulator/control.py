@@ -5,8 +5,6 @@ Owns what a stack does not offer and a comparison needs; knows nothing of backup
 Invariant: the door opens to the token in ``connection.json`` alone.
 """
 
-import hmac
-
 from airflow_provider_azstack.emulator.fleet import EmulatedVm, Fleet
 from airflow_provider_azstack.emulator.handles import EmulatedDisk
 from airflow_provider_azstack.emulator.http import (
@@ -18,6 +16,7 @@ from airflow_provider_azstack.emulator.http import (
     Route,
     Router,
     json_answer,
+    same,
 )
 from airflow_provider_azstack.emulator.leftovers import leftovers
 
@@ -34,7 +33,7 @@ def application(fleet: Fleet, call: Call) -> Answer:
 
 def _answer(fleet: Fleet, call: Call) -> Answer:
     expected = f"Bearer {fleet.world.control_token}"
-    if not hmac.compare_digest(call.header("Authorization").encode(), expected.encode()):
+    if not same(call.header("Authorization"), expected):
         raise Problem(401, "AuthenticationFailed", "The control token is wrong.")
     route = CONTROL.find(call, call.path)
     if route is None:

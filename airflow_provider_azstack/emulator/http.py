@@ -5,6 +5,7 @@ Owns matching a request to a handler; knows nothing of sockets or of what handle
 Invariant: a handler sees a decoded path and returns an ``Answer`` or raises a ``Problem``.
 """
 
+import hmac
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -123,6 +124,11 @@ def json_answer(status: int, body: Any, **headers: str) -> Answer:
 def http_date(moment: float) -> str:
     """Write a moment as HTTP headers do."""
     return formatdate(moment, usegmt=True)
+
+
+def same(sent: str, secret: str) -> bool:
+    """Compare what was sent with a secret; it may be any text, and ``hmac`` takes ASCII only."""
+    return hmac.compare_digest(sent.encode(), secret.encode())
 
 
 class Route(NamedTuple):

@@ -8,7 +8,6 @@ is dead when the (virtual) clock has passed its end.
 
 import base64
 import hashlib
-import hmac
 import json
 import secrets
 from typing import Any
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from airflow_provider_azstack.emulator import pki
-from airflow_provider_azstack.emulator.http import Answer, Call, Json, Problem, json_answer
+from airflow_provider_azstack.emulator.http import Answer, Call, Json, Problem, json_answer, same
 from airflow_provider_azstack.emulator.state import World
 
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -121,7 +120,7 @@ def _check_client(world: World, call: Call, form: dict[str, str]) -> None:
         raise _Refusal(400, "unauthorized_client", "AADSTS700016: Application was not found.")
     if form.get("client_assertion_type") == _ASSERTION:
         _check_assertion(world, call, form.get("client_assertion", ""))
-    elif not hmac.compare_digest(form.get("client_secret", ""), world.client_secret):
+    elif not same(form.get("client_secret", ""), world.client_secret):
         raise _Refusal(401, "invalid_client", "AADSTS7000215: Invalid client secret provided.")
 
 

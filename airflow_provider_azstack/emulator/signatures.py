@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
 from airflow_provider_azstack.emulator import storage, versions
-from airflow_provider_azstack.emulator.http import Call, Problem
+from airflow_provider_azstack.emulator.http import Call, Problem, same
 from airflow_provider_azstack.emulator.state import Grant, World
 
 _SIGNED_HEADERS = (
@@ -56,7 +56,7 @@ def living_grant(world: World, path: str, query: dict[str, str]) -> Grant:
     grant = world.grants.get(query.get("si", ""))
     if grant is None or path != grant.url_path or query.get("sr") != "b":
         raise denied("Signed identifier is unknown or does not belong to this blob.")
-    if not hmac.compare_digest(query.get("sig", ""), grant.signature):
+    if not same(query.get("sig", ""), grant.signature):
         raise denied("Signature did not match.")
     if grant.expires <= world.clock():
         raise denied("Signature not valid in the specified time frame.")
@@ -151,6 +151,6 @@ def _check_shared_key(world: World, call: Call) -> None:
 def _match(keys: list[bytes], text: str, signature: str) -> None:
     for key in keys:
         expected = base64.b64encode(hmac.digest(key, text.encode(), hashlib.sha256)).decode()
-        if hmac.compare_digest(expected, signature):
+        if same(expected, signature):
             return
     raise denied("Signature did not match.")

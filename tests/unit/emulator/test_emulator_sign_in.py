@@ -77,6 +77,7 @@ def test_a_certificate_of_another_is_refused(tls_emulator: Emulator, tmp_path: P
     ("changes", "code"),
     [
         ({"client_secret": "wrong"}, "AADSTS7000215"),
+        ({"client_secret": "größer"}, "AADSTS7000215"),
         ({"client_id": "someone"}, "AADSTS700016"),
         ({"resource": "https://elsewhere"}, "AADSTS500011"),
         ({"grant_type": "password"}, "AADSTS70003"),
