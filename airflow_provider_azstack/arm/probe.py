@@ -134,7 +134,7 @@ class _Trial:
 
     def reads_a_snapshot(self) -> Iterator[Finding]:
         with self._reader(self._first) as disk:
-            wrong = [at for at in OFFSETS if _read(disk, at) != self._noise]
+            wrong = [at for at in OFFSETS if read(disk, at, NOISE_BYTES) != self._noise]
             if wrong:
                 advice = "backups would hold other bytes than the disk"
                 yield Finding("read a snapshot", "failed", f"other bytes at {wrong[0]}: {advice}")
@@ -164,8 +164,7 @@ class _Trial:
             try:
                 changed = disk.changed(0, DISK_BYTES)
             except ChangesUnknown as error:
-                advice = "incrementals read all that is allocated, and store what is new"
-                yield Finding(question, "warning", f"not told: {advice} ({error})")
+                yield not_told(question, error)
                 return
         if changed:
             seen = sum(extent.length for extent in changed)
@@ -245,7 +244,14 @@ def covers(extents: Iterable[Extent], offset: int, length: int, *, zero: bool = 
     )
 
 
-def _read(disk: BlobDisk, offset: int) -> bytes:
-    buffer = bytearray(NOISE_BYTES)
+def not_told(question: str, error: ChangesUnknown) -> Finding:
+    """Return what it means that a stack does not tell what changed."""
+    advice = "incrementals read all that is allocated, and store what is new"
+    return Finding(question, "warning", f"not told: {advice} ({error})")
+
+
+def read(disk: BlobDisk, offset: int, length: int) -> bytes:
+    """Return bytes of a disk."""
+    buffer = bytearray(length)
     disk.read_into(offset, memoryview(buffer))
     return bytes(buffer)

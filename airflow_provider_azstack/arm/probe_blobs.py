@@ -15,7 +15,15 @@ from airflow_provider_azstack.arm.blob_http import BlobClient, settings_of
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.disk_writer import PAGE_BYTES, DiskWriter
-from airflow_provider_azstack.arm.probe import NAME, Finding, Staging, answers, covers
+from airflow_provider_azstack.arm.probe import (
+    NAME,
+    Finding,
+    Staging,
+    answers,
+    covers,
+    not_told,
+    read,
+)
 from airflow_provider_azstack.arm.storage import Storage, account_name
 from airflow_provider_azstack.arm.vhd import FOOTER_BYTES, build_footer
 from airflow_provider_azstack.errors import (
@@ -135,7 +143,7 @@ class BlobTrial:
         for snapshot, contents in zip(self._snapshots, wanted, strict=True):
             with self._reader(self._url, snapshot) as disk:
                 for offset, content in zip((KEPT, CLEARED, WRITTEN), contents, strict=True):
-                    if _read(disk, offset) != content:
+                    if read(disk, offset, LENGTH) != content:
                         told = f"other bytes at {offset} than when it was taken"
                         yield Finding("read a blob's snapshot", "failed", told)
                         return
@@ -150,8 +158,7 @@ class BlobTrial:
             try:
                 changed = disk.changed(0, SIZE_BYTES)
             except ChangesUnknown as error:
-                advice = "incrementals read all that is allocated, and store what is new"
-                yield Finding(question, "warning", f"not told: {advice} ({error})")
+                yield not_told(question, error)
                 return
         if not covers(changed, WRITTEN, LENGTH):
             yield Finding(question, "failed", "pages that were written are left out")
@@ -177,8 +184,8 @@ class BlobTrial:
             yield Finding("copy a blob", "warning", f"it is {status or 'not told'}: {advice}")
             return
         with self._reader(self._copy) as disk:
-            same = _read(disk, WRITTEN) == self._new and _read(disk, CLEARED) == bytes(LENGTH)
-        if same:
+            contents = [read(disk, offset, LENGTH) for offset in (WRITTEN, CLEARED)]
+        if contents == [self._new, bytes(LENGTH)]:
             yield Finding("copy a blob", "ok", "a snapshot was copied")
         else:
             yield Finding("copy a blob", "failed", "the copy holds other bytes than its source")
@@ -248,9 +255,3 @@ class BlobTrial:
 
 def _nothing(_response: urllib3.BaseHTTPResponse) -> None:
     """Take any answer that is a success."""
-
-
-def _read(disk: BlobDisk, offset: int) -> bytes:
-    buffer = bytearray(LENGTH)
-    disk.read_into(offset, memoryview(buffer))
-    return bytes(buffer)

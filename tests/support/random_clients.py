@@ -302,7 +302,7 @@ class World:
         run, state = f"run-{self.runs}", self.disks[number]
         session = small_packs(repository.open_session("backup", run=run))
         yield "opened"
-        try:
+        with contextlib.closing(session), only_the_fenced_may_fail(session):
             session.claim(points.vm_key(number))
             yield "claimed"
             day = (self.now - points.DAY_ONE) / timedelta(days=1)
@@ -313,11 +313,6 @@ class World:
             self.tasks.append(task)
             yield "looked back"
             yield from self._work(repository, session, task)
-        except AzStackError:
-            session.check()  # only who was fenced is excused
-            raise
-        finally:
-            session.close()
 
     def _resume(self, repository: Repository) -> Client:
         """Do again what somebody else left, or is still working on, under the same session."""
@@ -326,13 +321,8 @@ class World:
             return
         task = self.rng.choice(self.tasks)
         session = small_packs(repository.join_session(task.session))
-        try:
+        with contextlib.closing(session), only_the_fenced_may_fail(session):
             yield from self._work(repository, session, task)
-        except AzStackError:
-            session.check()  # only who was fenced is excused
-            raise
-        finally:
-            session.close()
 
     def _references(self, repository: Repository, number: int) -> tuple[str, str]:
         """Return the image before, or a sibling's, or none."""
@@ -468,12 +458,9 @@ class World:
                 yield "read"
                 offset = self.rng.choice(places(state.size_bytes))
                 length = min(self.rng.choice([PAGE, 40 * PAGE]), state.size_bytes - offset)
-                try:
+                with only_the_fenced_may_fail(session):
                     read = reader.read(offset, length)
                     self._compare(repository, image)
-                except AzStackError:
-                    session.check()  # only who was fenced is excused
-                    raise
                 assert read == state.read(offset, length)
         finally:
             session.close()
@@ -531,6 +518,16 @@ class World:
             elif outcome.status == "failed":
                 assert fences < self.fences or "condemned" in outcome.reason, outcome
                 self.done["failed copies"] += 1
+
+
+@contextlib.contextmanager
+def only_the_fenced_may_fail(session: Session) -> Iterator[None]:
+    """Excuse an error of ours where the session was lost: all others fail the test."""
+    try:
+        yield
+    except AzStackError:
+        session.check()
+        raise
 
 
 def run(seed: int, steps: int, *, check_every: int = 100) -> World:

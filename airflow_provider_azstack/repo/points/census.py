@@ -50,13 +50,8 @@ def forgotten(repository: "Repository", *, is_meant: bool = False) -> set[str]:
 
     :param is_meant: only those that somebody wanted to be gone, not what was withdrawn.
     """
-    records = repository.records
-    return {
-        point
-        for name, data in records.under(FORGOTTEN)
-        if not (is_meant and name.startswith(_WITHDRAWN))
-        for point in records.parse(ForgottenPoints, data, name).points
-    }
+    meant, withdrawn = _noted(repository)
+    return meant if is_meant else meant | withdrawn
 
 
 def recorded(repository: "Repository") -> set[str]:
@@ -95,11 +90,21 @@ def gather_forgotten(repository: "Repository") -> None:
     """Keep the notes of what was forgotten in few objects."""
     names = {info.name for info in repository.store.list(FORGOTTEN)}
     if len(names) > _FORGOTTEN_OBJECTS:
-        meant = forgotten(repository, is_meant=True)
-        if withdrawn := forgotten(repository) - meant:
+        meant, withdrawn = _noted(repository)
+        if withdrawn := withdrawn - meant:
             put_forgotten(repository, withdrawn, is_withdrawn=True)
         put_forgotten(repository, meant)
         _delete(repository, names)
+
+
+def _noted(repository: "Repository") -> tuple[set[str], set[str]]:
+    """Return the points that somebody wanted to be gone, and those that were withdrawn."""
+    records = repository.records
+    meant, withdrawn = set[str](), set[str]()
+    for name, data in records.under(FORGOTTEN):
+        points = withdrawn if name.startswith(_WITHDRAWN) else meant
+        points.update(records.parse(ForgottenPoints, data, name).points)
+    return meant, withdrawn
 
 
 def _says(repository: "Repository", name: str, points: tuple[str, ...]) -> bool:
