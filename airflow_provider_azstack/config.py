@@ -159,13 +159,15 @@ def config_path(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get("AIRFLOW_HOME") or "~/airflow").expanduser() / FILE_NAME
 
 
-def load_config(path: str | Path | None = None) -> Config:
+def load_config(source: Config | str | Path | None = None) -> Config:
     """
-    Read ``azurestack.conf``.
+    Read ``azurestack.conf``, or take it from a DAG file as what it is.
 
     :raises ConfigurationError: it is missing, malformed, or says something it may not.
     """
-    file = Path(path) if path is not None else config_path()
+    if isinstance(source, Config):
+        return source
+    file = Path(source) if source is not None else config_path()
     value = read_json(file, f"put {_LEAST} there, or set AZSTACK_CONF")
     try:
         return msgspec.convert(value, type=Config)

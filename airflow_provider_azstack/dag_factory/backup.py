@@ -82,7 +82,7 @@ def backup_dag(
     :raises ConfigurationError: the policy or the configuration is wrong.
     """
     policy = load_policy(policy)
-    config = config if isinstance(config, Config) else load_config(config)
+    config = load_config(config)
     hosts = config.backup_hosts(policy.hosts)
     connections = connection_ids(config, policy)
     about = _ABOUT.format(
@@ -123,7 +123,7 @@ def policy_dags(
     :param dag_arguments: as for ``policy_dag``.
     :raises ConfigurationError: the configuration is wrong, or where policies are.
     """
-    config = config if isinstance(config, Config) else load_config(config)
+    config = load_config(config)
     asked = get_parsing_context().dag_id
     for file in policy_files():
         if asked in (None, _dag_id(file)):
@@ -147,7 +147,7 @@ def policy_dag(
     :param dag_arguments: anything else that ``DAG`` takes, for either of them.
     :raises ConfigurationError: the configuration is wrong, which all policies share.
     """
-    config = config if isinstance(config, Config) else load_config(config)
+    config = load_config(config)
     dag_id = _dag_id(file)
     try:
         _require_name(file)

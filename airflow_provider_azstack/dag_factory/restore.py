@@ -64,7 +64,7 @@ def restore_dag(
     :param dag_arguments: anything else that ``DAG`` takes: ``tags``, callbacks...
     :raises ConfigurationError: the configuration is wrong.
     """
-    config = config if isinstance(config, Config) else load_config(config)
+    config = load_config(config)
     hosts = config.backup_hosts()
     defaults = {
         "catchup": False,

@@ -128,7 +128,7 @@ def prune_dag(
     :param dry_run: only report; the form of a trigger asks too.
     :raises ConfigurationError: the configuration is wrong.
     """
-    config = config if isinstance(config, Config) else load_config(config)
+    config = load_config(config)
     retentions, mistakes = _retentions(policies)
     asks = {
         DRY_RUN: Param(dry_run, type="boolean", title="Only report", description="Change nothing."),
@@ -265,7 +265,7 @@ def rehearsal_dag(
 
 def _placed(config: Config | str | Path | None) -> dict[str, Any]:
     """Return what makes a task run on the first host, which concerns all of them."""
-    config = config if isinstance(config, Config) else load_config(config)
+    config = load_config(config)
     return {**connection_ids(config), **placement(config.backup_hosts()[0]), **CONTROL_RETRIES}
 
 

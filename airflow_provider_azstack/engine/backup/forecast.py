@@ -144,10 +144,10 @@ def with_forecast(
         stop_running=_from(now, job.stop_running_at if job else None, costs),
     )
     found = []
-    counted: set[str] = set()  # a VM whose pieces several hosts leave out is one VM
+    told: set[str] = set()  # a VM whose pieces several hosts leave out is one VM
     for manifest, ended in zip(timed, simulate(sites, given), strict=True):
-        left_out = set(ended.left_out) - counted
-        counted |= left_out
+        left_out = set(ended.left_out) - told
+        told |= left_out
         forecast = _forecast(manifest, ended, now, costs)
         found.append(replace(manifest, forecast=replace(forecast, left_out=len(left_out))))
     return tuple(found)
