@@ -54,11 +54,11 @@ def show_coverage(repository: "Repository", max_age_hours: float, output: str) -
     if not max_age_hours >= 0:  # nan as well
         raise ConfigurationError("--max-age is a number of hours, 0 or more")
     rows = coverage(repository)
-    names = distinct([(row.vm_key, row.vm) for row in rows])
-    facts = [_facts(row) for row in rows]
-    for fact, name in zip(facts, names, strict=True) if output == "table" else ():
-        fact["vm"] = name  # JSON has the key
-    show(facts, output, _COLUMNS, nothing="no job and no restore point yet")
+    if output == "table":  # JSON has the key
+        names = distinct([(row.vm_key, row.vm) for row in rows])
+        rows = [row._replace(vm=name) for row, name in zip(rows, names, strict=True)]
+    nothing = "no job and no restore point yet"
+    show([_facts(row) for row in rows], output, _COLUMNS, nothing=nothing)
     if not max_age_hours:
         return DONE
     late = [row for row in rows if row.age_hours is None or row.age_hours > max_age_hours]

@@ -43,8 +43,8 @@ def show_usage(repository: "Repository", by: "By", output: str) -> int:
     from airflow_provider_azstack.repo.reports import usage_rows  # noqa: PLC0415 - cryptography
 
     rows = usage_rows(repository, by)
-    names = distinct([(row.key, row.name) for row in rows])
     if output == "table":  # JSON has the key
+        names = distinct([(row.key, row.name) for row in rows])
         rows = [row._replace(name=name) for row, name in zip(rows, names, strict=True)]
     show([row._asdict() for row in rows], output, _COLUMNS, nothing="no restore point yet")
     return 0
