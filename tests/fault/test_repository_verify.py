@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 from msgspec.structs import replace
 from oracle import assert_nothing_is_missing, assert_repository_sound
+from support.damage import flipped
 from support.disks import SparseDisk
 from support.points import back_up_vm, digest_of, restored_digest, vm_key
 from support.repositories import a_point, an_image, new_repository, noise, reopen
@@ -65,6 +66,11 @@ class Site:
         data = bytearray(self.intact[name])
         data[at] ^= 1 << (at % 8)
         self.store.objects[name] = bytes(data)
+
+    def with_bad_blocks(self, pack: str) -> bytes:
+        """Return a pack of which every block is damaged, its directory not."""
+        directory = read_directory(self.store, self.repository.keys, self.store.info(pack))
+        return flipped(self.intact[pack], *(entry.end - 1 for entry in directory.entries))
 
     def verify(self, mode: Mode = "full") -> Report:
         return verify(reopen(self.repository), mode, progress=lambda _: None, threads=2)
@@ -188,10 +194,7 @@ def test_a_lost_pack_with_older_states_costs_the_older_points_only(site: Site) -
 def test_a_damaged_pack_is_healed_by_the_next_backup(site: Site, mode: Mode) -> None:
     """F-S4: bad copies are recorded, the next backup stores them again, and old points live."""
     pack = site.pack_of(site.apart)
-    data = bytearray(site.intact[pack])
-    for entry in read_directory(site.store, site.repository.keys, site.store.info(pack)).entries:
-        data[entry.end - 1] ^= 1
-    site.store.objects[pack] = bytes(data)
+    site.store.objects[pack] = site.with_bad_blocks(pack)
     assert affected(site.verify(mode)) == {site.apart.id}
     assert not site.restores(site.apart)
     records = len(list(site.store.list("bad/")))
@@ -264,7 +267,7 @@ def lose_segments(store: MemoryStore) -> list[str]:
     names = sorted(info.name for info in store.list("index/"))
     for number, name in enumerate(names):
         data = store.objects[name]
-        store.objects[name] = data[:-1] if number % 2 else data[:20] + b"?" + data[21:]
+        store.objects[name] = data[:-1] if number % 2 else flipped(data, 20)
     return names
 
 
@@ -329,10 +332,7 @@ def test_death_at_any_store_call_of_a_repair(site: Site) -> None:
 def test_death_at_any_store_call_of_a_verification_that_finds_damage(site: Site) -> None:
     """F-C4: whatever was recorded of it before, the next one finds all, and the backup heals."""
     pack = site.pack_of(site.apart)
-    data = bytearray(site.intact[pack])
-    for entry in read_directory(site.store, site.repository.keys, site.store.info(pack)).entries:
-        data[entry.end - 1] ^= 1
-    damaged = {**site.intact, pack: bytes(data)}
+    damaged = {**site.intact, pack: site.with_bad_blocks(pack)}
 
     def verify_on(store: Store) -> Report:
         site.store.objects.clear()
@@ -392,8 +392,7 @@ def test_a_part_of_a_large_group_is_what_is_blamed() -> None:
     }
     whole = store.objects[pack]
     for block in (root, *parts):
-        at = entries[block].end - 1
-        store.objects[pack] = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+        store.objects[pack] = flipped(whole, entries[block].end - 1)
         report = verify(Repository(store, repository.keys), "structure")
         [finding] = report.findings
         assert (finding.object, finding.bad_blocks, finding.lost_blocks) == (pack, 1, 1)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from support.airflow_run import Site
+from support.damage import flip_files, packs_of
 from support.disks import SparseDisk
 from support.points import back_up_vm
 from support.repositories import noise
@@ -39,10 +40,7 @@ def test_each_run_tries_the_vm_that_is_due(
     site.reopen().open_session("rehearsal by rehearsal")  # a killed one's: a prune would wait
     assert [site.run(dag).state for _ in range(2)] == ["success", "success"]
     assert sorted(one.vm for one in rehearsals(site.reopen().records)) == ["vm-1", "vm-2"]
-    for pack in (tmp_path / "repository" / "packs").rglob("*"):
-        if pack.is_file():
-            pack.chmod(0o600)
-            pack.write_bytes(pack.read_bytes()[:100] + b"?" + pack.read_bytes()[101:])
+    flip_files(packs_of(tmp_path / "repository"), 100)
     assert site.run(dag).state == "failed"
     verdicts = [one.is_good for one in rehearsals(site.reopen().records)]
     assert sorted(verdicts) == [False, True, True]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from support.airflow_run import Site, asset_events
+from support.damage import flip_files, packs_of
 from support.disks import SparseDisk
 from support.points import back_up_vm
 from support.repositories import noise
@@ -38,10 +39,7 @@ def test_a_sound_repository_is_green_and_a_damaged_one_is_red(
     repository.open_session("verify by verification")  # what a try that was killed leaves
     other = repository.open_session("verify by hand")
     assert site.run(dag).state == "success"
-    for pack in (tmp_path / "repository" / "packs").rglob("*"):
-        if pack.is_file():
-            pack.chmod(0o600)
-            pack.write_bytes(pack.read_bytes()[:100] + b"?" + pack.read_bytes()[101:])
+    flip_files(packs_of(tmp_path / "repository"), 100)
     run = site.run(dag, {"mode": "full"})
     assert run.state == "failed"
     assert (run.of("verify"), run.of("require_sound")) == (["success"], ["failed"])

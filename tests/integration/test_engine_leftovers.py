@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.compound import Rig, new_repository
+from support.damage import flipped
 
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
@@ -161,10 +162,9 @@ def test_a_forgotten_points_references_go(it: Rig) -> None:
 def test_nothing_goes_of_a_vm_whose_points_cannot_be_read(it: Rig) -> None:
     done = it.backup()["vm"]
     name = f"points/{done.key}/{done.point}"
-    damaged = bytearray(it.repository.store.get(name))
-    damaged[-1] ^= 1
+    damaged = flipped(it.repository.store.get(name), -1)
     it.repository.store.delete(name)
-    it.repository.store.put(name, bytes(damaged))
+    it.repository.store.put(name, damaged)
     before = left(it)
     assert janitor(it.stack, it.repository, dry_run=False) == []
     assert left(it) == before

@@ -6,6 +6,7 @@ import threading
 import pytest
 from msgspec.structs import replace
 from support.compound import Rig, connect, require_point
+from support.damage import flipped
 from support.repositories import prose
 
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm
@@ -214,10 +215,9 @@ def test_a_damaged_record_of_the_backup_before_costs_only_time(
     first = it.point(it.backup()["vm"])
     store = it.repository.store
     for info in list(store.list(f"{what}/")):
-        damaged = bytearray(store.get(info.name))
-        damaged[-1] ^= 1
+        damaged = flipped(store.get(info.name), -1)
         store.delete(info.name)
-        store.put(info.name, bytes(damaged))
+        store.put(info.name, damaged)
     done = it.backup()["vm"]
     require_point(it, vm, done)
     point = it.point(done)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from support.compound import Rig
+from support.damage import flip_files, packs_of
 
 from airflow_provider_azstack.emulator import DiskSpec
 from airflow_provider_azstack.emulator.faults import Fault
@@ -103,13 +104,8 @@ def test_a_disk_that_is_not_what_was_backed_up_is_bad(it: Rig, point: RestorePoi
 
 
 def test_damage_is_evidence_and_not_an_error(it: Rig, point: RestorePoint, tmp_path: Path) -> None:
-    for pack in (tmp_path / "repository" / "packs").rglob("*"):
-        if pack.is_file():
-            data = bytearray(pack.read_bytes())
-            for at in range(100, len(data) - 400, 97):
-                data[at] ^= 1
-            pack.chmod(0o600)
-            pack.write_bytes(data)
+    for pack in packs_of(tmp_path / "repository"):
+        flip_files([pack], *range(100, pack.stat().st_size - 400, 97))
     done = rehearse(it, point)
     assert not done.is_good
     assert not [one for one in all_resources(it) if "azstack-trial" in one]

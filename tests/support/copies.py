@@ -2,6 +2,7 @@
 
 from random import Random
 
+from support.damage import flipped
 from support.disks import SparseDisk
 from support.points import back_up_vm, digest_of
 from support.repositories import CHEAP, new_repository
@@ -60,7 +61,7 @@ def damage(repository: Repository, how: str) -> None:
             if what == "gone":
                 store.delete(name)
             else:
-                store.objects[name] = store.objects[name][:-1] + b"x"
+                store.objects[name] = flipped(store.objects[name], -1)
 
 
 def mark_bad(repository: Repository, packs: list[str]) -> None:
@@ -73,8 +74,6 @@ def mark_bad(repository: Repository, packs: list[str]) -> None:
     store = repository.store
     assert isinstance(store, MemoryStore)
     for name in packs:
-        data = bytearray(store.objects[name])
-        for at in range(200, len(data) - 200, 97):
-            data[at] ^= 1
-        store.objects[name] = bytes(data)
+        data = store.objects[name]
+        store.objects[name] = flipped(data, *range(200, len(data) - 200, 97))
     repository.records.put("bad/1", BadBlocks(blocks=blocks))

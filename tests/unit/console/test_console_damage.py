@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from support.damage import flip_files
 from support.disks import PASSPHRASE
 from support.guest_points import disk_of, repository_with
 
@@ -45,10 +46,7 @@ def damage(repository: Repository, store: Path, block: bytes) -> None:
     assert reader.read(block_id) == block
     [where] = reader._index.locations(block_id)
     [pack] = store.glob(f"packs/*/{where.pack.hex()}")
-    altered = bytearray(pack.read_bytes())
-    altered[where.entry.offset + where.entry.sealed // 2] ^= 1
-    pack.chmod(0o600)
-    pack.write_bytes(altered)
+    flip_files([pack], where.entry.offset + where.entry.sealed // 2)
 
 
 def test_the_damaged_file_is_named_and_no_other(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.damage import flip_files
 from support.disks import PASSPHRASE
 from support.guest_points import disk_of, repository_with
 
@@ -131,10 +132,7 @@ def test_a_salvage_with_losses_has_a_state_of_its_own(
 ) -> None:
     """F-R4: fails by default; with --salvage state 1, and each lost range is listed."""
     [pack] = (tmp_path / "store" / "packs").glob("*/*")
-    data = bytearray(pack.read_bytes())
-    data[len(data) // 2] ^= 1
-    pack.chmod(0o600)
-    pack.write_bytes(data)
+    flip_files([pack], pack.stat().st_size // 2)
     target = tmp_path / "out.img"
     command = ["export", "vm-1", "latest", "os", "--to", str(target)]
     assert main(command) == 2

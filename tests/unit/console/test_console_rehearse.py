@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from support.damage import flip_files
 from support.disks import PASSPHRASE, SparseDisk
 from support.guest_points import disk_of, repository_with
 from support.points import back_up_vm, vm_key
@@ -110,10 +111,7 @@ def test_damage_is_a_bad_verdict_with_evidence_and_nothing_left(
     place = reader.locate(group)
     assert place is not None
     path = tmp_path / "store" / "packs" / place.pack.hex()[:2] / place.pack.hex()
-    data = bytearray(path.read_bytes())
-    data[place.entry.end - 1] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(data)
+    flip_files([path], place.entry.end - 1)
     assert main(["rehearse", "--scratch", str(tmp_path / "scratch"), "--json"]) == 1
     printed = capsys.readouterr()
     [row] = json.loads(printed.out)

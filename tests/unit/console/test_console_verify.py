@@ -5,6 +5,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
+from support.damage import flip_files, packs_of
 from support.disks import SparseDisk
 from support.points import back_up_vm
 from support.repositories import CHEAP, noise
@@ -33,7 +34,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pack(place: Path) -> Path:
-    [found] = [path for path in (place / "packs").rglob("*") if path.is_file()]
+    [found] = packs_of(place)
     return found
 
 
@@ -43,10 +44,7 @@ def test_a_sound_repository_is_state_0(place: Path, mode: list[str]) -> None:
 
 
 def test_damage_is_state_2_and_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = bytearray(pack(place).read_bytes())
-    data[100] ^= 1
-    pack(place).chmod(0o600)
-    pack(place).write_bytes(data)
+    flip_files([pack(place)], 100)
     assert main(["verify", "--full"]) == 2
     text = capsys.readouterr()
     assert pack(place).name in text.err
@@ -61,9 +59,7 @@ def test_damage_is_state_2_and_is_named(place: Path, capsys: pytest.CaptureFixtu
 
 def test_damage_that_costs_nothing_is_state_1(place: Path) -> None:
     """The directory of a pack serves to rebuild the index, and nothing else."""
-    data = pack(place).read_bytes()
-    pack(place).chmod(0o600)
-    pack(place).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    flip_files([pack(place)], -1)
     assert main(["verify", "--full"]) == 1
 
 
@@ -80,8 +76,7 @@ def test_the_index_is_rebuilt(
     place: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     [segment] = (place / "index").iterdir()
-    segment.chmod(0o600)
-    segment.write_bytes(b"?" + segment.read_bytes()[1:])
+    flip_files([segment], 0)
     assert main(["verify"]) == 2
     assert "azstack rebuild-index" in capsys.readouterr().err
     assert "to find its blocks again" not in caplog.text, "the tables and the verdict say it"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.damage import flipped
 from support.repositories import (
     new_repository,
     noise,
@@ -179,7 +180,7 @@ def test_what_is_read_ahead_hides_no_damage() -> None:
     reader = session.reader()
     places = list(filter(None, map(reader.locate, ids)))
     name, end = pack_name(places[0].pack), places[2].entry.end
-    store.objects[name] = store.objects[name][: end - 1] + b"x" + store.objects[name][end:]
+    store.objects[name] = flipped(store.objects[name], end - 1)
     ahead = reader.read_ahead([*ids, *ids, b"u" * 32])
     assert [ahead.read(ids[n]) for n in (0, 1, 3)] == [blocks[n] for n in (0, 1, 3)]
     with pytest.raises(Tampered, match=ids[2].hex()):
@@ -218,7 +219,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes]) -> 
     [
         lambda packed: b"garbage" * 10,
         lambda packed: packed[:-1],
-        lambda packed: bytes([packed[0] ^ 1]) + packed[1:],
+        lambda packed: flipped(packed, 0),
     ],
 )
 @pytest.mark.parametrize("block", [b"compressible " * 500, noise(1)])

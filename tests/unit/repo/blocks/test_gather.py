@@ -1,6 +1,7 @@
 """Many blocks by few reads: the same bytes and the same errors as one by one."""
 
 import pytest
+from support.damage import flipped
 from support.repositories import new_repository, noise, store_blocks
 from support.stores import MemoryStore
 
@@ -33,9 +34,7 @@ def test_a_damaged_block_costs_no_neighbour() -> None:
     place = reader.locate(ids[3])
     assert place is not None
     name = pack_name(place.pack)
-    data = bytearray(store.objects[name])
-    data[place.entry.end - 1] ^= 1
-    store.objects[name] = bytes(data)
+    store.objects[name] = flipped(store.objects[name], place.entry.end - 1)
     with Gatherer(reader, 2) as gatherer:
         gathered = gatherer.gather(ids)
         for number, block_id in enumerate(ids):
