@@ -139,11 +139,6 @@ class Stack:
             sleep=sleep,
         )
 
-    @property
-    def storage_suffix(self) -> str:
-        """The domain that the stack's own storage accounts are in: ``<region>.<domain>``."""
-        return re.sub(r"\A(admin)?management\.", "", self.name)
-
     def now(self) -> datetime:
         """Return the stack's time, as its answers tell it; this machine's until it answered."""
         return datetime.fromtimestamp(self._wall_clock() + self._skew_seconds, UTC)

@@ -16,7 +16,6 @@ from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.arm.versions import api_version
 from airflow_provider_azstack.errors import (
     ConfigurationError,
-    InvalidName,
     Refused,
     SourceBusy,
     SourceError,
@@ -55,17 +54,9 @@ class Compute:
         """Return the extensions of a virtual machine (without their protected settings)."""
         return list(self._stack.list(f"{vm_id}/extensions"))
 
-    def availability_set(self, set_id: str) -> dict[str, Any]:
-        """Return an availability set."""
-        return self._stack.get(set_id)
-
     def disks(self, subscription: str) -> Iterator[dict[str, Any]]:
         """Yield the managed disks of a subscription."""
         return self._stack.list(f"/subscriptions/{subscription}/{_PROVIDER}/disks")
-
-    def disk(self, disk_id: str) -> dict[str, Any]:
-        """Return a managed disk."""
-        return self._stack.get(disk_id)
 
     def snapshots(self, scope: str) -> Iterator[dict[str, Any]]:
         """
@@ -75,10 +66,6 @@ class Compute:
         """
         base = scope if scope.startswith("/") else f"/subscriptions/{scope}"
         return self._stack.list(f"{base}/{_PROVIDER}/snapshots")
-
-    def snapshot(self, snapshot_id: str) -> dict[str, Any]:
-        """Return a managed snapshot."""
-        return self._stack.get(snapshot_id)
 
     def create_snapshot(
         self, snapshot_id: str, source_id: str, location: str, tags: Mapping[str, str]
@@ -196,22 +183,6 @@ class Compute:
             )
         self._stack.on_secret(url)
         return Grant(Secret(url), asked_at, seconds)
-
-
-def group_of(resource_id: str) -> tuple[str, str]:
-    """
-    Return subscription and resource group of an ARM id.
-
-    :raises InvalidName: it has none.
-    """
-    parts = resource_id.split("/")
-    if (
-        len(parts) < 5
-        or parts[1].lower() != "subscriptions"
-        or parts[3].lower() != "resourcegroups"
-    ):
-        raise InvalidName(f"{resource_id[:200]!r} is no id of a resource in a resource group")
-    return parts[2], parts[4]
 
 
 def power_state(vm: Mapping[str, Any]) -> str:

@@ -26,7 +26,6 @@ class Emulator(Fleet):
 
     :param root: a directory for disk layers and certificates.
     :param tls: serve over HTTPS with the certificate authority in ``ca_file``.
-    :param blob_tls: whether blobs are served over HTTPS; as ``tls`` unless said otherwise.
     :param clock: what time it is on the stack, in seconds.
     :param operation_seconds: how long long operations take, by that clock.
     :param port: of Resource Manager; blobs take the next one. 0 chooses free ports.
@@ -38,7 +37,6 @@ class Emulator(Fleet):
         root: Path,
         *,
         tls: bool = True,
-        blob_tls: bool | None = None,
         identity: Literal["aad", "adfs"] = "aad",
         clock: Callable[[], float] = time.time,
         port: int = 0,
@@ -51,17 +49,13 @@ class Emulator(Fleet):
             World(root, identity, clock, operation_seconds=operation_seconds, page_size=page_size)
         )
         self.ca_file, server_file = pki.write_files(root, certificate)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(server_file)
-        secure_blobs = tls if blob_tls is None else blob_tls
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if tls else None
+        if context is not None:
+            context.load_cert_chain(server_file)
         faults = self.world.faults
-        self._arm = Server(port, self._arm_or_control, faults, context if tls else None)
-        self._blobs = Server(
-            port and port + 1,
-            partial(routes.blob_application, self.world),
-            faults,
-            context if secure_blobs else None,
-        )
+        self._arm = Server(port, self._arm_or_control, faults, context)
+        blobs = partial(routes.blob_application, self.world)
+        self._blobs = Server(port and port + 1, blobs, faults, context)
         self.world.blob_url = self._blobs.url
 
     def start(self) -> Self:
@@ -100,11 +94,6 @@ class Emulator(Fleet):
     def blob_url(self) -> str:
         """The blob endpoint; accounts are the first segment of its paths."""
         return self._blobs.url
-
-    @property
-    def storage_suffix(self) -> str:
-        """Host and port of the blob endpoint."""
-        return self.blob_url.partition("://")[2]
 
     @property
     def tenant_id(self) -> str:

@@ -89,25 +89,26 @@ def test_the_stack_lists_the_versions_that_we_use(site: Site) -> None:
 
 def test_everything_that_discovery_reads_is_read(site: Site) -> None:
     compute, network, storage = Compute(site.stack), Network(site.stack), Storage(site.stack)
+    base = f"/subscriptions/{site.subscription}"
     for read in (
         compute.vms,
         compute.disks,
         compute.snapshots,
         network.nics,
-        network.networks,
-        network.public_addresses,
-        network.security_groups,
         storage.accounts,
+        lambda _: site.stack.list(f"{base}/providers/Microsoft.Network/virtualNetworks"),
+        lambda _: site.stack.list(f"{base}/providers/Microsoft.Network/publicIPAddresses"),
+        lambda _: site.stack.list(f"{base}/providers/Microsoft.Network/networkSecurityGroups"),
     ):
         for body in read(site.subscription):
-            assert str(body["id"]).lower().startswith(f"/subscriptions/{site.subscription.lower()}")
+            assert str(body["id"]).lower().startswith(base.lower())
 
 
 def test_what_is_not_there_is_told_from_what_is_refused(site: Site) -> None:
     absent = f"{site.group_id}/providers/Microsoft.Compute/disks/azstack-probe-{uuid.uuid4().hex}"
     assert site.stack.find(absent) is None
     with pytest.raises(SourceGone):
-        Compute(site.stack).disk(absent)
+        site.stack.get(absent)
     Compute(site.stack).delete_disk(absent)
     Compute(site.stack).delete_snapshot(absent.replace("/disks/", "/snapshots/"))
 

@@ -72,13 +72,12 @@ def do_everything(emulator: Emulator, profile: str) -> None:
         stack.check_versions(subscription)
         for listing in (compute.vms, compute.disks, compute.snapshots, storage.accounts):
             list(listing(subscription))
-        for listing in (network.nics, network.public_addresses):
-            list(listing(subscription))
-        for listing in (network.networks, network.security_groups):
-            list(listing(subscription))
+        list(network.nics(subscription))
+        for kind in ("publicIPAddresses", "virtualNetworks", "networkSecurityGroups"):
+            list(stack.list(f"/subscriptions/{subscription}/providers/Microsoft.Network/{kind}"))
         compute.vm(vm.id, instance_view=True)
         compute.extensions(vm.id)
-        compute.disk(managed.source)
+        stack.get(managed.source)
         first, second = (snapshot_id(managed.source, name) for name in ("first", "second"))
         for snapshot in (first, second):
             compute.create_snapshot(snapshot, managed.source, emulator.location, {"a": "b"})
