@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +11,7 @@ from dataclasses import replace
 import pytest
 from support.blob_reads import RANGE, Setup, read
 from support.http_server import Reply, serving
+from support.ports import closed_port
 from support.stacks import MIB, stack_of
 
 from airflow_provider_azstack.arm.blobs import MD5_EVERY, BlobDisk
@@ -205,7 +205,7 @@ def test_the_pace_halves_once_for_refusals_that_come_together(setup: Setup) -> N
 
         def refuse(_: Call) -> Answer:
             with contextlib.suppress(threading.BrokenBarrierError):
-                together.wait(5)
+                together.wait(60)  # only a test that fails waits that long
             return Answer(503, {}, b"")
 
         setup.faults.add(Fault("GET", "sig=", instead=refuse, times=4))
@@ -350,21 +350,19 @@ def test_a_redirect_of_a_read_is_refused(setup: Setup) -> None:
 
 def test_nobody_there(setup: Setup) -> None:
     """F-N18: refused connections and unknown names are tried again, then Unreachable."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for address in (f"http://127.0.0.1:{port}", "https://disk.stack.invalid"):
-        setup.clock.slept.clear()
-        disk = BlobDisk(
-            lambda address=address: Grant(Secret(f"{address}/d?sig=canary"), 1000.0, 1e9),
-            retry_budget_seconds=30,
-            clock=setup.clock,
-            sleep=setup.clock.sleep,
-        )
-        with disk, pytest.raises(Unreachable, match="check address, DNS") as caught:
-            disk.footer()
-        assert "canary" not in str(caught.value)
-        assert len(setup.clock.slept) >= 3
+    with closed_port() as port:
+        for address in (f"http://127.0.0.1:{port}", "https://disk.stack.invalid"):
+            setup.clock.slept.clear()
+            disk = BlobDisk(
+                lambda address=address: Grant(Secret(f"{address}/d?sig=canary"), 1000.0, 1e9),
+                retry_budget_seconds=30,
+                clock=setup.clock,
+                sleep=setup.clock.sleep,
+            )
+            with disk, pytest.raises(Unreachable, match="check address, DNS") as caught:
+                disk.footer()
+            assert "canary" not in str(caught.value)
+            assert len(setup.clock.slept) >= 3
 
 
 def test_a_proxy_of_the_environment_is_used(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

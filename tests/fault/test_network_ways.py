@@ -3,11 +3,13 @@
 import base64
 import json
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import certifi
 import pytest
 from support.http_server import Reply, serving
+from support.ports import closed_port
 from support.stacks import SOMEBODY, patient, stack_of, subscriptions
 from support.virtual_clock import VirtualClock
 
@@ -82,12 +84,6 @@ def test_a_ca_bundle_that_cannot_be_used_is_named(tmp_path: Path, content: str |
         Stack("https://management.example", SOMEBODY, ca_bundle=str(bundle))
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def names_fail(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let no name resolve: the answer of this machine's own resolver is not ours to choose."""
 
@@ -98,28 +94,26 @@ def names_fail(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.mark.parametrize("mid_work", [False, True])
-@pytest.mark.parametrize(
-    "endpoint",
-    [
-        f"http://127.0.0.1:{closed_port()}",
-        f"http://[::1]:{closed_port()}",
-        "https://management.stack.invalid",
-    ],
-)
+@pytest.mark.parametrize("place", ["127.0.0.1", "::1", "management.stack.invalid"])
 def test_nobody_there_is_unreachable(
-    endpoint: str, monkeypatch: pytest.MonkeyPatch, *, mid_work: bool
+    place: str, monkeypatch: pytest.MonkeyPatch, *, mid_work: bool
 ) -> None:
     """
     F-N18: connection refused (IPv4, IPv6) and names that nobody can look up: tried again.
 
     For two minutes by who has not begun anything, for a quarter of an hour by who has.
     """
-    if "invalid" in endpoint:
-        names_fail(monkeypatch, socket.EAI_AGAIN)
     clock = VirtualClock()
-    stack = Stack(endpoint, SOMEBODY, mid_work=mid_work, **patient(clock))  # type: ignore[arg-type]
-    with stack, pytest.raises(Unreachable, match="check address, DNS, proxy and firewall"):
-        subscriptions(stack)
+    with ExitStack() as held:
+        if "invalid" in place:
+            names_fail(monkeypatch, socket.EAI_AGAIN)
+            endpoint = f"https://{place}"
+        else:
+            port = held.enter_context(closed_port(place))
+            endpoint = f"http://[{place}]:{port}" if ":" in place else f"http://{place}:{port}"
+        stack = Stack(endpoint, SOMEBODY, mid_work=mid_work, **patient(clock))  # type: ignore[arg-type]
+        with stack, pytest.raises(Unreachable, match="check address, DNS, proxy and firewall"):
+            subscriptions(stack)
     most = 900.0 if mid_work else 120.0
     assert most / 2 < clock.now - 1000.0 <= most
 

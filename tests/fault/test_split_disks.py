@@ -3,7 +3,6 @@
 import re
 import signal
 import threading
-import time
 from dataclasses import replace
 from random import Random
 
@@ -99,18 +98,19 @@ def test_a_host_that_is_killed_in_the_middle_of_a_part(it: Rig, vm: EmulatedVm) 
     run = it.begin()
     run.snapshot()
     lost, done = pieces(it, run)
-    reading = threading.Event()
+    reading, dead = threading.Event(), threading.Event()
 
-    def slow(_: Call, answer: Answer) -> Answer:
+    def wait(_: Call, answer: Answer) -> Answer:
         reading.set()
-        time.sleep(0.2)
+        dead.wait(240)
         return answer
 
-    it.emulator.faults.add(Fault("GET", "/md-", alter=slow, times=10**6))
+    it.emulator.faults.add(Fault("GET", "/md-", alter=wait, times=10**6))
     host = start(it, run, lost)
-    assert reading.wait(60)
+    assert reading.wait(240)
     host.kill()
-    assert host.wait(60) == -signal.SIGKILL
+    assert host.wait(240) == -signal.SIGKILL
+    dead.set()
     it.emulator.faults.clear()
     stream(it, run, done)
     assert [image.part.first for image in images(it, run)] == [REGION_BYTES]
@@ -123,7 +123,7 @@ def test_two_processes_back_one_disk_up(it: Rig, vm: EmulatedVm) -> None:
     run = it.begin()
     run.snapshot()
     hosts = [start(it, run, workload) for workload in pieces(it, run)]
-    assert [host.wait(60) for host in hosts] == [0, 0]
+    assert [host.wait(240) for host in hosts] == [0, 0]
     (done,) = run.complete().vms
     run.clean_up()
     require_point(it, vm, done)

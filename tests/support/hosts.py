@@ -32,7 +32,7 @@ def at_once(rig: Rig, run: Run, workloads: Iterable[Workload], step: Step) -> li
         try:
             with connect(rig.emulator, sleep=hurried) as stack:
                 session = repository.join_session(run.job.session)
-                together.wait(timeout=30)
+                together.wait(timeout=240)
                 step(stack, session, workload)
         except Exception as error:  # noqa: BLE001 - for the test to look at
             return error

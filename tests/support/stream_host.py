@@ -176,7 +176,7 @@ class Host:
 
     def result(self) -> Result | None:
         """Wait for its end and return what it reported, if it came to that."""
-        reported, _ = self.process.communicate(timeout=60)
+        reported, _ = self.process.communicate(timeout=240)
         return msgspec.json.decode(reported, type=Result) if reported else None
 
 
