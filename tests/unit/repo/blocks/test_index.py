@@ -12,6 +12,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.damage import flipped
 from support.mounts import tmpfs
 from support.repositories import PASSPHRASE, new_repository, noise, reopen, store_blocks
 from support.stores import LostWrites, MemoryStore
@@ -251,7 +252,7 @@ def test_a_damaged_segment_costs_space_not_data(store: MemoryStore, repository: 
     """F-S5: its blocks are unknown until the index is rebuilt; a writer stores them again."""
     [block] = store_blocks(repository.open_session("a"), [noise(1)])
     [segment] = names(store, "index/")
-    store.objects[segment] = store.objects[segment][:-1] + b"?"
+    store.objects[segment] = flipped(store.objects[segment], -1)
     other = reopen(repository)
     with pytest.raises(MissingBlock, match="rebuild the index"):
         other.reader().read(block)
@@ -301,9 +302,9 @@ def test_a_byte_of_the_cache_that_flips_costs_one_try(
     for offset in rng.sample([at for at, byte in enumerate(good) if byte], 150):
         for left in file.parent.iterdir():
             left.unlink()
-        flipped = bytearray(good)
-        flipped[offset] ^= 1 << rng.randrange(8)
-        file.write_bytes(flipped)
+        damaged = bytearray(good)
+        damaged[offset] ^= 1 << rng.randrange(8)
+        file.write_bytes(damaged)
         found = 0
         for _ in range(2):
             cached = Repository(store, repository.keys, cache_directory=tmp_path)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import pytest
+from support.damage import flipped
 from support.repositories import MOMENT, PASSPHRASE, VM_KEY
 from support.stores import Crash, CrashingStore, MemoryStore
 
@@ -120,7 +121,7 @@ def damaged(site: Site) -> None:
     (name,) = site.names(f"restores/{PLAN}/settled/")
     store = site.repository.store
     assert isinstance(store, MemoryStore)
-    store.objects[name] = store.objects[name][:-1] + b"\0"
+    store.objects[name] = flipped(store.objects[name], -1)
 
 
 @pytest.mark.parametrize("why", [unsettled, settled_late, alive, nameless, damaged])
