@@ -136,7 +136,7 @@ def test_a_pile_of_planted_keys_costs_no_hours(store: MemoryStore) -> None:
     new_repository(store)
     genuine = next(data for name, data in store.objects.items() if name.startswith("keys/"))
     for number in range(1000):
-        store.put(f"keys/{number:04d}", genuine)
+        store.put(f"keys/{number:032x}", genuine)  # before any that is drawn at random
     with pytest.raises(WrongKey) as caught:
         Repository.open(store, PASSPHRASE)
     assert "opens none of 16 keys" in str(caught.value)
