@@ -1,7 +1,7 @@
 """
 A store in a directory of a POSIX file system.
 
-Owns files, folders and what makes them durable; knows nothing of what the bytes mean.
+Owns files and when they are durable; knows nothing of what the bytes mean.
 Invariant: a name shows all of its bytes or is not there, and ``put`` returns only when bytes and
 name would survive a power cut. The write order, which the power-cut test walks:
 
@@ -14,7 +14,6 @@ The lock of a temporary file dies with its process, so what a killed one left be
 living one's work without a clock; the first ``put`` into a folder removes it.
 """
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -26,15 +25,10 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from airflow_provider_azstack.errors import (
-    AccessDenied,
-    AzStackError,
     ConfigurationError,
-    ObjectExists,
     ObjectNotFound,
     ShortRead,
     StoreError,
-    StoreFull,
-    Unreachable,
 )
 from airflow_provider_azstack.store.base import (
     MOST_BYTES,
@@ -47,6 +41,13 @@ from airflow_provider_azstack.store.base import (
     validate_name,
     validate_prefix,
 )
+from airflow_provider_azstack.store.folders import TEMPORARY, Folders, Opened, identity
+from airflow_provider_azstack.store.local_errors import (
+    NO_HARD_LINKS,
+    PUT_AGAIN,
+    READ_AGAIN,
+    explain,
+)
 
 T = TypeVar("T")
 
@@ -54,21 +55,9 @@ T = TypeVar("T")
 # mounted not to.
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "afs", "fuse.sshfs", "fuse.s3fs"})
 
-TEMPORARY = ".put-"  # starts with a dot: no valid name does, so no listing shows one
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_LOCK = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BUFFERS_PER_WRITE = os.sysconf("SC_IOV_MAX")
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
-# A disk error is worth one more try. So is a temporary file or folder that vanished or was locked
-# under a put: somebody swept it in the moment between its creation and its lock.
-# A folder of a network file system may be forgotten by its server between two calls.
-_READ_AGAIN = {errno.EIO, errno.ESTALE}
-_PUT_AGAIN = {errno.EIO, errno.ESTALE, errno.ENOENT, errno.EAGAIN}
 
 
 class LocalStore(Store):
@@ -83,19 +72,7 @@ class LocalStore(Store):
     def __init__(self, directory: str | Path, *, system: Any = os) -> None:
         self._root = Path(directory)
         self._system = system
-        self._synced: set[str] = set()
-        self._swept: set[str] = set()
-        if not self._root.is_absolute():
-            raise ConfigurationError(f"store directory {directory} must be an absolute path")
-        try:
-            self._identity = _identity(self._root.stat())
-        except OSError as error:
-            raise ConfigurationError(
-                f"store directory {directory} cannot be used ({error.strerror}): "
-                "create it, or mount it, and check its owner"
-            ) from error
-        if not self._root.is_dir():
-            raise ConfigurationError(f"store directory {directory} is not a directory")
+        self._folders = Folders(self._root, system)
 
     @property
     def url(self) -> str:
@@ -107,7 +84,7 @@ class LocalStore(Store):
 
     def file_system(self, mounts: Path = Path("/proc/self/mountinfo")) -> str:
         """Return the file system's type as the kernel calls it, ``""`` when it does not tell."""
-        device = f"{os.major(self._identity[0])}:{os.minor(self._identity[0])}"
+        device = "{}:{}".format(*self._folders.device)
         try:
             lines = mounts.read_text().splitlines()
         except OSError:  # not Linux
@@ -121,7 +98,7 @@ class LocalStore(Store):
         views = as_views(data)
         needed = sum(view.nbytes for view in views)
         self._attempt(
-            name, lambda: self._put(folders, leaf, views), again=_PUT_AGAIN, needed_bytes=needed
+            name, lambda: self._put(folders, leaf, views), again=PUT_AGAIN, needed_bytes=needed
         )
 
     def get(self, name: str, most_bytes: int = MOST_BYTES) -> bytes:
@@ -148,7 +125,7 @@ class LocalStore(Store):
         *folders, leaf = validate_name(name).split("/")
 
         def look() -> ObjectInfo:
-            with self._folder(folders) as folder:
+            with self._folders.open(folders) as folder:
                 return ObjectInfo(name, self._size(folder, leaf, name))
 
         return self._attempt(name, look)
@@ -160,7 +137,7 @@ class LocalStore(Store):
         *folders, leaf = validate_name(name).split("/")
 
         def remove() -> None:
-            with self._folder(folders) as folder:
+            with self._folders.open(folders) as folder:
                 self._size(folder, leaf, name)
                 self._system.unlink(leaf, dir_fd=folder)
                 self._system.fsync(folder)
@@ -168,19 +145,19 @@ class LocalStore(Store):
         self._attempt(name, remove)
 
     def _put(self, folders: Sequence[str], leaf: str, views: Sequence[memoryview]) -> None:
-        with self._folder(folders, make=True) as folder:
+        with self._folders.make(folders) as folder:  # L1
             temporary = f"{TEMPORARY}{uuid4().hex}"
             file = self._system.open(temporary, _CREATE, 0o660, dir_fd=folder)
             try:
                 flock(file, LOCK_EX | LOCK_NB)
                 self._write(file, views)
-                self._system.fsync(file)
-                self._link(temporary, leaf, folder)
+                self._system.fsync(file)  # L2
+                self._link(temporary, leaf, folder)  # L3
             finally:
                 self._system.close(file)
                 with suppress(FileNotFoundError):
                     self._system.unlink(temporary, dir_fd=folder)
-            self._sync_or_withdraw(leaf, folder)
+            self._sync_or_withdraw(leaf, folder)  # L4
 
     def _link(self, temporary: str, leaf: str, folder: int) -> None:
         try:
@@ -192,7 +169,7 @@ class LocalStore(Store):
             if not self._is_same(temporary, leaf, folder):
                 raise
         except OSError as error:
-            if error.errno in _NO_HARD_LINKS:
+            if error.errno in NO_HARD_LINKS:
                 raise ConfigurationError(
                     f"the file system of {self.url} makes no hard links, so it cannot create an "
                     "object without risking to replace one: use another file system"
@@ -203,7 +180,7 @@ class LocalStore(Store):
         first, second = (
             self._system.stat(name, dir_fd=folder, follow_symlinks=False) for name in (one, other)
         )
-        return _identity(first) == _identity(second)
+        return identity(first) == identity(second)
 
     def _sync_or_withdraw(self, leaf: str, folder: int) -> None:
         # A sync that failed once may succeed the second time without having written anything
@@ -245,11 +222,11 @@ class LocalStore(Store):
             length -= len(piece)
         return b"".join(pieces)  # a single piece is returned as it is, not copied
 
-    def _file(self, name: str) -> "_Opened":
+    def _file(self, name: str) -> Opened:
         *folders, leaf = validate_name(name).split("/")
-        with self._folder(folders) as folder:
+        with self._folders.open(folders) as folder:
             self._size(folder, leaf, name)  # opening a device may already do something
-            return _Opened(self._system, self._system.open(leaf, _READ, dir_fd=folder))
+            return Opened(self._system, self._system.open(leaf, _READ, dir_fd=folder))
 
     def _size(self, folder: int, leaf: str, name: str) -> int:
         status = self._system.stat(leaf, dir_fd=folder, follow_symlinks=False)
@@ -259,66 +236,6 @@ class LocalStore(Store):
                 "followed; remove it"
             )
         return int(status.st_size)
-
-    def _folder(self, folders: Sequence[str], *, make: bool = False) -> "_Opened":
-        """Open a folder step by step from the root, so that no step is a symbolic link."""
-        folder = self._open_root()
-        try:
-            for depth, step in enumerate(folders, 1):
-                if make:
-                    self._make(step, folder, "/".join(folders[:depth]))
-                inner = self._system.open(step, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-                self._system.close(folder)
-                folder = inner
-            if make:
-                self._sweep(folder, "/".join(folders))
-        except BaseException:
-            self._system.close(folder)
-            raise
-        return _Opened(self._system, folder)
-
-    def _open_root(self) -> int:
-        try:
-            root: int = self._system.open(self._root, _FOLDER)
-        except FileNotFoundError as error:
-            raise Unreachable(f"store directory {self._root} is gone: is it mounted?") from error
-        if _identity(self._system.fstat(root)) != self._identity:
-            self._system.close(root)
-            raise Unreachable(
-                f"store directory {self._root} is not the one that was opened: "
-                "it was unmounted or replaced"
-            )
-        return root
-
-    def _make(self, step: str, parent: int, path: str) -> None:
-        made = True
-        try:
-            self._system.mkdir(step, 0o770, dir_fd=parent)
-        except FileExistsError:
-            made = False
-        # Also when another process made it: that one may not have synced it yet.
-        if made or path not in self._synced:
-            self._system.fsync(parent)
-            self._synced.add(path)
-
-    def _sweep(self, folder: int, path: str) -> None:
-        """Remove temporary files whose writer is dead, once per folder."""
-        if path in self._swept:
-            return
-        with self._system.scandir(folder) as entries:
-            found = [e.name for e in entries if e.name.startswith(TEMPORARY)]
-        for name in found:
-            with suppress(OSError):  # its writer lives, or it is gone, or it is nothing of ours
-                self._sweep_one(folder, name)
-        self._swept.add(path)
-
-    def _sweep_one(self, folder: int, name: str) -> None:
-        file = self._system.open(name, _LOCK, dir_fd=folder)
-        try:
-            flock(file, LOCK_EX | LOCK_NB)
-            self._system.unlink(name, dir_fd=folder)
-        finally:
-            self._system.close(file)
 
     def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
         try:
@@ -332,7 +249,7 @@ class LocalStore(Store):
     def _scan(self, prefix: str) -> tuple[Sequence[str], Sequence[ObjectInfo]]:
         folders, infos = [], []
         with (
-            self._folder(prefix.split("/")[:-1]) as folder,
+            self._folders.open(prefix.split("/")[:-1]) as folder,
             self._system.scandir(folder) as entries,
         ):
             for entry in entries:
@@ -352,7 +269,7 @@ class LocalStore(Store):
         name: str,
         action: Callable[[], T],
         *,
-        again: set[int] = _READ_AGAIN,
+        again: set[int] = READ_AGAIN,
         needed_bytes: int = 0,
     ) -> T:
         """Run ``action``, a second time when it is worth it, and raise only our own errors."""
@@ -364,22 +281,7 @@ class LocalStore(Store):
                     raise
                 return action()
         except OSError as error:
-            raise self._explain(error, name, needed_bytes) from error
-
-    def _explain(self, error: OSError, name: str, needed_bytes: int) -> AzStackError:
-        where = f"{name} in {self.url}"
-        if error.errno == errno.EEXIST:
-            return ObjectExists(f"{where} already exists")
-        if error.errno == errno.ENOENT:
-            return ObjectNotFound(f"{where} does not exist")
-        if error.errno in _FULL:
-            return StoreFull(
-                f"no room for {where}: {needed_bytes} bytes needed, {self._free()} free "
-                f"({error.strerror}); make room or raise the quota"
-            )
-        if error.errno in _DENIED:
-            return AccessDenied(f"{where}: {error.strerror}; check owner and mode of the directory")
-        return StoreError(f"{where}: {error.strerror} (errno {error.errno})")
+            raise explain(error, f"{name} in {self.url}", needed_bytes, self._free) from error
 
     def _free(self) -> str:
         try:
@@ -387,22 +289,3 @@ class LocalStore(Store):
         except OSError:
             return "an unknown number"
         return str(status.f_bavail * status.f_frsize)
-
-
-class _Opened:
-    """The number of an open file or folder, closed when it is left."""
-
-    # Not a generator with `contextmanager`: two of those are a tenth of reading a small object.
-    def __init__(self, system: Any, number: int) -> None:
-        self._system = system
-        self._number = number
-
-    def __enter__(self) -> int:
-        return self._number
-
-    def __exit__(self, *_: object) -> None:
-        self._system.close(self._number)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino

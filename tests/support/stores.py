@@ -33,8 +33,9 @@ from airflow_provider_azstack.store.base import (
     validate_name,
     validate_prefix,
 )
+from airflow_provider_azstack.store.folders import TEMPORARY
 from airflow_provider_azstack.store.guard import StoreWrapper
-from airflow_provider_azstack.store.local import TEMPORARY, LocalStore
+from airflow_provider_azstack.store.local import LocalStore
 
 
 class MemoryStore(Store):

@@ -24,8 +24,9 @@ from airflow_provider_azstack.errors import (
     StoreFull,
     Unreachable,
 )
+from airflow_provider_azstack.store.folders import TEMPORARY
 from airflow_provider_azstack.store.guard import ReadOnlyStore
-from airflow_provider_azstack.store.local import TEMPORARY, LocalStore
+from airflow_provider_azstack.store.local import LocalStore
 
 tier1 = pytest.mark.tier1
 tier2 = pytest.mark.tier2
