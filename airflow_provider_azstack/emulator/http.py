@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from airflow_provider_azstack.emulator.layers import Content
 
 Json = dict[str, Any]
+_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 @dataclass
@@ -39,6 +40,13 @@ class Call:
     def header(self, name: str) -> str:
         """Return a header's value, or an empty text."""
         return self.headers.get(name.lower(), "")
+
+    def number(self, header: str) -> int:
+        """Return a header's value as a number, which must be in it: 0 or more, of 63 bits."""
+        text = self.header(header)
+        if not _NUMBER.fullmatch(text) or int(text) >= 1 << 63:
+            raise Problem(400, "InvalidHeaderValue", f"HeaderName: {header}")
+        return int(text)
 
     def json(self) -> Json:
         """Return the body as a JSON object."""

@@ -5,7 +5,7 @@ Owns the text; knows neither signatures nor files.
 Invariant: ranges are inclusive at both ends, as the service writes them.
 """
 
-from airflow_provider_azstack.emulator.http import escape, http_date
+from airflow_provider_azstack.emulator.http import Answer, escape, http_date
 from airflow_provider_azstack.emulator.intervals import Stretch
 from airflow_provider_azstack.emulator.state import Blob
 
@@ -47,3 +47,9 @@ def _entry(name: str, properties: str, metadata: dict[str, str], time: str) -> s
     named = f"<Metadata>{pairs}</Metadata>" if metadata else ""
     head = f"<Name>{escape(name)}</Name>{snapshot}"
     return f"<Blob>{head}<Properties>{properties}</Properties>{named}</Blob>"
+
+
+def answer(text: str) -> Answer:
+    """Answer with an XML body."""
+    declared = f'\ufeff<?xml version="1.0" encoding="utf-8"?>{text}'
+    return Answer(200, {"Content-Type": "application/xml"}, declared.encode())

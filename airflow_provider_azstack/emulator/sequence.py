@@ -12,14 +12,13 @@ from airflow_provider_azstack.emulator.http import Call, Problem
 HEADER = "x-ms-blob-sequence-number"
 _ACTION = "x-ms-sequence-number-action"
 _CONDITIONS = {"le": operator.le, "lt": operator.lt, "eq": operator.eq}
-_LIMIT = 1 << 63
 
 
 def check(call: Call, number: int) -> None:
     """Refuse a write whose condition a blob's number does not meet."""
     for name, holds in _CONDITIONS.items():
         header = f"x-ms-if-sequence-number-{name}"
-        if call.header(header) and not holds(number, _number(call, header)):
+        if call.header(header) and not holds(number, call.number(header)):
             raise Problem(
                 412,
                 "SequenceNumberConditionNotMet",
@@ -29,7 +28,7 @@ def check(call: Call, number: int) -> None:
 
 def first(call: Call) -> int:
     """Return the number that a new blob gets."""
-    return _number(call, HEADER) if call.header(HEADER) else 0
+    return call.number(HEADER) if call.header(HEADER) else 0
 
 
 def changed(call: Call, number: int) -> int:
@@ -39,12 +38,5 @@ def changed(call: Call, number: int) -> int:
         return number + 1
     if action not in {"update", "max"}:
         raise Problem(400, "InvalidHeaderValue", f"HeaderName: {_ACTION}")
-    given = _number(call, HEADER)
+    given = call.number(HEADER)
     return max(number, given) if action == "max" else given
-
-
-def _number(call: Call, header: str) -> int:
-    text = call.header(header)
-    if not (text.isascii() and text.isdigit()) or int(text) >= _LIMIT:
-        raise Problem(400, "InvalidHeaderValue", f"HeaderName: {header}")
-    return int(text)

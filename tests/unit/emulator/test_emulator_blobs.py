@@ -163,6 +163,18 @@ def test_a_page_blob_is_written(client: StackClient, disk: EmulatedDisk, key: by
     assert client.blob("DELETE", url).status == 202
 
 
+@pytest.mark.parametrize("number", ["", "-512", "\u00b2", "9" * 5000])
+def test_a_number_that_is_none_is_refused(
+    client: StackClient, disk: EmulatedDisk, key: bytes, number: str
+) -> None:
+    """Of a size and in a range: in any letters, of any length."""
+    url = client.sas(disk.source, key, "rcw")
+    size = {"x_ms_blob_type": "PageBlob", "x_ms_blob_content_length": number}
+    assert code_of(client.blob("PUT", url, **size)) == (400, "InvalidHeaderValue")
+    answer = client.blob("GET", url, x_ms_range=f"bytes={number}-")
+    assert code_of(answer) == (400, "InvalidHeaderValue")
+
+
 def test_sas_expires_by_the_stacks_clock(tmp_path: Path) -> None:
     """A signature for an hour dies after an hour."""
     now = time.time()
