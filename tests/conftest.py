@@ -1,10 +1,11 @@
-"""Every test says which tier it belongs to; one that does not fails collection."""
+"""Every test says which tier it belongs to; a run is like the one before, examples included."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from support.compound import Rig
@@ -13,6 +14,20 @@ if TYPE_CHECKING:
     from airflow_provider_azstack.emulator.guests import GuestDisk
 
 TIERS = {"tier1", "tier2", "tier3"}
+
+# No example is drawn at random, and none has to be quick: a busy machine fails no test. What looks
+# for new examples is `--hypothesis-profile=search`.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "search", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

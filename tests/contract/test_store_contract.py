@@ -245,8 +245,7 @@ def test_no_store_shows_more_than_where_it_is(store: Store) -> None:
 @given(content=st.binary(max_size=300), cuts=st.lists(st.integers(0, 300), max_size=6))
 @settings(
     max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_every_content_comes_back_however_it_was_cut(
     store: Store, content: bytes, cuts: list[int]

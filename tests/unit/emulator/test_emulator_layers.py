@@ -20,7 +20,7 @@ _step = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(_step, max_size=14))
 def test_snapshots_keep_their_bytes_and_differences_lead_from_one_to_the_next(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]

@@ -132,7 +132,7 @@ def test_the_image_before_stays_what_it_was() -> None:
         assert ImageReader(first, session.reader()).read(0, disk.size_bytes) == before
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_days_of_changes_equal_a_byte_array(data: st.DataObject) -> None:
     """Writes and clears of any size, day after day, told and untold: each image like its day."""

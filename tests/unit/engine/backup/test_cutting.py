@@ -71,7 +71,7 @@ def assert_every_byte_once(vm: WorkloadVm | VirtualMachine, pieces: list[Workloa
         assert all(part.length > 0 and part.first % REGION_BYTES == 0 for part in parts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         sizes.flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size))),
@@ -145,7 +145,7 @@ def test_one_stream_shares_with_nobody_and_a_full_fleet_is_not_cut() -> None:
     assert {vm.pieces for m in manifests for w in m.workloads for vm in w.vms} == {1}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.lists(sizes, min_size=1, max_size=4), st.sampled_from(["", "acc1", "acc2"])),

@@ -55,7 +55,7 @@ hosts_of = st.lists(st.integers(1, 8), min_size=1, max_size=5).map(
 caps = st.none() | st.integers(1, 12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(machines, hosts_of, caps, caps, st.randoms(use_true_random=False))
 def test_every_vm_once_within_the_caps_whatever_the_order(
     vms: list[VirtualMachine],
@@ -85,7 +85,7 @@ def test_every_vm_once_within_the_caps_whatever_the_order(
     assert [to_json(m) for m in run()] == [to_json(m) for m in manifests]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 100 * GIB), min_size=1, max_size=80), hosts_of)
 def test_hosts_are_done_at_about_the_same_time(sizes: list[int], hosts: list[BackupHost]) -> None:
     """No host is later than the average by more than the biggest single workload takes it."""

@@ -126,7 +126,7 @@ def test_gaps_overlaps_and_whole_disks_are_refused(parts: list[Image]) -> None:
         joined([replace(parts[0], part=None)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_whatever_is_left_out_or_twice_nothing_but_a_whole_disk_is_joined(
     parts: list[Image], data: st.DataObject

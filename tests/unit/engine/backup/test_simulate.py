@@ -76,7 +76,7 @@ def test_nothing_to_do_ends_at_once() -> None:
 sizes = st.lists(st.integers(0, 10**6), max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(sizes, min_size=1, max_size=4), st.integers(1, 5), st.integers(0, 2**32))
 def test_the_end_lies_between_what_limits_forbid_and_what_laziness_would_need(
     work: list[list[int]], streams: int, seed: int

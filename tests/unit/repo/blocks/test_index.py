@@ -487,7 +487,7 @@ def content(repository: Repository) -> dict[bytes, set[tuple[bytes, Entry]]]:
     return found
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     sessions=st.lists(
         st.lists(st.tuples(st.integers(0, 9), st.sampled_from((1, 50, 4000))), max_size=8),
