@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_azstack.emulator import disks, machines, network, resources, storage, vhd
+from airflow_provider_azstack.emulator import (
+    attachments,
+    disks,
+    machines,
+    network,
+    resources,
+    storage,
+    vhd,
+)
 from airflow_provider_azstack.emulator.guests import GuestDisk
 from airflow_provider_azstack.emulator.handles import DiskSpec, EmulatedDisk
 from airflow_provider_azstack.emulator.http import Json
@@ -94,7 +102,7 @@ class Fleet:
         made = body(path, machines.VMS, self.world.location, {"tags": tags}, **top)
         resource = Resource({**made, "properties": given}, settings={"power": power})
         self.world.add(resource)
-        machines.attach_all(self.world, resource)
+        attachments.attach_all(self.world, resource)
         for extension in extensions:
             self._add_extension(resource, extension)
         self.vms[path] = vm
@@ -105,16 +113,16 @@ class Fleet:
         disk, entry = self._add_disk(vm, spec, f"data{lun}")
         self._profile(vm).setdefault("dataDisks", []).append({"lun": lun, **entry})
         vm.disks.append(disk)
-        machines.attach_all(self.world, self.world.get(vm.id))
+        attachments.attach_all(self.world, self.world.get(vm.id))
         return disk
 
     def detach(self, vm: EmulatedVm, lun: int) -> EmulatedDisk:
         """Take a data disk away; the disk itself stays."""
         entry = next(e for e in self._profile(vm)["dataDisks"] if e["lun"] == lun)
         resource = self.world.get(vm.id)
-        machines.release_all(self.world, resource)
+        attachments.release_disks(self.world, resource)
         self._profile(vm)["dataDisks"].remove(entry)
-        machines.attach_all(self.world, resource)
+        attachments.attach_all(self.world, resource)
         disk = next(d for d in vm.disks if d.name == entry["name"])
         vm.disks.remove(disk)
         return disk
@@ -131,7 +139,7 @@ class Fleet:
         else:
             disks.resize_volume(self.world, disk.volume, size_bytes, str(uuid.uuid4()))
         for vm in self.world.of_type(machines.VMS):
-            for entry in machines.attached(vm):
+            for entry in attachments.attached(vm):
                 if entry["name"] == disk.name:
                     entry["diskSizeGB"] = _gigabytes(size_bytes)
 
@@ -160,7 +168,7 @@ class Fleet:
             extension.body["id"] = f"{vm.id}/extensions/{extension.body['name']}"
             self.world.add(extension)
         self.vms[vm.id] = vm
-        machines.attach_all(self.world, resource)
+        attachments.attach_all(self.world, resource)
 
     def set_power(self, vm: EmulatedVm, state: str) -> None:
         """Set a VM's power state: running, stopped, deallocated."""

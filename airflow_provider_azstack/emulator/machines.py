@@ -1,27 +1,29 @@
 """
 Virtual machines: reading, power, creation by attaching disks, deletion.
 
-Owns the life of VMs and what they hold attached; knows no disk content.
-Invariant: a disk, a VHD or a NIC belongs to one VM at most.
+Owns the life of VMs; knows neither disk content nor who else may hold a disk.
+Invariant: a VM of which anything is refused is not created, and not changed.
 """
 
 import uuid
-from collections.abc import Iterator
 
 from airflow_provider_azstack.emulator import operations, resources
+from airflow_provider_azstack.emulator.attachments import (
+    attach_all,
+    attached,
+    check_free,
+    check_nics,
+    check_swap,
+    release_disks,
+    release_nics,
+    reserve,
+)
 from airflow_provider_azstack.emulator.http import Answer, Call, Json, Problem, json_answer
-from airflow_provider_azstack.emulator.state import Blob, Resource, World, body
+from airflow_provider_azstack.emulator.offers import SIZES
+from airflow_provider_azstack.emulator.state import Resource, World, body
 
 VMS = "Microsoft.Compute/virtualMachines"
 EXTENSIONS = "Microsoft.Compute/virtualMachines/extensions"
-SIZES: dict[str, tuple[int, int, int]] = {  # cores, MiB of memory, most data disks
-    "Standard_A1": (1, 1792, 2),
-    "Standard_A2": (2, 3584, 4),
-    "Standard_D1_v2": (1, 3584, 4),
-    "Standard_DS1_v2": (1, 3584, 4),
-    "Standard_DS2_v2": (2, 7168, 8),
-    "Standard_F4s_v2": (4, 8192, 16),
-}
 _POWER = {
     "running": "VM running",
     "stopped": "VM stopped",
@@ -36,56 +38,6 @@ _VERBS = {
     "poweroff": ("stopping", "stopped"),
     "deallocate": ("deallocating", "deallocated"),
 }
-
-
-def vm_sizes(world: World, call: Call) -> Answer:
-    """``GET .../locations/{l}/vmSizes``."""
-    listed = [
-        {
-            "name": name,
-            "numberOfCores": cores,
-            "memoryInMB": memory,
-            "maxDataDiskCount": disks,
-            "osDiskSizeInMB": 1047552,
-            "resourceDiskSizeInMB": 51200,
-        }
-        for name, (cores, memory, disks) in SIZES.items()
-    ]
-    return resources.page(world, call, listed)
-
-
-def skus(world: World, call: Call) -> Answer:
-    """``GET .../Microsoft.Compute/skus``."""
-    place = {"locations": [world.location], "restrictions": []}
-    sizes = [{"resourceType": "virtualMachines", "name": name, **place} for name in SIZES]
-    disks = [
-        {"resourceType": "disks", "name": name, "tier": name.split("_")[0], **place}
-        for name in ("Standard_LRS", "Premium_LRS")
-    ]
-    return resources.page(world, call, [*sizes, *disks])
-
-
-def usages(world: World, call: Call) -> Answer:
-    """``GET .../locations/{l}/usages``: quotas that a restore can hit."""
-    behaviour = world.behaviour
-    disks = list(world.of_type("Microsoft.Compute/disks"))
-    used = sum(int(disk.properties["diskSizeBytes"]) for disk in disks) >> 30
-    snapshots = sum(1 for _ in world.of_type("Microsoft.Compute/snapshots"))
-    counted = {
-        "StandardDiskSizeGiB": (used, behaviour.disk_quota_bytes >> 30),
-        "SnapshotCount": (snapshots, behaviour.snapshot_quota),
-        "virtualMachines": (sum(1 for _ in world.of_type(VMS)), 1000),
-    }
-    listed = [
-        {
-            "name": {"value": name, "localizedValue": name},
-            "currentValue": value,
-            "limit": limit,
-            "unit": "Count",
-        }
-        for name, (value, limit) in counted.items()
-    ]
-    return resources.page(world, call, listed)
 
 
 def get(world: World, call: Call) -> Answer:
@@ -134,13 +86,6 @@ def _view(world: World, vm: Resource) -> Json:
     }
 
 
-def attached(vm: Resource) -> Iterator[Json]:
-    """Yield the entries of a VM's storage profile, the OS disk first."""
-    profile = vm.properties["storageProfile"]
-    yield profile["osDisk"]
-    yield from profile.get("dataDisks", [])
-
-
 def power(world: World, call: Call) -> Answer:
     """``POST .../start|restart|powerOff|deallocate``."""
     vm = resources.target(world, call, VMS)
@@ -161,11 +106,7 @@ def power(world: World, call: Call) -> Answer:
 def set_power(world: World, vm: Resource, state: str) -> None:
     """Set the power state; the disks of a deallocated VM are reserved, not attached."""
     vm.settings["power"] = state
-    for entry in attached(vm):
-        disk = world.find(str((entry.get("managedDisk") or {}).get("id", "")))
-        if disk and disk.properties["diskState"] in {"Attached", "Reserved"}:
-            reserved = state == "deallocated"
-            disk.properties["diskState"] = "Reserved" if reserved else "Attached"
+    reserve(world, vm)
 
 
 def put(world: World, call: Call) -> Answer:
@@ -183,7 +124,9 @@ def put(world: World, call: Call) -> Answer:
     vm = Resource(made, settings={"power": "running"})
     for entry in attached(vm):
         check_free(world, entry, path)
-    _check_references(world, given, path)
+    check_nics(world, given, path)
+    if "availabilitySet" in given:
+        world.get(given["availabilitySet"]["id"])  # which must be there
     world.add(vm)
     attach_all(world, vm)
     early = {**made, "properties": {**made["properties"], "provisioningState": "Creating"}}
@@ -215,20 +158,6 @@ def _check_new(given: Json) -> None:
         raise Problem(400, "InvalidParameter", "Data disks need createOption 'Attach'.")
 
 
-def _check_references(world: World, given: Json, path: str) -> None:
-    interfaces = (given.get("networkProfile") or {}).get("networkInterfaces") or []
-    if not interfaces:
-        raise Problem(400, "InvalidParameter", "A VM needs a network interface.")
-    for reference in interfaces:
-        owner = world.get(reference["id"]).properties.get("virtualMachine", {}).get("id", path)
-        if owner.lower() != path.lower():
-            raise Problem(
-                400, "NicInUse", f"Network interface {reference['id']} is used by {owner}."
-            )
-    if "availabilitySet" in given:
-        world.get(given["availabilitySet"]["id"])
-
-
 def _update(world: World, call: Call, vm: Resource, sent: Json) -> Answer:
     given = sent.get("properties") or {}
     old_set = vm.properties.get("availabilitySet", {}).get("id", "")
@@ -240,10 +169,10 @@ def _update(world: World, call: Call, vm: Resource, sent: Json) -> Answer:
         )
     profile = given.get("storageProfile")
     if profile:
-        _check_swap(world, vm, profile)
+        check_swap(world, vm, profile)
         for entry in [profile["osDisk"], *profile.get("dataDisks", [])]:
             check_free(world, entry, vm.id)
-        release_all(world, vm)
+        release_disks(world, vm)
         vm.properties["storageProfile"] = {**vm.properties["storageProfile"], **profile}
         attach_all(world, vm)
     vm.body["tags"] = dict(sent.get("tags") or {})
@@ -251,44 +180,6 @@ def _update(world: World, call: Call, vm: Resource, sent: Json) -> Answer:
     return operations.start(
         world, call, "virtualMachines.write", lambda: None, body=early, status=200
     )
-
-
-def _check_swap(world: World, vm: Resource, profile: Json) -> None:
-    """Refuse what no VM lets be changed of the disks that it has."""
-    was, now = vm.properties["storageProfile"], profile["osDisk"]
-    _check_unchanged("osDisk.createOption", was["osDisk"], now, "createOption")
-    _check_unchanged("osDisk.osType", was["osDisk"], now, "osType")
-    if _place(now) != _place(was["osDisk"]):
-        if not world.behaviour.os_disk_swap or ("vhd" in now) != ("vhd" in was["osDisk"]):
-            kind = "vhd.uri" if "vhd" in now else "managedDisk.id"
-            raise _not_allowed(f"osDisk.{kind}")
-        if vm.settings["power"] != "deallocated":
-            raise Problem(
-                409, "OperationNotAllowed", "The OS disk of a VM is swapped while deallocated only."
-            )
-        managed = world.find(str((now.get("managedDisk") or {}).get("id", "")))
-        if managed and now.get("name") != managed.body["name"]:
-            raise _not_allowed("osDisk.name")
-    places = {disk["lun"]: disk for disk in was.get("dataDisks", [])}
-    for disk in profile.get("dataDisks", []):
-        if (there := places.get(disk["lun"])) and _place(there) != _place(disk):
-            raise _not_allowed("dataDisk.managedDisk.id")  # detached first, attached then
-        if there is None and disk.get("createOption") != "Attach":
-            raise Problem(400, "InvalidParameter", "Data disks need createOption 'Attach'.")
-
-
-def _check_unchanged(name: str, was: Json, now: Json, key: str) -> None:
-    if str(now.get(key, "")).lower() != str(was.get(key, "")).lower():
-        raise _not_allowed(name)
-
-
-def _not_allowed(name: str) -> Problem:
-    return Problem(409, "PropertyChangeNotAllowed", f"Changing property '{name}' is not allowed.")
-
-
-def _place(entry: Json) -> str:
-    managed = (entry.get("managedDisk") or {}).get("id")
-    return str(managed or (entry.get("vhd") or {}).get("uri", "")).lower()
 
 
 def put_extension(world: World, call: Call) -> Answer:
@@ -320,67 +211,8 @@ def delete(world: World, call: Call) -> Answer:
 
 def remove(world: World, vm: Resource) -> None:
     """Delete a VM and let go of what it held."""
-    release_all(world, vm)
-    for reference in vm.properties["networkProfile"]["networkInterfaces"]:
-        nic = world.find(reference["id"])
-        if nic:
-            nic.properties.pop("virtualMachine", None)
+    release_disks(world, vm)
+    release_nics(world, vm)
     for extension in vm.settings.get("extensions", []):
         world.remove(extension)
     world.remove(vm)
-
-
-def check_free(world: World, entry: Json, vm_id: str) -> None:
-    """Refuse a disk that does not exist or belongs to another VM."""
-    managed = (entry.get("managedDisk") or {}).get("id")
-    if managed:
-        disk = world.get(managed)
-        owner, state = disk.body.get("managedBy", ""), disk.properties["diskState"]
-        free = not owner and state == "Unattached"
-        if not free and owner.lower() != vm_id.lower():
-            raise Problem(
-                409,
-                "ConflictingUserInput",
-                f"Disk '{managed}' cannot be attached: {state} {owner}.",
-            )
-        return
-    blob = blob_of(world, entry)
-    if blob.leased_by and blob.leased_by.lower() != vm_id.lower():
-        raise Problem(409, "AcquireDiskLeaseFailed", "The VHD is leased by another VM.")
-
-
-def blob_of(world: World, entry: Json) -> Blob:
-    """Return the page blob behind an unmanaged disk."""
-    uri = str((entry.get("vhd") or {}).get("uri", ""))
-    account, _, rest = uri.removeprefix(f"{world.blob_url}/").partition("/")
-    container, _, name = rest.partition("/")
-    blob = world.blobs.get((account, container, name))
-    if blob is None:
-        raise Problem(404, "DiskBlobNotFound", f"Unable to find VHD blob with URI {uri}.")
-    return blob
-
-
-def attach_all(world: World, vm: Resource) -> None:
-    """Mark everything in the VM's profiles as the VM's."""
-    for entry in attached(vm):
-        managed = world.find(str((entry.get("managedDisk") or {}).get("id", "")))
-        if managed:
-            managed.body["managedBy"] = vm.id
-            managed.properties["diskState"] = "Attached"
-        else:
-            blob_of(world, entry).leased_by = vm.id
-    for reference in vm.properties["networkProfile"]["networkInterfaces"]:
-        nic = world.get(reference["id"])
-        nic.properties["virtualMachine"] = {"id": vm.id}
-    set_power(world, vm, vm.settings["power"])
-
-
-def release_all(world: World, vm: Resource) -> None:
-    """Let go of all disks of a VM."""
-    for entry in attached(vm):
-        managed = world.find(str((entry.get("managedDisk") or {}).get("id", "")))
-        if managed:
-            managed.body.pop("managedBy", None)
-            managed.properties["diskState"] = "Unattached"
-        elif "vhd" in entry:
-            blob_of(world, entry).leased_by = ""
