@@ -151,9 +151,7 @@ def kill_runs(folder: Path, kills: int, seed: int) -> Nights:
             nights.night()
             if number % 5 == 0:
                 nights.collect()
-            assert number < 20 * kills, (
-                "runs end before they are killed, or before they store"
-            )
+            assert number < 20 * kills, "runs end before they are killed, or before they store"
         nights.end()
     except BaseException as error:
         error.add_note(f"killed streams: seed {seed}; so far {dict(nights.left)}")
