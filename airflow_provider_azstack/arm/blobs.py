@@ -10,10 +10,6 @@ it reads them (github.com/Azure/azure-storage-azcopy, ste/downloader-blob.go). T
 answer says the same.
 """
 
-import base64
-import hashlib
-import itertools
-import logging
 import threading
 from collections.abc import Callable
 from typing import NamedTuple, Self, Unpack
@@ -29,6 +25,7 @@ from airflow_provider_azstack.arm.blob_http import (
     TooMuch,
     blob_client,
 )
+from airflow_provider_azstack.arm.checksums import Checksums, content_md5
 from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.arm.page_ranges import join, parse_page_list
 from airflow_provider_azstack.arm.vhd import FOOTER_BYTES, parse_footer
@@ -44,12 +41,6 @@ from airflow_provider_azstack.secret import without_query
 
 __all__ = ["BlobDisk", "Grant"]
 
-log = logging.getLogger(__name__)
-
-MD5_LIMIT_BYTES = 4 * 2**20
-# One range in so many carries a checksum by the service. All would cost more than the rest of the
-# read together; what is wrong systematically (a proxy, a driver) shows in a sample.
-MD5_EVERY = 64
 WINDOW_BYTES = 16 * 2**30
 SMALLEST_WINDOW_BYTES = 128 * 2**20
 SPLIT = 4
@@ -98,8 +89,7 @@ class BlobDisk:
         self._known: _Facts | None = None
         self._window = WINDOW_BYTES
         self._differences_hold: bool | None = None
-        self._reads = itertools.count()
-        self._takes_checksums = True
+        self._checksums = Checksums()
 
     @property
     def size_bytes(self) -> int:
@@ -201,11 +191,7 @@ class BlobDisk:
     def _read(self, facts: _Facts, offset: int, buffer: memoryview) -> None:
         last = offset + len(buffer) - 1
         headers = {"x-ms-range": f"bytes={offset}-{last}"}
-        is_checked = (
-            self._takes_checksums
-            and len(buffer) <= MD5_LIMIT_BYTES
-            and next(self._reads) % MD5_EVERY == 0
-        )
+        is_checked = self._checksums.are_due(len(buffer))
         if is_checked:
             headers["x-ms-range-get-content-md5"] = "true"
         content_range = f"bytes {offset}-{last}/{facts.total_bytes}"
@@ -220,9 +206,7 @@ class BlobDisk:
         try:
             self._client.exchange("GET", self._keeper, read, headers=headers, refusals=refusals)
         except Refusal as refusal:
-            # No page says that the access of managed disks knows checksums: we can do without.
-            log.info("read without checksums from now on: %s", refusal)
-            self._takes_checksums = False
+            self._checksums.refused(refusal)
             self._read(facts, offset, buffer)
 
     def _page_lists(
@@ -368,6 +352,5 @@ def _require_md5(response: urllib3.BaseHTTPResponse, buffer: memoryview) -> None
     said = response.headers.get("content-md5")
     if said is None:
         return
-    has = base64.b64encode(hashlib.md5(buffer, usedforsecurity=False).digest()).decode()
-    if said != has:
+    if said != content_md5(buffer):
         raise Doubt("bytes that differ from their Content-MD5")

@@ -7,25 +7,17 @@ Invariants: ``write`` returns only when the service acknowledged every byte. Rep
 harmless, so what is in doubt is sent again. No page reaches a blob of another sequence number.
 """
 
-import base64
-import hashlib
-import itertools
-import logging
 from collections.abc import Callable
 from typing import Self, Unpack
 
 import urllib3
 
 from airflow_provider_azstack.arm.blob_http import Doubt, Refusal, Settings, blob_client
+from airflow_provider_azstack.arm.checksums import Checksums, content_md5
 from airflow_provider_azstack.arm.grants import Grant
-
-log = logging.getLogger(__name__)
 
 PAGE_BYTES = 4096  # a stack's; public Azure takes 512
 MAX_WRITE_BYTES = 4 * 2**20
-# One write in so many carries a checksum: what is wrong systematically shows in a sample, and all
-# of them would cost more than the rest of a restore.
-MD5_EVERY = 64
 
 
 class DiskWriter:
@@ -49,8 +41,7 @@ class DiskWriter:
         self._conditions: dict[str, str] = {}
         if sequence_number is not None:
             self._conditions["x-ms-if-sequence-number-eq"] = str(sequence_number)
-        self._writes = itertools.count()
-        self._takes_checksums = True
+        self._checksums = Checksums()
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """
@@ -68,10 +59,9 @@ class DiskWriter:
             "x-ms-range": f"bytes={offset}-{offset + len(data) - 1}",
             **self._conditions,
         }
-        is_checked = self._takes_checksums and next(self._writes) % MD5_EVERY == 0
+        is_checked = self._checksums.are_due(len(data))
         if is_checked:
-            digest = hashlib.md5(data, usedforsecurity=False).digest()
-            headers["Content-MD5"] = base64.b64encode(digest).decode()
+            headers["Content-MD5"] = content_md5(data)
         try:
             self._client.exchange(
                 "PUT",
@@ -83,9 +73,7 @@ class DiskWriter:
                 body=data,
             )
         except Refusal as refusal:
-            # No page says that the access of managed disks knows checksums: we can do without.
-            log.info("written without checksums from now on: %s", refusal)
-            self._takes_checksums = False
+            self._checksums.refused(refusal)
             self.write(offset, data)
 
     def close(self) -> None:

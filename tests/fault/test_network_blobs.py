@@ -14,7 +14,8 @@ from support.http_server import Reply, serving
 from support.ports import closed_port
 from support.stacks import MIB, stack_of
 
-from airflow_provider_azstack.arm.blobs import MD5_EVERY, BlobDisk
+from airflow_provider_azstack.arm.blobs import BlobDisk
+from airflow_provider_azstack.arm.checksums import MD5_EVERY
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.grants import Grant
 from airflow_provider_azstack.emulator import Emulator
@@ -107,7 +108,7 @@ def test_a_checksum_that_differs_is_read_again(setup: Setup, alter: Callable[...
     """
     with setup.reader() as disk:
         disk.footer()
-        disk._reads = itertools.repeat(0)  # type: ignore[assignment] - the sample is every read
+        disk._checksums._requests = itertools.repeat(0)  # type: ignore[assignment] - the sample is every read
         wrong = setup.faults.alter_reads(alter, times=4)
         assert read(disk, 0, RANGE) == setup.content[:RANGE]
         assert wrong.struck == 4
@@ -124,7 +125,7 @@ def test_a_checksum_that_was_not_asked_for_says_nothing(setup: Setup) -> None:
     """
     with setup.reader() as disk:
         disk.footer()
-        disk._reads = itertools.repeat(1)  # type: ignore[assignment] - no read is the sample
+        disk._checksums._requests = itertools.repeat(1)  # type: ignore[assignment] - no read is the sample
         old = setup.faults.alter_reads(with_header("Content-MD5", "1B2M2Y8AsgTpgAmY7PhCfg=="))
         assert read(disk, 0, RANGE) == setup.content[:RANGE]
         assert old.struck == 1
@@ -175,7 +176,7 @@ def test_a_disk_whose_access_knows_no_checksums_is_read_without(setup: Setup) ->
     setup.emulator.behaviour.disk_checksums = False
     with setup.reader() as disk:
         disk.footer()
-        disk._reads = itertools.repeat(0)  # type: ignore[assignment] - the sample is every read
+        disk._checksums._requests = itertools.repeat(0)  # type: ignore[assignment] - the sample is every read
         assert read(disk, 0, RANGE) == setup.content[:RANGE]
         assert read(disk, RANGE, RANGE) == setup.content[RANGE : 2 * RANGE]
     assert [r.status for r in setup.emulator.requests if r.method == "GET"].count(400) == 1

@@ -11,9 +11,10 @@ from support.restores import disk_at
 from support.stacks import stack_of
 from support.virtual_clock import VirtualClock
 
+from airflow_provider_azstack.arm.checksums import MD5_EVERY
 from airflow_provider_azstack.arm.client import Stack
 from airflow_provider_azstack.arm.compute import Compute
-from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, MD5_EVERY, DiskWriter
+from airflow_provider_azstack.arm.disk_writer import MAX_WRITE_BYTES, DiskWriter
 from airflow_provider_azstack.arm.storage import BlobProperties, Storage
 from airflow_provider_azstack.arm.vhd import build_footer
 from airflow_provider_azstack.emulator import DiskSpec, Emulator
