@@ -57,6 +57,7 @@ from airflow_provider_azstack.errors import (
     SourceGone,
     UnsupportedStack,
 )
+from airflow_provider_azstack.model import Image
 
 log = logging.getLogger(__name__)
 
@@ -252,13 +253,9 @@ class _DiskRestore:
     def _opened(self) -> Standing:
         """Return the disk to go on with, or a new one."""
         there = look_everywhere(self._restore, self._vm, self._disk)  # D1
-        if there.found is not None and not self._can_go_on(there):
-            log.warning("%s was ended half way: it is deleted and made again", self._disk.id)
-            there.target.discard()
-            there = there._replace(found=None)
+        there = usable(there, self._content.image)
         if there.is_open and not self._is_admitted(there):
-            there.target.discard()
-            there = there._replace(found=None)
+            there = there.discarded()
         return created(there)  # D2
 
     def _is_admitted(self, there: Standing) -> bool:
@@ -274,8 +271,13 @@ class _DiskRestore:
             return False
         return True
 
-    def _can_go_on(self, there: Standing) -> bool:
-        return there.is_open or there.is_whole or self._is_written(there)
+
+def usable(there: Standing, image: Image) -> Standing:
+    """Return what an earlier try left; nothing, where it was ended half way: that is deleted."""
+    if there.found is None or there.is_open or there.is_whole or is_written(image, there.done()):
+        return there
+    log.warning("%s was ended half way: it is deleted and made again", there.disk.id)
+    return there.discarded()
 
 
 def created(there: Standing) -> Standing:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from airflow_provider_azstack.config import Config
-from airflow_provider_azstack.engine.restore.disks import created
+from airflow_provider_azstack.engine.restore.disks import created, usable
 from airflow_provider_azstack.engine.restore.parts import Regions, is_written, shares
 from airflow_provider_azstack.engine.restore.records import (
     SHARED,
@@ -171,10 +171,7 @@ def _made(
         return None  # only its end is missing
     if there.is_open and SHARED in there.done():
         return there.done()  # by an earlier try, or another one just now: hosts may be writing
-    if there.found is not None and not there.is_open:
-        log.warning("%s was ended half way: it is deleted and made again", disk.id)
-        there.target.discard()
-        there = there._replace(found=None)
+    there = usable(there, content.image)
     if there.disk.way == "upload" and not splitting.shared_uploads:
         if there.is_open or not disk.staging:
             return None

@@ -74,6 +74,11 @@ class Standing(NamedTuple):
         assert self.found is not None  # noqa: S101 - callers have looked
         self._notes(self.found).note(part, record)
 
+    def discarded(self) -> "Standing":
+        """Delete what is there; return the same disk with nothing in its place."""
+        self.target.discard()
+        return self._replace(found=None)
+
     def _is_begun(self) -> bool:
         repository, plan = self.restore.session.repository, self.restore.plan.id
         return restores.is_begun(repository, plan, self.vm.key, self.disk.key)
