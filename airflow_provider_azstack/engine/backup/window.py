@@ -89,7 +89,8 @@ def _moment(text: str, after: datetime, start: datetime, zone: tzinfo) -> dateti
     if not text or span is None:
         raise ConfigurationError(f"{text!r} is neither a clock time (06:00) nor a span (8h30m)")
     length = timedelta(hours=int(span[1] or 0), minutes=int(span[2] or 0))
-    return _shown(start.astimezone(UTC) + length, zone)
+    # A pendulum moment whose zone is datetime's UTC loses it where something is added.
+    return _shown(datetime.fromtimestamp(start.timestamp(), UTC) + length, zone)
 
 
 def _next(clock: time, after: datetime, zone: tzinfo) -> datetime:

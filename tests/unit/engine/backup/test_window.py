@@ -1,5 +1,7 @@
 """The backup window: the clock on the wall, through changes of that clock."""
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pendulum
@@ -58,6 +60,24 @@ def berlin(*parts: int) -> datetime:
 def test_when_a_window_ends(start: datetime, after: str, ends: datetime) -> None:
     """F-L5."""
     assert window(start, BERLIN, after).stop_starting_at == ends
+
+
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The host's own clock is 14 hours ahead."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Pacific/Kiritimati")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
+@pytest.mark.parametrize("after", ["06:00", "8h"])
+@pytest.mark.parametrize("start", [berlin(2026, 5, 4, 22, 0), START])
+def test_the_clock_of_the_host_does_not_matter(start: datetime, after: str) -> None:
+    """The moment that a job was due may be one of pendulum's, which adds in a way of its own."""
+    assert window(start, BERLIN, after).stop_starting_at == berlin(2026, 5, 5, 6, 0)
 
 
 def test_the_end_is_shown_as_the_policys_clock_shows_it() -> None:
