@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from airflow_provider_azstack.engine.backup import fetch
 from airflow_provider_azstack.engine.backup.fetch import Fetcher, Piece
 from airflow_provider_azstack.errors import Unreachable
 
@@ -104,19 +105,32 @@ def failing(begun: list[int], others: Callable[[int, memoryview], None]) -> Fetc
     return Fetcher(read_into)
 
 
-def test_the_first_error_is_raised_once_nobody_writes_any_more() -> None:
+@pytest.fixture
+def failed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once a batch knows of an error: no sleep tells that."""
+    known = threading.Event()
+    ended = fetch._Batch._ended
+
+    def tell(batch: fetch._Batch, error: BaseException | None) -> None:
+        ended(batch, error)
+        if error is not None:
+            known.set()
+
+    monkeypatch.setattr(fetch._Batch, "_ended", tell)
+    return known
+
+
+def test_the_first_error_is_raised_once_nobody_writes_any_more(failed: threading.Event) -> None:
     """What was begun is waited for, though it fails as well; nothing else is begun."""
     begun: list[int] = []
     ended: list[int] = []
-    failed = threading.Event()
 
     def others(offset: int, _buffer: memoryview) -> None:
-        failed.wait(PATIENCE)
+        assert failed.wait(PATIENCE)
         ended.append(offset)
         raise OSError("a later one")
 
     fetcher = failing(begun, others)
-    threading.Timer(0.1, failed.set).start()
     with (
         fetcher.helped(2),
         pytest.raises(Unreachable, match="does not answer"),
@@ -138,17 +152,22 @@ def test_an_error_in_one_batch_leaves_the_next_alone() -> None:
             assert all(got)
 
 
+def helpers_since(before: set[threading.Thread]) -> set[threading.Thread]:
+    new = set(threading.enumerate()) - before
+    return {thread for thread in new if thread.name.startswith("fetch-")}
+
+
 def test_helpers_end_with_the_fetcher() -> None:
     """Nobody is left behind, after an error neither; and for one range nobody is called."""
-    before = set(threading.enumerate())
+    before = set(threading.enumerate())  # of tests before, which may end meanwhile
     gauge = Gauge(5)
     fetcher = failing([], gauge)
     with pytest.raises(Unreachable), fetcher.helped(4):
         fetcher.fetch([Piece(0, memoryview(bytearray(1)))])
-    assert set(threading.enumerate()) == before
+    assert helpers_since(before) == set()
     with pytest.raises(Unreachable), fetcher.helped(4):
         fetcher.fetch(pieces_of(bytearray(20))[1:])
-        helpers = set(threading.enumerate()) - before
+        helpers = helpers_since(before)
         fetcher.fetch(pieces_of(bytearray(20)))
     assert len(helpers) == 4
     for helper in helpers:
