@@ -39,7 +39,7 @@ class Sleeper:
                 first.append(writer)
             if writer is first[0]:
                 self.asleep.set()
-                assert self.awake.wait(120)
+                assert self.awake.wait(480)
             real(writer, offset, data)
 
         patch.setattr(DiskWriter, "write", write)
@@ -107,7 +107,7 @@ def test_a_writer_that_outlived_its_clean_up_writes_nothing(
     session = site.repository.open_session("restore", run="old")
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write, site, session, old)
-        assert sleeper.asleep.wait(60)
+        assert sleeper.asleep.wait(240)
         site.repository.fence(session.id)
         cleaner = site.repository.open_session("restore", run="cleaner")
         assert discard(site.stack, cleaner, old) == [old.vms[0].disks[0].id]
@@ -117,7 +117,7 @@ def test_a_writer_that_outlived_its_clean_up_writes_nothing(
         begin(site, new) if is_begun else restored(site, new)
         emulator.requests.clear()
         sleeper.awake.set()
-        error = writing.result(60)
+        error = writing.result(240)
     assert isinstance(error, Refused), error
     assert error.never_retry
     assert old.vms[0].disks[0].id in str(error)
@@ -138,13 +138,13 @@ def test_a_copy_of_a_task_that_outlived_the_restore_writes_nothing(
     session = site.repository.open_session("restore", run="one")
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write, site, session, made)
-        assert sleeper.asleep.wait(60)
+        assert sleeper.asleep.wait(240)
         assert write(site, session, made) is None  # the same task once more, to its end
         disk = disk_at(emulator, made.vms[0].disks[0].id)
         disk.write(0, b"what a guest wrote since")
         expected = disk.sha256()
         sleeper.awake.set()
-        assert isinstance(writing.result(60), AzStackError)
+        assert isinstance(writing.result(240), AzStackError)
     assert disk.sha256() == expected
     session.close()
 

@@ -11,7 +11,7 @@ from msgspec import structs
 from oracle import assert_repository_sound
 from support.compound import Rig, Run, connect, keyed
 from support.fleets import host
-from support.hosts import hurried, snapshot_at_once, stream_at_once
+from support.hosts import snapshot_at_once, stream_at_once
 from support.split_host import start
 
 from airflow_provider_azstack.arm.blobs import BlobDisk
@@ -266,7 +266,7 @@ def test_readers_on_several_hosts_share_a_grant_and_find_the_next_one(
     it.emulator.behaviour.second_grant = second
     run = it.begin()
     run.snapshot()
-    with connect(it.emulator, sleep=hurried) as one, connect(it.emulator, sleep=hurried) as two:
+    with connect(it.emulator) as one, connect(it.emulator) as two:
         disks = [BlobDisk(shared(it, run, stack), size_bytes=SIZE) for stack in (one, two)]
         for _ in range(3):
             page = bytearray(4096)
@@ -287,7 +287,7 @@ def test_a_grant_whose_asker_died_is_asked_for_by_the_next(it: Rig, vm: Emulated
     """F-P5: the turn passes on; an active grant that nobody knows is ended."""
     run = it.begin()
     run.snapshot()
-    with connect(it.emulator, sleep=hurried) as stack:
+    with connect(it.emulator) as stack:
         dead = shared(it, run, stack)
         run.session.leave_note(vm.vm_id, dead._turn(1), b"it died before it could ask")
         grant = dead()
