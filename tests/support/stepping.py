@@ -106,7 +106,7 @@ def in_turns(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=240)
         assert not thread.is_alive(), f"stuck in {stretches}"
     return results
 
