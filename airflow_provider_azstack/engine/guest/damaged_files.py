@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from airflow_provider_azstack.engine.cells import CellCache
 from airflow_provider_azstack.engine.guest.file_systems import (
-    HEAD_BYTES,
     LibraryMissing,
     Node,
     Volume,
     tells_extents,
 )
 from airflow_provider_azstack.engine.guest.places import Place, places
+from airflow_provider_azstack.engine.guest.signatures import HEAD_BYTES
 from airflow_provider_azstack.errors import AzStackError, IntegrityError
 from airflow_provider_azstack.model import Extent
 from airflow_provider_azstack.repo.images.reader import ImageReader

@@ -1,54 +1,27 @@
 """
 The files in a partition, read without mounting it.
 
-Owns what file system it is and one view of all of them; the formats are libyal's, an extra. Knows
-nothing of where files are put.
+Owns one view of all file systems; the formats are libyal's, an extra. Knows nothing of where files
+are put.
 Invariant: a guest's file system may be broken or made to break us. Its errors are ours, named with
 the path; what the repository could not read is told as that, not as a broken file system.
 """
 
-import stat
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from airflow_provider_azstack.engine.guest import entries
 from airflow_provider_azstack.engine.guest.partitions import Partition, Read
+from airflow_provider_azstack.engine.guest.signatures import features_of, what_is_in
 from airflow_provider_azstack.errors import AzStackError, ConfigurationError
-
-Kind = Literal["directory", "file", "symlink", "other"]
 
 _MODULES = {"ext": "pyfsext", "xfs": "pyfsxfs", "ntfs": "pyfsntfs", "fat": "pyfsfat"}
 READABLE = frozenset(_MODULES)
 # libfsxfs (20260901) leaves allocation groups in its offsets, which then are none; FAT tells none.
 _TELL_EXTENTS = frozenset({"ext", "ntfs"})
-# Offset and bytes that tell what is in a partition; those without a module are only named.
-_SIGNATURES = (
-    (1024 + 56, b"\x53\xef", "ext"),
-    (0, b"XFSB", "xfs"),
-    (3, b"NTFS    ", "ntfs"),
-    (54, b"FAT1", "fat"),
-    (82, b"FAT32", "fat"),
-    (3, b"EXFAT   ", "exFAT"),
-    (3, b"-FVE-FS-", "BitLocker"),
-    (0, b"LUKS\xba\xbe", "LUKS"),
-    (512, b"LABELONE", "LVM"),
-    (4086, b"SWAPSPACE2", "swap"),
-    (65536 + 64, b"_BHRfS_M", "btrfs"),
-)
-HEAD_BYTES = 65536 + 72
 _BROKEN = (OSError, ValueError, RuntimeError, OverflowError, MemoryError, TypeError)
-_FILETIME_1970 = 116_444_736_000_000_000  # in units of 100 ns since 1601
-_NTFS_ROOT, _NTFS_FIRST_FILE = 5, 24
-_READ_ONLY, _LABEL, _DIRECTORY, _LONG_NAME = 0x01, 0x08, 0x10, 0x0F
-_REPARSE_POINT, _ENCRYPTED = 0x400, 0x4000
-# Features that change what is stored where, and that the readers were seen to know. With others
-# (inline data of ext4 is one) they return wrong bytes without a word.
-_EXT_NEEDS_RECOVERY = 0x4
-_EXT_KNOWN = 0x2 | _EXT_NEEDS_RECOVERY | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x2000
-_XFS_KNOWN = 0x1 | 0x2 | 0x4 | 0x8 | 0x20
 
 
 class Unreadable(AzStackError):
@@ -112,30 +85,9 @@ class _Source:
             raise Unreadable(f"{what} cannot be read: {reason}") from None
 
 
-def what_is_in(read: Read, partition: Partition) -> str:
-    """Return what a partition holds: a kind that ``Volume`` opens, another word, or nothing."""
-    head = _head(read, partition)
-    for offset, signature, kind in _SIGNATURES:
-        if head[offset : offset + len(signature)] == signature:
-            return kind
-    return ""
-
-
 def tells_extents(kind: str) -> bool:
     """Tell whether ``Node.stored`` knows where a file system of this kind keeps its files."""
     return kind in _TELL_EXTENTS
-
-
-def _head(read: Read, partition: Partition) -> bytes:
-    return read(partition.offset, min(HEAD_BYTES, partition.length))
-
-
-def _features(kind: str, head: bytes) -> int:
-    """Return the features that nobody may overlook, by the superblock's own account."""
-    if kind == "ext":
-        return int.from_bytes(head[1024 + 96 : 1024 + 100], "little")
-    is_version_5 = kind == "xfs" and head[101] & 15 == 5
-    return int.from_bytes(head[216:220], "big") if is_version_5 else 0
 
 
 class Volume:
@@ -160,9 +112,8 @@ class Volume:
                 f"partition {partition.number} {found}; ext, XFS, NTFS and FAT can be read, for "
                 "others see docs/export.md"
             )
-        features = _features(self.kind, _head(read, partition))
-        self.needs_recovery = self.kind == "ext" and bool(features & _EXT_NEEDS_RECOVERY)
-        if unknown := features & ~(_EXT_KNOWN if self.kind == "ext" else _XFS_KNOWN):
+        self.needs_recovery, unknown = features_of(self.kind, read, partition)
+        if unknown:
             raise ConfigurationError(
                 f"partition {partition.number} holds {self.kind} with features {unknown:#x} that "
                 "would be read wrongly (inline data, encryption, ...), see docs/export.md"
@@ -208,19 +159,17 @@ class Node:
         self._volume = volume
         self._entry = entry
         with self._explained():
-            self.identity = _identity(volume.kind, entry)
-            self.kind: Kind = _kind(volume.kind, entry, is_root=path == "/")
-            self.remark = _remark(volume.kind, entry) if self.kind == "other" else ""
+            self.identity = entries.identity(volume.kind, entry)
+            self.kind = entries.kind_of(volume.kind, entry, is_root=path == "/")
+            self.remark = entries.remark(volume.kind, entry) if self.kind == "other" else ""
             self.size_bytes = int(entry.size or 0) if self.kind == "file" else 0
-            self.mode = _mode(volume.kind, entry, self.kind)
+            self.mode = entries.mode(volume.kind, entry, self.kind)
 
     @property
     def owner(self) -> tuple[int, int] | None:
         """User and group, where the file system knows numbers."""
-        if self._volume.kind not in {"ext", "xfs"}:
-            return None
         with self._explained():
-            return int(self._entry.owner_identifier), int(self._entry.group_identifier)
+            return entries.owner(self._volume.kind, self._entry)
 
     @property
     def link_target(self) -> str:
@@ -231,13 +180,7 @@ class Node:
     def times_ns(self) -> tuple[int, int] | None:
         """Return when it was read and changed last, in nanoseconds since 1970."""
         with self._explained():
-            if self._volume.kind == "fat":
-                return self._fat_times()
-            read = int(self._entry.get_access_time_as_integer() or 0)
-            changed = int(self._entry.get_modification_time_as_integer() or 0)
-        if self._volume.kind == "ntfs":
-            read, changed = (100 * (time - _FILETIME_1970) for time in (read, changed))
-        return (read, changed) if changed > 0 else None
+            return entries.times_ns(self._volume.kind, self._entry, self._volume.source)
 
     def children(self) -> Iterator["Node"]:
         """
@@ -263,7 +206,7 @@ class Node:
         with self._explained():
             entry = self._entry.get_sub_file_entry(number)
             name = str(entry.name)
-            if self._is_internal(entry, name):
+            if entries.is_internal(self._volume.kind, entry, name):
                 return None
         return Node(self._volume, entry, f"{self.path.rstrip('/')}/{name}", name)
 
@@ -313,79 +256,5 @@ class Node:
             position += length
         return found, position
 
-    def _is_internal(self, entry: Any, name: str) -> bool:
-        if name in {".", ".."}:
-            return True
-        if self._volume.kind == "ntfs":
-            number = int(entry.file_reference) & (2**48 - 1)
-            return number < _NTFS_FIRST_FILE and number != _NTFS_ROOT
-        return self._volume.kind == "fat" and bool(int(entry.file_attribute_flags) & _LABEL)
-
-    def _fat_times(self) -> tuple[int, int] | None:
-        # libfsfat (20260826) is off by a month. Its identifier is where the directory entry is.
-        source, position = self._volume.source, int(self._entry.identifier)
-        for _ in range(21):  # parts of a long name come first, at most 20
-            source.seek(position)
-            raw = source.read(32)
-            if len(raw) == 32 and raw[11] != _LONG_NAME:
-                _, day, time, date = struct.unpack_from("<HH2xHH", raw, 16)
-                changed = _dos_time(date, time)
-                return changed and (_dos_time(day, 0) or changed, changed)
-            position += 32
-        return None
-
     def _explained(self) -> Any:
         return self._volume.source.explained(self.path)
-
-
-def _dos_time(date: int, time: int) -> Any:
-    try:
-        moment = datetime(
-            1980 + (date >> 9), date >> 5 & 15, date & 31,
-            time >> 11, time >> 5 & 63, min(time % 32 * 2, 59), tzinfo=UTC,
-        )  # fmt: skip
-    except ValueError:
-        return None
-    return int(moment.timestamp()) * 10**9
-
-
-def _identity(kind: str, entry: Any) -> int:
-    if kind == "ntfs":
-        return int(entry.file_reference)
-    return int(entry.identifier if kind == "fat" else entry.inode_number)
-
-
-def _kind(kind: str, entry: Any, *, is_root: bool) -> Kind:
-    if is_root:
-        return "directory"
-    if kind in {"ext", "xfs"}:
-        return _kind_of_mode(int(entry.file_mode))
-    if kind == "fat":
-        return "directory" if int(entry.file_attribute_flags) & _DIRECTORY else "file"
-    if int(entry.file_attribute_flags) & (_REPARSE_POINT | _ENCRYPTED):
-        return "other"  # its bytes are not its content
-    return "directory" if entry.has_directory_entries_index() else "file"
-
-
-def _kind_of_mode(mode: int) -> Kind:
-    if stat.S_ISDIR(mode):
-        return "directory"
-    if stat.S_ISLNK(mode):
-        return "symlink"
-    return "file" if stat.S_ISREG(mode) else "other"
-
-
-def _remark(kind: str, entry: Any) -> str:
-    if kind != "ntfs":
-        return "is no file, directory or link"
-    if int(entry.file_attribute_flags) & _ENCRYPTED:
-        return "is encrypted by Windows"
-    return "is a link, deduplicated, or compressed by Windows in a way that is not read here"
-
-
-def _mode(kind: str, entry: Any, what: Kind) -> int:
-    if kind in {"ext", "xfs"}:
-        return stat.S_IMODE(int(entry.file_mode))
-    if what == "directory":
-        return 0o755
-    return 0o444 if int(entry.file_attribute_flags) & _READ_ONLY else 0o644

@@ -8,9 +8,10 @@ Invariant: a place's bytes are read through ``read`` by offsets within its ``par
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from airflow_provider_azstack.engine.guest.file_systems import READABLE, what_is_in
+from airflow_provider_azstack.engine.guest.file_systems import READABLE
 from airflow_provider_azstack.engine.guest.logical_volumes import Segment, logical_volumes
 from airflow_provider_azstack.engine.guest.partitions import Partition, Read, partitions
+from airflow_provider_azstack.engine.guest.signatures import what_is_in
 
 
 class Stretch(NamedTuple):

@@ -15,8 +15,9 @@ from support.guest_trees import MOMENT_NS, add_unix, contents, make_tree
 
 import airflow_provider_azstack
 from airflow_provider_azstack.engine.guest.extract import Extracted, Extraction, needed_bytes
-from airflow_provider_azstack.engine.guest.file_systems import Unreadable, Volume, what_is_in
+from airflow_provider_azstack.engine.guest.file_systems import Unreadable, Volume
 from airflow_provider_azstack.engine.guest.partitions import Partition
+from airflow_provider_azstack.engine.guest.signatures import what_is_in
 from airflow_provider_azstack.errors import ConfigurationError, MissingBlock, Refused
 
 ROOT = Path(airflow_provider_azstack.__file__).parents[1]

@@ -17,9 +17,10 @@ from support.guest_trees import contents, make_tree
 
 from airflow_provider_azstack.console import main
 from airflow_provider_azstack.engine.guest.extract import Extraction
-from airflow_provider_azstack.engine.guest.file_systems import Volume, what_is_in
+from airflow_provider_azstack.engine.guest.file_systems import Volume
 from airflow_provider_azstack.engine.guest.logical_volumes import LogicalVolume, logical_volumes
 from airflow_provider_azstack.engine.guest.partitions import Partition
+from airflow_provider_azstack.engine.guest.signatures import what_is_in
 
 pytestmark = pytest.mark.tier2
 
