@@ -298,7 +298,7 @@ def _read_facts(response: urllib3.BaseHTTPResponse) -> _Facts:
     etag = response.headers.get("etag", "")
     length = response.headers.get("content-length", "")
     kind = response.headers.get("x-ms-blob-type", "PageBlob")
-    if response.status != 200 or not etag or not length.isdigit() or len(length) > 16:
+    if response.status != 200 or not etag or not length.isdecimal() or len(length) > 16:
         raise Doubt("properties without ETag or length")
     if kind != "PageBlob":
         raise SourceError(f"the blob is a {kind[:40]}, not a page blob: it is no disk")

@@ -154,7 +154,7 @@ def _ask(
     token, seconds = body.get("access_token"), str(body.get("expires_in", ""))
     if not isinstance(token, str) or not token or not token.isprintable():
         raise Unreachable(f"{what}: the answer holds no access token")
-    return token, float(seconds) if seconds.isdigit() and len(seconds) < 7 else 600.0
+    return token, float(seconds) if seconds.isdecimal() and len(seconds) < 7 else 600.0
 
 
 def _proof(credentials: Credentials, url: str) -> dict[str, str]:

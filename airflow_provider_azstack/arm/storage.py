@@ -299,9 +299,9 @@ def _nothing(_response: urllib3.BaseHTTPResponse) -> None:
 def _read_properties(response: urllib3.BaseHTTPResponse) -> BlobProperties:
     headers = response.headers
     length, number = headers.get("content-length", ""), headers.get(_SEQUENCE, "")
-    if not length.isdigit() or len(length) > 16 or "etag" not in headers:
+    if not length.isdecimal() or len(length) > 16 or "etag" not in headers:
         raise Doubt("properties without ETag or length")
-    if number and not (number.isdigit() and len(number) < 20):
+    if number and not (number.isdecimal() and len(number) < 20):
         raise Doubt("properties with a sequence number that is none")
     return BlobProperties(
         int(length),

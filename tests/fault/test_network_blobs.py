@@ -142,6 +142,18 @@ def test_a_sample_of_the_reads_asks_for_a_checksum(setup: Setup) -> None:
     assert with_md5.struck in {2, 3}
 
 
+@pytest.mark.parametrize("length", ["", "-1", "\u00b2", "9" * 17])
+def test_properties_whose_length_is_no_number_are_asked_for_again(
+    setup: Setup, length: str
+) -> None:
+    """F-N2: of the disk as a whole: doubted, never a crash."""
+    alter = with_header("Content-Length", length)
+    wrong = setup.faults.add(Fault("HEAD", "sig=", alter=alter, times=4))
+    with setup.reader() as disk:
+        assert disk.size_bytes == setup.disk.size_bytes
+    assert wrong.struck == 4
+
+
 def test_another_etag_ends_the_reading(setup: Setup) -> None:
     """F-N4: the blob is another one now: no answer of it is taken, none is asked for again."""
     with setup.reader() as disk:

@@ -14,6 +14,7 @@ from airflow_provider_azstack.arm.sas import signed_url
 from airflow_provider_azstack.arm.storage import Storage
 from airflow_provider_azstack.arm.vhd import parse_footer
 from airflow_provider_azstack.emulator import DiskSpec, EmulatedDisk, Emulator
+from airflow_provider_azstack.emulator.faults import Fault, with_header
 from airflow_provider_azstack.emulator.http import Answer, Call
 from airflow_provider_azstack.errors import (
     AccessDenied,
@@ -139,6 +140,16 @@ def test_a_key_that_was_given_is_not_asked_for(emulator: Emulator) -> None:
         storage.close()
     assert key.reveal() in told
     assert any("sig=" in secret for secret in told)
+
+
+@pytest.mark.parametrize("header", ["Content-Length", "x-ms-blob-sequence-number"])
+def test_properties_with_a_number_that_is_none_are_asked_for_again(
+    account: Account, emulator: Emulator, header: str
+) -> None:
+    alter = with_header(header, "\u00b2")
+    wrong = emulator.faults.add(Fault("HEAD", "sig=", alter=alter, times=4))
+    assert account.storage.properties(account.id, account.url).length > 0
+    assert wrong.struck == 4
 
 
 def test_a_key_is_listed_once_in_a_while(emulator: Emulator) -> None:
