@@ -1,6 +1,5 @@
 """Volumes and their snapshots against byte arrays."""
 
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,17 +56,18 @@ def test_snapshots_keep_their_bytes_and_differences_lead_from_one_to_the_next(
     assert bytes(allocated) == kept[-1][1]
 
 
-def test_a_snapshot_of_a_large_disk_is_instant(tmp_path: Path) -> None:
-    """1 TiB with something at both ends: no byte is copied."""
+def test_a_snapshot_of_a_large_disk_copies_nothing(tmp_path: Path) -> None:
+    """1 TiB with something at both ends: the volume's one file stays as it is, beside no other."""
     volume = Volume(tmp_path, 1 << 40)
     volume.write(0, b"start")
     volume.write((1 << 40) - 5, b"final")
-    started = time.perf_counter()
+    (file,) = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
     for _ in range(10):
         frozen = volume.freeze()
-    assert time.perf_counter() - started < 0.1
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.stat().st_mtime_ns == written
     assert frozen.read((1 << 40) - 5, 5) == b"final"
-    assert sum(file.stat().st_blocks for file in tmp_path.iterdir()) * 512 < 1 << 20
 
 
 def test_a_difference_needs_an_ancestor(tmp_path: Path) -> None:
