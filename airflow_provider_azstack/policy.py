@@ -62,17 +62,19 @@ _WINDOW_END = (
 WindowEnd = Annotated[str, Meta(pattern=_WINDOW_END)]
 
 
-def _pattern(kind: Any) -> str:
+def pattern_of(kind: Any) -> str:
+    """Return the pattern that texts of this kind must have."""
     return str(get_args(kind)[1].pattern)
 
 
-_IN_WORDS = {
-    _pattern(PolicyName): "a name of small letters, digits, '.', '_' and '-'",
-    _pattern(SubscriptionId): "a subscription's id, as 11111111-2222-3333-4444-555555555555",
-    _pattern(GroupName): "a resource group's name",
-    _pattern(VmPattern): "a VM's name, or a pattern such as web-*",
-    _pattern(TagName): "a tag's name",
-    _pattern(TagPattern): "a tag's value, or a pattern",
+# What to say in place of patterns.
+IN_WORDS = {
+    pattern_of(PolicyName): "a name of small letters, digits, '.', '_' and '-'",
+    pattern_of(SubscriptionId): "a subscription's id, as 11111111-2222-3333-4444-555555555555",
+    pattern_of(GroupName): "a resource group's name",
+    pattern_of(VmPattern): "a VM's name, or a pattern such as web-*",
+    pattern_of(TagName): "a tag's name",
+    pattern_of(TagPattern): "a tag's value, or a pattern",
     _WINDOW_END: 'a time in quotes such as "06:00", or a span such as 8h, 7h30m or 90m',
     _DISK: "vm/disk, each a name or a pattern",
     WITHIN_PATTERN: "a time such as 14d or 1y6m",
@@ -331,7 +333,7 @@ def _convert(value: object, kind: type[R], what: str) -> R:
     try:
         return msgspec.convert(value, type=kind)
     except msgspec.ValidationError as error:
-        said = one_line(error, kind, _IN_WORDS)
+        said = one_line(error, kind, IN_WORDS)
         quotes = ": put it in quotes" if "got `int`" in said and "$.stop_" in said else ""
         raise ConfigurationError(
             f"{what}: {said}{quotes}; docs/configuration.md lists the keys"

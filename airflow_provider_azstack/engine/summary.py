@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SHOWN = 50
 _LONGEST = 200  # characters of one cell
+_WIDTH = 100  # of the sums: pages of logs break no line, and hide the end of a long one
 _BAD = frozenset({"failed", "bad"})
 
 Cell = str | int | float | None
@@ -90,7 +91,7 @@ class Table:
                 for cell, width, column in zip(row, widths, columns, strict=True)
             )
             lines.append("  ".join(padded).rstrip())
-        return "\n".join([*lines, *self._endings()])
+        return "\n".join([*lines, *self._more(), *_in_lines(self._sums())])
 
     def markdown(self) -> str:
         """Return it as Markdown; what the rows hold is shown as it is and never taken for more."""
@@ -98,7 +99,9 @@ class Table:
         rule = ["---:" if column.is_number else "---" for column in self.columns]
         lines = [head, rule, *([_escaped(cell) for cell in row] for row in rows)]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        endings = "\n".join(f"- {_escaped(line)}" for line in self._endings())
+        endings = "\n".join(
+            f"- {_escaped(line)}" for line in (*self._more(), "; ".join(self._sums()))
+        )
         return f"**{_escaped(self.title)}**\n\n{table}\n\n{endings}"
 
     def plain(self) -> dict[str, Any]:
@@ -119,10 +122,21 @@ class Table:
         head = [column.title for column in columns]
         return [head, *([_clean(c.show(row.get(c.key))) for c in columns] for row in self.rows)]
 
-    def _endings(self) -> list[str]:
-        more = [f"and {self.more} more"] if self.more else []
-        sums = (f"{total.title}: {total.show(total.value)}" for total in self.totals)
-        return [*more, "; ".join(sums)]
+    def _more(self) -> list[str]:
+        return [f"and {self.more} more"] if self.more else []
+
+    def _sums(self) -> list[str]:
+        return [f"{total.title}: {total.show(total.value)}" for total in self.totals]
+
+
+def _in_lines(sums: Iterable[str]) -> list[str]:
+    lines: list[str] = []
+    for one in sums:
+        if lines and len(lines[-1]) + len(one) < _WIDTH:
+            lines[-1] += f"; {one}"
+        else:
+            lines.append(one)
+    return lines
 
 
 def backup_table(record: JobRecord) -> Table:

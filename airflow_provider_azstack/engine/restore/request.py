@@ -18,7 +18,13 @@ from msgspec import Meta
 from airflow_provider_azstack.documents import read_document
 from airflow_provider_azstack.errors import ConfigurationError
 from airflow_provider_azstack.model import DiskKey, DiskKind, Moment, Record
-from airflow_provider_azstack.policy import GroupName, SubscriptionId, TagName
+from airflow_provider_azstack.policy import (
+    IN_WORDS,
+    GroupName,
+    SubscriptionId,
+    TagName,
+    pattern_of,
+)
 from airflow_provider_azstack.wording import one_line
 
 LATEST = "latest"
@@ -48,6 +54,18 @@ Sku = Literal["Standard_LRS", "Premium_LRS"]
 AccountName = Annotated[str, Meta(pattern=r"^[a-z0-9]{3,24}$(?!\n)")]
 PrivateAddress = Annotated[str, Meta(pattern=r"^(same|dynamic|[0-9]{1,3}(\.[0-9]{1,3}){3})$(?!\n)")]
 TagValue = Annotated[str, Meta(max_length=256)]
+
+_IN_WORDS = {
+    **IN_WORDS,
+    pattern_of(Name): "a name of letters, digits, '.', '_' and '-'",
+    pattern_of(Reference): "a name, or an id",
+    pattern_of(Rule): "a name or an id, with * for what may differ",
+    pattern_of(PointId): "latest, or a restore point's id",
+    pattern_of(VmSize): "a size such as Standard_DS2_v2",
+    pattern_of(AccountName): "a storage account's name, of 3 to 24 small letters and digits",
+    pattern_of(PrivateAddress): "an address such as 10.0.0.4, dynamic, or same",
+    pattern_of(DiskKey): "os, or data- and a LUN, such as data-0",
+}
 
 
 class NicChange(Record, frozen=True, kw_only=True):
@@ -134,8 +152,8 @@ class RestoreRequest(Record, frozen=True, kw_only=True):
         Meta(
             title="Mode",
             description=(
-                "`original`: same names, same place, over something that exists only with Replace. "
-                "`alternate`: another name, group, network... `disks`: disks only."
+                "original: same names, same place, over something that exists only with Replace. "
+                "alternate: another name, group, network... disks: disks only."
             ),
         ),
     ]
@@ -181,11 +199,21 @@ class RestoreRequest(Record, frozen=True, kw_only=True):
         | None
     ) = None
     map: Annotated[
-        MappingRules, Meta(title="Mapping rules", description="For many VMs: `rg-*` to `dr-*`.")
+        MappingRules,
+        Meta(
+            title="Mapping rules",
+            description='For many VMs, such as `{"resource_groups": {"rg-*": "dr-*"}}`. Rules are '
+            "for names, resource_groups, subnets, security_groups, sizes.",
+        ),
     ] = MappingRules()
     changes: Annotated[
         dict[Reference, Change],
-        Meta(max_length=200, title="Changes", description="By VM, as it is called in `vms`."),
+        Meta(
+            max_length=200,
+            title="Changes",
+            description='By VM, such as `{"web-01": {"name": "web-01-dr"}}`. Of each may differ: '
+            "name, size, resource_group, availability_set, tags, nics, disks, power_on, attach_to.",
+        ),
     ] = {}  # noqa: RUF012 - msgspec copies it
     power_on: Annotated[bool, Meta(title="Power on", description="Leave restored VMs running.")] = (
         False
@@ -238,13 +266,24 @@ def read_request(value: object, what: str = "the restore request") -> RestoreReq
     try:
         request = msgspec.convert(given, type=RestoreRequest)
     except msgspec.ValidationError as error:
-        said = one_line(error, RestoreRequest)
+        said = _not_filled_in(given, str(error)) or one_line(error, RestoreRequest, _IN_WORDS)
         raise ConfigurationError(f"{what}: {said}; docs/restore.md lists the keys") from None
     except RecursionError:
         raise ConfigurationError(f"{what}: nested too deeply") from None
     if wrong := "; ".join(_contradictions(request)):
         raise ConfigurationError(f"{what}: {wrong}")
     return request
+
+
+def _not_filled_in(given: Mapping[str, object], error: str) -> str:
+    """Return what must be given and is not; "" if the error is about something else."""
+    if not ("missing required field" in error or error.endswith("of length >= 1 - at `$.vms`")):
+        return ""
+    needed = {
+        "vms": "vms: name at least one VM",
+        "mode": "mode: choose original, alternate or disks",
+    }
+    return "; ".join(said for key, said in needed.items() if not given.get(key))
 
 
 def _without_blanks(value: object) -> object:

@@ -73,6 +73,7 @@ def test_a_row_says_what_moved_how_fast_and_why_not() -> None:
     assert "400.0 MB  400.0 MB  100.0 MB    4.0  10 s  40.0 MB/s" in web
     assert "read from the stack: 400.0 MB; sent to the repository: 100.0 MB" in text
     assert text.endswith("took: 1 min 23 s")
+    assert max(map(len, text.splitlines())) <= 100  # the rest is not seen on Airflow's page
 
 
 def test_a_vm_in_pieces_names_all_of_its_hosts_and_old_records_are_read() -> None:

@@ -69,6 +69,43 @@ def test_what_is_wrong_is_refused_by_name(wrong: dict[str, Any], names: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ({"vms": [""], "mode": None}, "vms: name at least one VM; mode: choose original, alt"),
+        ({"vms": ["web"], "mode": None}, "config: mode: choose original, alternate or disks"),
+        ({"mode": "disks"}, "config: vms: name at least one VM"),
+        ({"vmz": ["web"]}, "unknown key 'vmz'"),
+    ],
+)
+def test_a_form_that_was_not_filled_in_says_what_is_needed(sent: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_request(sent, "config")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"vms": ["web 1"]}, "Expected a name, or an id - at `$.vms[0]`"),
+        ({"resource_group": "-dr"}, "Expected a resource group's name"),
+        ({"point": "{{ x }}"}, "Expected latest, or a restore point's id"),
+        ({"storage_account": "My-Disks"}, "Expected a storage account's name, of 3 to 24 small"),
+        ({"map": {"names": {"w b": "x"}}}, "Expected a name or an id, with *"),
+        ({"changes": {"web": {"name": "a b"}}}, "Expected a name of letters, digits"),
+        ({"changes": {"web": {"size": "?"}}}, "Expected a size such as Standard_DS2_v2"),
+        ({"changes": {"web": {"disks": {"lun0": {}}}}}, "Expected os, or data- and a LUN"),
+        ({"changes": {"web": {"nics": {"n": {"private_address": "ten"}}}}}, "such as 10.0.0.4"),
+    ],
+    ids=str,
+)
+def test_no_pattern_is_shown_to_people(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_request({**ALTERNATE, **wrong})
+    assert said in str(caught.value)
+    assert "regex" not in str(caught.value)
+
+
 @pytest.mark.parametrize("value", [None, [], "web", 7])
 def test_a_request_is_keys_and_values(value: object) -> None:
     with pytest.raises(ConfigurationError):
