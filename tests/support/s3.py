@@ -53,6 +53,7 @@ class S3Server:
     url: str = ""
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    taking: Lock = field(default_factory=Lock)  # each request has a thread of its own
 
     def options(self) -> dict[str, str]:
         """Return the options that open a store on this server."""
@@ -64,10 +65,11 @@ class S3Server:
         }
 
     def take_fault(self, method: str, path: str) -> Fault | None:
-        for fault in self.faults:
-            if fault.times and fault.method == method and fault.path in path:
-                fault.times -= 1
-                return fault
+        with self.taking:
+            for fault in self.faults:
+                if fault.times and fault.method == method and fault.path in path:
+                    fault.times -= 1
+                    return fault
         return None
 
 

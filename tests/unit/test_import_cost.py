@@ -88,7 +88,7 @@ def above_bare_airflow(home: Path) -> dict[str, Any]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     return dict(json.loads(ended.stdout.splitlines()[-1]))
 
@@ -119,7 +119,7 @@ def test_a_dag_file_loads_its_own_dag_only() -> None:
         check=True,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     loaded = set(ended.stdout.split())
     assert "airflow_provider_azstack.operators.backup" in loaded
@@ -142,7 +142,7 @@ def test_who_asks_the_stack_nothing_does_not_load_azure() -> None:
         check=True,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     assert ended.stdout.split() == ["management.a.b", "False"]
 
@@ -169,7 +169,7 @@ def test_a_stream_loads_what_it_uses(it: Rig) -> None:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     loaded = json.loads(ended.stdout)
     assert not NOT_FOR_STREAMS & {name.split(".")[0] for name in loaded}

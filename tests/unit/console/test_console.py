@@ -397,5 +397,5 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
     )

@@ -51,7 +51,7 @@ def console(*arguments: str, **options: object) -> subprocess.CompletedProcess[b
         [sys.executable, "-c", script, *arguments],
         env=environ,
         capture_output=True,
-        timeout=60,
+        timeout=250,
         check=False,
         **options,
     )
@@ -93,7 +93,7 @@ def test_a_pipe_that_breaks_is_a_failure(guest: GuestDisk) -> None:
         env=environ,
         stdout=writing,
         stderr=subprocess.PIPE,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     os.close(writing)
@@ -193,7 +193,7 @@ def test_a_served_disk_can_be_copied_and_ends_with_its_server(
             assert digest(copy) == digest(guest.path)
         assert list((tmp_path / "store" / "sessions").iterdir())
         server.terminate()
-        assert server.wait(20) == 0
+        assert server.wait(120) == 0
     assert not place.exists()
     assert not list((tmp_path / "store" / "sessions").glob("*"))
 
@@ -217,7 +217,7 @@ def test_an_export_that_is_told_to_stop_closes_its_session(
         assert export.stdout.read(1)  # it has begun, and the pipe takes no more than 64 KiB
         assert list((tmp_path / "store" / "sessions").iterdir())
         export.terminate()
-        assert export.wait(20) == 2
+        assert export.wait(120) == 2
         assert "error: interrupted" in export.stderr.read()
     assert not list((tmp_path / "store" / "sessions").glob("*"))
 

@@ -22,7 +22,7 @@ def start(root: Path, *flags: str) -> tuple[subprocess.Popen[str], dict[str, Any
     """Run the emulator; return when ``connection.json`` is there."""
     command = [sys.executable, "-m", MODULE, "--root", str(root), *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    file, patience = root / "connection.json", time.monotonic() + 60
+    file, patience = root / "connection.json", time.monotonic() + 250
     while not file.exists():
         if process.poll() is not None or time.monotonic() > patience:
             process.kill()
@@ -34,7 +34,7 @@ def start(root: Path, *flags: str) -> tuple[subprocess.Popen[str], dict[str, Any
 
 def stop(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     return output
 

@@ -195,7 +195,7 @@ pace = Pace([Limit("a", float(sys.argv[2]))], directory=Path(sys.argv[1]))
 taken = 0
 end = time.monotonic() + float(sys.argv[3])
 print("ready", flush=True)
-while time.monotonic() < end:
+while not taken or time.monotonic() < end:
     pace.take(100_000)
     taken += 100_000
 print(taken, flush=True)
@@ -216,7 +216,7 @@ def test_two_processes_together_never_exceed_the_limit(tmp_path: Path) -> None:
     """A machine that is busy makes them slower, never faster: the bound cannot fail by chance."""
     began = time.monotonic()
     takers = [_taker(tmp_path, 20 * MB, 2.0) for _ in range(2)]
-    taken = [int(taker.communicate(timeout=60)[0].split()[-1]) for taker in takers]
+    taken = [int(taker.communicate(timeout=250)[0].split()[-1]) for taker in takers]
     seconds = time.monotonic() - began
     assert sum(taken) <= 20 * MB * (seconds + BURST_SECONDS)
     assert all(taken), "each of them got something"
@@ -230,7 +230,11 @@ def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
         taker.stdout.readline()
         time.sleep(0.3)
         taker.send_signal(signal.SIGKILL)
-    pace = Pace([Limit("a", MB)], directory=tmp_path)
-    began = time.monotonic()
-    pace.take(100_000)
-    assert time.monotonic() - began < 20, "its piece at most"
+    asleep: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        asleep.append(seconds)
+        time.sleep(seconds)
+
+    Pace([Limit("a", MB)], directory=tmp_path, sleep=sleep).take(100_000)
+    assert sum(asleep) < 1, "its own piece and the killed one's at most: 0.1 s each"

@@ -84,7 +84,7 @@ class Far(StoreWrapper):
                 self._waiting += 1
                 if self._waiting >= self.together:
                     self._met.set()
-            if not self._met.wait(timeout=5):
+            if not self._met.wait(timeout=60):
                 raise AssertionError(f"{verb} {name}: only {self._waiting} were under way")
 
 

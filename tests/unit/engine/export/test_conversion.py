@@ -22,7 +22,7 @@ installed = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu
 
 def qemu_img(*arguments: object) -> str:
     done = subprocess.run(
-        ["qemu-img", *map(str, arguments)], capture_output=True, text=True, timeout=100, check=True
+        ["qemu-img", *map(str, arguments)], capture_output=True, text=True, timeout=250, check=True
     )
     return done.stdout
 

@@ -39,7 +39,7 @@ def tool(name: str) -> Callable[..., subprocess.CompletedProcess[str]]:
             [path, *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=250,
             check=check,
         )
 
@@ -140,7 +140,7 @@ class Client:
     """A client as simple as the protocol allows."""
 
     def __init__(self, server: NbdServer) -> None:
-        self.socket = socket.create_connection(server.server_address, timeout=20)
+        self.socket = socket.create_connection(server.server_address, timeout=120)
         assert self.receive(18) == wire.GREETING
         self.socket.sendall(struct.pack(">I", 3))
 
@@ -240,7 +240,7 @@ def test_more_clients_than_allowed_are_turned_away(served: Served) -> None:
     _, _, server = served
     clients = [Client(server) for _ in range(MAX_CLIENTS)]
     try:
-        with socket.create_connection(server.server_address, timeout=20) as one_more:
+        with socket.create_connection(server.server_address, timeout=120) as one_more:
             assert one_more.recv(1) == b""
         assert clients[0].start() == 70 * MIB
     finally:

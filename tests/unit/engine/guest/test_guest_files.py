@@ -336,7 +336,7 @@ def test_flipped_bytes_give_errors_of_ours_only(tree: Path, tmp_path: Path, kind
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -77,7 +77,7 @@ def _make_group(loops: list[str]) -> None:
 def _run(*command: str) -> str:
     environ = {**os.environ, "LVM_SUPPRESS_FD_WARNINGS": "1"}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env=environ
+        command, capture_output=True, text=True, timeout=250, check=False, env=environ
     )
     if done.returncode:
         pytest.skip(f"{' '.join(command[:2])} does not work here: {done.stderr.strip()[-300:]}")

@@ -424,7 +424,7 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(250)
     assert [child.exitcode for child in children] == [0] * 4
     cached = Repository.open(repository.store, PASSPHRASE, cache_directory=tmp_path / "cache")
     session = cached.open_session("look")
