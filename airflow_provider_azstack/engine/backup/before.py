@@ -6,11 +6,11 @@ Invariant: a run is kept only where the bytes that it stands for were read back,
 are the source's, and where its block is fit to be referred to. What cannot be compared is new.
 
 Where a disk has no image before, that of a sibling does, a VM made of the same image. It may have
-become quite another one, so a cell of it is read back only while others were found to be alike.
+become quite another one, so a few stretches of each region say whether the others are compared.
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from airflow_provider_azstack.engine.pages import unequal
@@ -27,86 +27,89 @@ from airflow_provider_azstack.repo.images.runs import Run
 
 log = logging.getLogger(__name__)
 
-# What a sibling is trusted with at first, and at most: a cell that has little in common costs two.
-_CREDIT, _MOST_CREDIT = 4, 8
+
+class Cell(NamedTuple):
+    """A cell of the disk as it is now."""
+
+    offset: int
+    data: memoryview
 
 
 class Found(NamedTuple):
-    """What of a cell is there already, and which of its pages are not."""
+    """A cell's id, what of the cell is there already, and what is not; None: nothing is there."""
 
-    kept: list[Run]
-    changed: Sequence[Extent]
-
-
-class Likeness:
-    """Whether a sibling's disk is like this one, as far as was seen. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._credit = _CREDIT
-
-    def __bool__(self) -> bool:
-        return self._credit > 0
-
-    def saw(self, *, is_alike: bool) -> None:
-        """Learn from a cell; a lost update between threads costs a comparison, or saves one."""
-        self._credit = min(self._credit + 1, _MOST_CREDIT) if is_alike else self._credit - 2
+    block_id: bytes
+    kept: Sequence[Run] = ()
+    changed: Sequence[Extent] | None = None
 
 
 class Before:
-    """A region in the image before. Thread-safe."""
+    """A region in the image before. Thread-safe, but for ``judge``."""
 
     def __init__(
         self,
         image: ImageReader,
         runs: Sequence[Run],
         unfit: Collection[int],
-        find: Callable[[memoryview], bytes | None],
-        keep: Callable[[int], None],
-        *,
-        likeness: Likeness | None = None,
+        id_of: Callable[[memoryview], bytes],
+        known_of: Callable[[Iterable[bytes]], set[bytes]],
     ) -> None:
         """
         Compare with ``runs`` of ``image``.
 
         :param unfit: offsets of cells that must not be referred to.
-        :param find: returns the id of a whole cell that the repository has, from whatever disk.
-        :param keep: is told how many bytes of a cell are kept.
-        :param likeness: of a sibling's disk; None: it is the disk's own image.
+        :param id_of: returns the id of a cell's content.
+        :param known_of: returns which of such ids the repository has, from whatever disk.
         """
         self._image = image
         self._runs = runs
         self._unfit = unfit
-        self._find = find
-        self._keep = keep
-        self._likeness = likeness
+        self._id_of = id_of
+        self._known_of = known_of
+        self._alike = self._different = 0
+        self._is_worth_it = True
 
-    def look(self, offset: int, data: memoryview) -> Found | None:
-        """Return what of a cell is there already; None when it has to be stored whole."""
-        runs = between(self._runs, offset, offset + len(data))
-        block_id = self._find(data)
-        if block_id is not None:
-            if len(runs) == 1 and runs[0].block_id == block_id:
-                self._saw(is_alike=True)
-            return Found([Run(offset, len(data), block_id)], ())
-        if self._likeness is not None and not self._likeness:
-            return None
-        if offset in self._unfit or not 0 < _held(runs) <= MAX_RUNS_PER_CELL:
-            return None
+    def judge(self) -> None:
+        """Compare no more unless most of what was looked at so far is alike."""
+        self._is_worth_it = self._alike >= self._different
+
+    def look(self, cells: Iterable[Cell]) -> Iterator[Found]:
+        """Yield, for cells near each other, what of each is there already."""
+        seen = [(cell, self._id_of(cell.data), self._runs_of(cell)) for cell in cells]
+        same = {block_id for cell, block_id, runs in seen if self._is_same(cell, block_id, runs)}
+        # Only what the index lists counts. What is on its way as well depends on which thread was
+        # faster, and what is stored must not.
+        known = same | self._known_of(block_id for _, block_id, _ in seen if block_id not in same)
+        for cell, block_id, runs in seen:
+            if block_id in known:
+                self._alike += block_id in same
+                yield Found(block_id, [Run(cell.offset, len(cell.data), block_id)], ())
+            else:
+                yield self._compared(cell, block_id, runs)
+
+    def _runs_of(self, cell: Cell) -> list[Run]:
+        return between(self._runs, cell.offset, cell.offset + len(cell.data))
+
+    def _is_same(self, cell: Cell, block_id: bytes, runs: Sequence[Run]) -> bool:
+        is_fit = cell.offset not in self._unfit
+        return is_fit and len(runs) == 1 and runs[0].block_id == block_id
+
+    def _compared(self, cell: Cell, block_id: bytes, runs: Sequence[Run]) -> Found:
+        offset, data = cell
+        is_fit = offset not in self._unfit and 0 < _held(runs) <= MAX_RUNS_PER_CELL
+        if not is_fit or not self._is_worth_it:
+            return Found(block_id)
         try:
             before = self._image.read(offset, len(data))
         except IntegrityError as error:  # the repository's damage: storing it anew heals it
             log.warning("stored as if new: %s", error)
-            return None
+            return Found(block_id)
         whole, pages = arrange(runs, changed_pages(offset, data, before))
-        self._saw(is_alike=not whole)
         if whole:
-            return None
-        self._keep(len(data) - sum(page.length for page in pages))
-        return Found(outside(runs, pages), pages)
-
-    def _saw(self, *, is_alike: bool) -> None:
-        if self._likeness is not None:
-            self._likeness.saw(is_alike=is_alike)
+            self._different += 1
+            return Found(block_id)
+        self._alike += 1
+        return Found(block_id, outside(runs, pages), pages)
 
 
 def changed_pages(offset: int, now: memoryview, before: bytes) -> list[Extent]:

@@ -15,7 +15,7 @@ from itertools import groupby
 from random import Random
 
 from airflow_provider_azstack.engine.backup import audit
-from airflow_provider_azstack.engine.backup.before import Before, Likeness
+from airflow_provider_azstack.engine.backup.before import Before
 from airflow_provider_azstack.engine.backup.changes import SOURCES, DiskSource, Window, ask, windows
 from airflow_provider_azstack.engine.backup.fetch import Fetcher
 from airflow_provider_azstack.engine.backup.reads import (
@@ -57,6 +57,9 @@ log = logging.getLogger(__name__)
 # several share the reader's buffer. With eight readers, 30 ms of latency cost a third of the time.
 HELPERS = 3
 
+# Parts of a region that tell whether a sibling's is like it: so many at the most, spread over it.
+_TRIED_PARTS = 4
+
 Task = Callable[[Scratch], None]
 Part = Callable[[Region, Scratch], None]
 
@@ -77,7 +80,6 @@ class Pipeline:
         part: DiskPart | None = None,
         sibling: Image | None = None,
     ) -> None:
-        self._likeness = None if previous else Likeness()
         like = previous or sibling
         self._like = ImageReader(like, reader) if like and like.part is None else None
         if self._like:
@@ -164,16 +166,16 @@ class Pipeline:
 
     # Regions: opened by one thread, read by all.
 
-    def _store_region(self, number: int, extents: list[Extent], _scratch: Scratch) -> None:
+    def _store_region(self, number: int, extents: list[Extent], scratch: Scratch) -> None:
         """Read what may hold data, and store what of it is not there yet; the rest is zero."""
-        self._store(number, extents, self._runs_of(self._like, number))
+        self._store(number, extents, self._runs_of(self._like, number), scratch)
 
-    def _overlay_region(self, number: int, extents: list[Extent], _scratch: Scratch) -> None:
+    def _overlay_region(self, number: int, extents: list[Extent], scratch: Scratch) -> None:
         """Lay the changes over the region as it was before."""
         offset, length = self._bounds(number)
         before = self._runs_of(self._previous, number)
         if before is None:
-            self._store(number, ask(self._source, "allocated", offset, length)[1], None)
+            self._store(number, ask(self._source, "allocated", offset, length)[1], None, scratch)
             return
         size = self._source.size_bytes
         base = overlay(before, cleared(extents, size))
@@ -184,20 +186,31 @@ class Pipeline:
         parts += [partial(self._read_pages, reads) for reads in page_parts(pages)]
         self._open(number, base, extents, parts)
 
-    def _store(self, number: int, extents: list[Extent], like: list[Run] | None) -> None:
+    def _store(
+        self, number: int, extents: list[Extent], like: list[Run] | None, scratch: Scratch
+    ) -> None:
         size = self._source.size_bytes
         cells = cell_parts(whole_pages(extents, size), size)
-        parts: list[Part]
+        bare = [Run(*self._bounds(number))]
         if self._like is None or like is None:
-            parts = [partial(self._read_cells, part) for part in cells]
-        else:
-            unfit, find = self._unfit_cells(like), self._writer.find
-            before = Before(self._like, like, unfit, find, self._keep, likeness=self._likeness)
-            parts = []
-            for group in by_neighbourhood(cells):
-                near = Neighbourhood(before, self._add, len(group))
-                parts += [partial(self._compare_cells, near, part) for part in group]
-        self._open(number, [Run(*self._bounds(number))], extents, parts)
+            self._open(number, bare, extents, [partial(self._read_cells, part) for part in cells])
+            return
+        unfit, writer = self._unfit_cells(like), self._writer
+        before = Before(self._like, like, unfit, writer.id_of, writer.known_of)
+        parts: list[Part] = []
+        for group in by_neighbourhood(cells):
+            near = Neighbourhood(before, self._add, self._keep, len(group))
+            parts += [partial(self._compare_cells, near, part) for part in group]
+        region = self._opened(number, bare, extents, parts)
+        if self._previous is None:
+            # A sibling's disk may be quite another one. That is found out by one thread, and in
+            # order: what is stored depends on the disks, not on which thread is faster.
+            step = max(4, -(-len(parts) // _TRIED_PARTS))
+            for part in parts[::step]:
+                part(region, scratch)
+            before.judge()
+            del parts[::step]
+        self._crew.add(partial(part, region) for part in parts)
 
     def _runs_of(self, image: ImageReader | None, number: int) -> list[Run] | None:
         """Return a region's runs in an earlier image, None where they cannot be had."""
@@ -227,12 +240,17 @@ class Pipeline:
     def _open(
         self, number: int, base: list[Run], extents: list[Extent], parts: Sequence[Part]
     ) -> None:
+        region = self._opened(number, base, extents, parts)
+        self._crew.add(partial(part, region) for part in parts)
+
+    def _opened(
+        self, number: int, base: list[Run], extents: list[Extent], parts: Sequence[Part]
+    ) -> Region:
         work = sum(extent.length for extent in extents)
         region = Region(number, base, len(parts), work)
-        if parts:
-            self._crew.add(partial(part, region) for part in parts)
-        else:
+        if not parts:
             self._close(region)
+        return region
 
     def _read_cells(self, part: CellsPart, region: Region, scratch: Scratch) -> None:
         self._took(region, read_cells(part, self._fetcher.fetch, self._add, scratch))
@@ -278,8 +296,8 @@ class Pipeline:
         self._source.read_into(offset, buffer)
         self.tally.add(read=len(buffer))
 
-    def _add(self, data: memoryview) -> bytes:
-        stored = self._writer.add(data)
+    def _add(self, data: memoryview, block_id: bytes | None = None) -> bytes:
+        stored = self._writer.add(data, block_id=block_id)
         known = 0 if stored.new_bytes else len(data)
         self.tally.add(stored=stored.new_bytes, deduplicated=known)
         return stored.block_id

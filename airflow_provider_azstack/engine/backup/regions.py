@@ -10,8 +10,9 @@ stored only after its last part.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import NamedTuple, Protocol
 
-from airflow_provider_azstack.engine.backup.before import Before
+from airflow_provider_azstack.engine.backup.before import Before, Cell
 from airflow_provider_azstack.engine.backup.fetch import Piece
 from airflow_provider_azstack.engine.backup.reads import READ_BYTES, CellsPart, Read, batches
 from airflow_provider_azstack.model import Extent
@@ -23,12 +24,18 @@ from airflow_provider_azstack.repo.images.runs import Run
 # as long as any of their pages does; smaller ones do not release the GIL for long enough.
 GATHER_BYTES = 256 * 1024
 
-_ZEROS = bytes(READ_BYTES)
+_ZEROS = memoryview(bytes(READ_BYTES))  # slices of a view are no copies
 _ZERO_CELL = bytearray(BLOCK_SIZE)  # a bytearray compares with a memoryview by memcmp
 _ZERO_PAGE = bytearray(PAGE_BYTES)
 
-AddBlock = Callable[[memoryview], bytes]
 Fetch = Callable[[Iterable[Piece]], None]
+
+
+class AddBlock(Protocol):
+    """What stores a block and returns its id, which may be known already."""
+
+    def __call__(self, data: memoryview, block_id: bytes | None = None, /) -> bytes:
+        """Store it unless it is there."""
 
 
 class Scratch:
@@ -90,8 +97,8 @@ def read_cells(part: CellsPart, fetch: Fetch, add: AddBlock, scratch: Scratch) -
     ]
 
 
-def _cells(part: CellsPart, fetch: Fetch, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Read a part; yield offset and content of its cells, which are in the buffer till the next."""
+def _cells(part: CellsPart, fetch: Fetch, buffer: memoryview) -> Iterator[Cell]:
+    """Read a part; yield its cells, which are in the buffer till the next part is."""
     filled = 0
     pieces = []
     for read in part.reads:
@@ -103,7 +110,7 @@ def _cells(part: CellsPart, fetch: Fetch, buffer: memoryview) -> Iterator[tuple[
     fetch(pieces)
     for offset in part.cells:
         start = offset - part.offset
-        yield offset, buffer[start : min(start + BLOCK_SIZE, part.length)]
+        yield Cell(offset, buffer[start : min(start + BLOCK_SIZE, part.length)])
 
 
 def read_pages(reads: Iterable[Read], fetch: Fetch, add: AddBlock, scratch: Scratch) -> list[Run]:
@@ -124,36 +131,60 @@ class Neighbourhood:
     Cells near each other that are compared with an image, by several threads.
 
     They go through it together, not each through one of its own: what the image has of it lies in
-    the same blocks, which then are read once.
+    the same blocks, which then are read once. What is stored of it is the same for the same bytes,
+    whichever thread is faster.
     """
 
-    def __init__(self, before: Before, add: AddBlock, parts: int) -> None:
+    def __init__(
+        self, before: Before, add: AddBlock, keep: Callable[[int], None], parts: int
+    ) -> None:
+        """
+        Prepare it.
+
+        :param keep: is told how many bytes were there already.
+        :param parts: so many times ``read`` is called.
+        """
         self._before = before
         self._add = add
-        self._gathered = _Gathered(add, lazy_buffer(GATHER_BYTES))
+        self._keep = keep
         self._parts = parts
+        self._rests: list[_Pages] = []
         self._lock = threading.Lock()
 
     def read(self, part: CellsPart, fetch: Fetch, scratch: Scratch) -> list[Run]:
-        """Read a part; the last one returns the runs of all pages that are not as before."""
-        runs: list[Run] = []
-        for offset, data in _cells(part, fetch, scratch.read):
-            if is_zero(data):
-                runs.append(Run(offset, len(data)))
-            elif (found := self._before.look(offset, data)) is None:
-                runs.append(Run(offset, len(data), self._add(data)))
-            else:
-                runs.extend(found.kept)
-                self._gather(found.changed, offset, data)
+        """Read a part; the last one returns the runs of what the parts left for shared blocks."""
+        gathered = _Gathered(self._add, scratch.gather)
+        runs = self._compared(list(_cells(part, fetch, scratch.read)), gathered)
+        rest = gathered.hand_over()
         with self._lock:
+            self._rests.extend(rest)
             self._parts -= 1
-            return runs if self._parts else runs + self._gathered.finish()
+            is_last = not self._parts
+        for pages in sorted(self._rests) if is_last else ():
+            gathered.put(pages.offset, memoryview(pages.data))
+        return runs + gathered.finish()
 
-    def _gather(self, pages: Iterable[Extent], offset: int, data: memoryview) -> None:
-        with self._lock:
-            for page in pages:
+    def _compared(self, cells: Sequence[Cell], gathered: "_Gathered") -> list[Run]:
+        """Return the runs of cells, without those of the pages that are gathered."""
+        runs: list[Run] = []
+        held: list[Cell] = []
+        for cell in cells:
+            if is_zero(cell.data):
+                runs.append(Run(cell.offset, len(cell.data)))
+            else:
+                held.append(cell)
+        kept = 0
+        for (offset, data), found in zip(held, self._before.look(held), strict=True):
+            if found.changed is None:
+                runs.append(Run(offset, len(data), self._add(data, found.block_id)))
+                continue
+            for page in found.changed:
                 start = page.offset - offset
-                self._gathered.take(page.offset, data[start : start + page.length])
+                gathered.take(page.offset, data[start : start + page.length])
+            runs.extend(found.kept)
+            kept += sum(run.length for run in found.kept)
+        self._keep(kept)
+        return runs
 
 
 def _side_by_side(reads: Sequence[Read], buffer: memoryview) -> list[Piece]:
@@ -162,6 +193,13 @@ def _side_by_side(reads: Sequence[Read], buffer: memoryview) -> list[Piece]:
         Piece(read.offset, buffer[end - read.length : end])
         for read, end in zip(reads, ends, strict=True)
     ]
+
+
+class _Pages(NamedTuple):
+    """Pages side by side that fill no block."""
+
+    offset: int
+    data: bytes
 
 
 class _Gathered:
@@ -178,16 +216,26 @@ class _Gathered:
         """Gather the pages that hold data; the others become zero."""
         first = -1  # of the pages with data that are not gathered yet
         for start in range(0, len(data), PAGE_BYTES):
-            page = data[start : start + PAGE_BYTES]
-            if not is_zero(page):
+            if data[start] or not is_zero(page := data[start : start + PAGE_BYTES]):
                 first = start if first < 0 else first
                 continue
             if first >= 0:
-                self._put(offset + first, data[first:start])
+                self.put(offset + first, data[first:start])
                 first = -1
             self._runs.append(Run(offset + start, len(page)))
         if first >= 0:
-            self._put(offset + first, data[first:])
+            self.put(offset + first, data[first:])
+
+    def hand_over(self) -> list[_Pages]:
+        """Return what waits for a block to be full; it waits no more."""
+        starts = accumulate((extent.length for extent in self._waiting), initial=0)
+        pages = [
+            _Pages(extent.offset, bytes(self._buffer[start : start + extent.length]))
+            for extent, start in zip(self._waiting, starts, strict=False)
+        ]
+        self._waiting.clear()
+        self._filled = 0
+        return pages
 
     def finish(self) -> list[Run]:
         """Store what is still waiting and return the runs of everything taken."""
@@ -195,7 +243,8 @@ class _Gathered:
             self._store()
         return self._runs
 
-    def _put(self, offset: int, data: memoryview) -> None:
+    def put(self, offset: int, data: memoryview) -> None:
+        """Gather all of some pages."""
         while data:
             if self._filled == len(self._buffer):
                 self._store()

@@ -81,11 +81,18 @@ class BlockWriter:
         self._failure: BaseException | None = None
         self._publishing = threading.Lock()
 
-    def add(self, data: Buffer, packed: Buffer | None = None) -> Stored:
+    def id_of(self, data: Buffer) -> bytes:
+        """Return the id that ``add`` would return."""
+        return self._records.keys.block_id(memoryview(data).cast("B"))
+
+    def add(
+        self, data: Buffer, packed: Buffer | None = None, *, block_id: bytes | None = None
+    ) -> Stored:
         """
         Store a block of 1 byte to ``BLOCK_SIZE`` unless it is known, and return its id.
 
         :param packed: what to store of it, as it was stored before; None: compress it.
+        :param block_id: from ``id_of``; None: it is taken now.
         :raises AzStackError: this or an earlier block could not be stored; the writer is of no
             further use.
         """
@@ -93,7 +100,7 @@ class BlockWriter:
         if not 0 < len(view) <= BLOCK_SIZE:
             raise ValueError(f"a block has 1 to {BLOCK_SIZE} bytes, not {len(view)}")
         try:
-            block_id = self._records.keys.block_id(view)
+            block_id = block_id or self.id_of(view)
             if not self._claim(block_id):
                 return Stored(block_id, 0)
             packed = self._codec.compress(view) if packed is None else packed
@@ -101,19 +108,6 @@ class BlockWriter:
         except BaseException as error:
             self._fail(error)
             raise
-
-    def find(self, data: Buffer) -> bytes | None:
-        """
-        Return the id of a block that ``add`` would not store again, None for one that it would.
-
-        :raises AzStackError: an earlier block could not be stored.
-        """
-        block_id = self._records.keys.block_id(memoryview(data).cast("B"))
-        with self._changed:
-            self._raise_failure()
-            if block_id in self._pending:
-                return block_id
-        return block_id if self.knows(block_id) else None
 
     def flush(self) -> None:
         """
