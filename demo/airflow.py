@@ -125,7 +125,7 @@ class Airflow:
         progress: Callable[[list[dict[str, Any]]], None],
     ) -> str:
         """Return the run's final state; ``progress`` gets its task instances meanwhile."""
-        end = time.monotonic() + 600
+        end = time.monotonic() + 1200
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}"
         while time.monotonic() < end:
             processes.check()
@@ -134,7 +134,7 @@ class Airflow:
             if state in ENDED:
                 return state
             time.sleep(0.5)
-        raise DemoFailed(f"{dag_id}: run {run_id} has not ended after 600 seconds")
+        raise DemoFailed(f"{dag_id}: run {run_id} has not ended after 1,200 seconds")
 
     def tasks(self, dag_id: str, run_id: str) -> Iterator[dict[str, Any]]:
         """Yield the run's task instances, mapped ones each; of each its last try."""
@@ -180,7 +180,7 @@ class Airflow:
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
         try:
-            with _DIRECT.open(request, timeout=30) as answer:
+            with _DIRECT.open(request, timeout=120) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             text = error.read(2000).decode(errors="replace")
@@ -218,7 +218,7 @@ def _options(home: Path, dags: Path, connections: Path, port: int) -> dict[str, 
         "SECRETS__BACKEND_KWARGS": json.dumps({"connections_file_path": str(connections)}),
         "LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),  # a LocalExecutor has one, too
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=120",
     }
 
 

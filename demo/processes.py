@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
+# Above those of well-known services, below those of clients; processes begin in different places.
+_PORTS = iter(range(10_000 + os.getpid() * 16 % 20_000, 32_000))
+
 
 class DemoFailed(Exception):
     """The demo cannot go on; the message is for the user."""
@@ -87,7 +90,7 @@ class Processes:
                 last = "\n".join(child.log.read_text(errors="replace").splitlines()[-15:])
                 raise DemoFailed(f"{child.name} ended with state {state}, see {child.log}\n{last}")
 
-    def wait(self, what: str, ready: Callable[[], bool], seconds: float = 120) -> None:
+    def wait(self, what: str, ready: Callable[[], bool], seconds: float = 600) -> None:
         """Wait until ``ready`` says so, while all processes run."""
         end = time.monotonic() + seconds
         while not ready():
@@ -126,10 +129,17 @@ def run(command: Sequence[str], environment: Mapping[str, str], log: Path) -> st
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """
+    Return a port that nothing listens on now, and never the same one twice.
+
+    None that the kernel gives to clients and to who asks for any: before it is used here, one of
+    those might have it.
+    """
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise DemoFailed("no port is free")
 
 
 def _groups_of(leader: int) -> set[int]:

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,14 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from demo.processes import free_port
+
 ROOT = Path(__file__).parents[2]
 AIRFLOW = [sys.executable, "-m", "airflow"]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+# Nothing here takes a tenth of this on a machine with nothing else to do; CI's has.
+PATIENCE_SECONDS = 900
 
 
 def describe_distribution(directory: Path) -> Path:
@@ -40,7 +37,7 @@ def describe_distribution(directory: Path) -> Path:
         [sys.executable, "-W", "ignore", "-c", setup, "-q", "egg_info", "--egg-base", directory],
         cwd=ROOT,
         check=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         capture_output=True,
     )
     return directory
@@ -75,6 +72,8 @@ class RealAirflow:
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            # Who writes waits for who writes: not for 5 s, and then the whole run is red.
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=120",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{api}/execution/",
             "AIRFLOW__API__BASE_URL": api,
@@ -98,7 +97,7 @@ class RealAirflow:
             env={**self.environ, "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"},
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         if check:
@@ -120,7 +119,7 @@ class RealAirflow:
                         start_new_session=True,
                     )
                 )
-        self.until(self._is_well, "Airflow to be well", 180)
+        self.until(self._is_well, "Airflow to be well")
 
     def stop(self) -> None:
         """Stop the servers, and whatever they started."""
@@ -131,7 +130,7 @@ class RealAirflow:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
+                process.wait()
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Call the REST API as the user in front of the UI does."""
@@ -144,12 +143,12 @@ class RealAirflow:
         request = urllib.request.Request(  # noqa: S310 - the server is ours
             self._api + path, data=data, headers=headers, method=method
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
             return json.loads(answer.read() or b"null")
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Unpause and trigger a DAG once it is known; return the run's id."""
-        self.until(lambda: self._knows(dag_id), f"DAG {dag_id}", 120)
+        self.until(lambda: self._knows(dag_id), f"DAG {dag_id}")
         self.call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
         body = {"logical_date": None, "conf": conf or {}}
         return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
@@ -159,10 +158,10 @@ class RealAirflow:
         sql = "select state from dag_run where dag_id = ? and run_id = ?"
         return str(self.query(sql, dag_id, run_id)[0][0])
 
-    def wait(self, dag_id: str, run_id: str, seconds: float = 240) -> str:
+    def wait(self, dag_id: str, run_id: str) -> str:
         """Wait for a run's end and return its state."""
         done = {"success", "failed"}
-        self.until(lambda: self.state(dag_id, run_id) in done, f"the end of {dag_id}", seconds)
+        self.until(lambda: self.state(dag_id, run_id) in done, f"the end of {dag_id}")
         return self.state(dag_id, run_id)
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
@@ -183,10 +182,12 @@ class RealAirflow:
 
     def _database(self) -> closing[sqlite3.Connection]:
         return closing(
-            sqlite3.connect(f"file:{self.home}/airflow.db?mode=ro", uri=True, timeout=30)
+            sqlite3.connect(f"file:{self.home}/airflow.db?mode=ro", uri=True, timeout=120)
         )
 
-    def until(self, holds: Callable[[], bool], what: str, seconds: float) -> None:
+    def until(
+        self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS
+    ) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             for process in self._processes:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.processes import Child, Processes
+from demo.processes import Child, Processes, free_port
 
 pytestmark = pytest.mark.tier2
 
@@ -99,3 +100,12 @@ def test_a_signal_ends_children_and_their_children(number: int, tmp_path: Path) 
     demo.send_signal(number)
     assert demo.wait(120) != 0
     until(lambda: not any(map(is_running, children)))
+
+
+def test_free_ports_are_none_that_a_kernel_gives_to_clients() -> None:
+    """One of those could be somebody's before the server that it is for is up."""
+    ports = [free_port() for _ in range(3)]
+    assert len(set(ports)) == 3
+    assert max(ports) < 32_768
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", ports[0]))
