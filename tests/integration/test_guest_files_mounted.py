@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from support.guest_trees import contents
-from support.mounts import MIB, mounted, new_image
+from support.mounts import MIB, mounted, new_image, ntfs_3g
 
 from airflow_provider_azstack.engine.guest.extract import Extracted, Extraction
 from airflow_provider_azstack.engine.guest.file_systems import Volume
@@ -92,7 +92,7 @@ def test_what_a_kernel_wrote_comes_out(tmp_path: Path, make: list[str]) -> None:
 def test_what_ntfs_3g_wrote_comes_out(tmp_path: Path) -> None:
     """Folders with an index, compressed files and their holes, fragments, hard links."""
     image = new_image(tmp_path / "image", 64, "mkntfs", "-F", "-Q", "-q")
-    with mounted(tmp_path / "mounted", "ntfs-3g", "-o", "compression", image) as place:
+    with ntfs_3g(tmp_path / "mounted", image, "compression") as place:
         fill(place)
         (place / "packed").mkdir()
         os.setxattr(place / "packed", "system.ntfs_attrib_be", (0x810).to_bytes(4, "big"))
@@ -112,7 +112,7 @@ def test_what_ntfs_3g_wrote_comes_out(tmp_path: Path) -> None:
 def test_files_whose_bytes_are_not_their_content_are_left_out(tmp_path: Path) -> None:
     """What Windows keeps elsewhere would be zeros here: it is named, not made up."""
     image = new_image(tmp_path / "image", 16, "mkntfs", "-F", "-Q", "-q")
-    with mounted(tmp_path / "mounted", "ntfs-3g", image) as place:
+    with ntfs_3g(tmp_path / "mounted", image) as place:
         (place / "plain").write_text("plain")
         (place / "system.dll").write_bytes(bytes(5000))
         reparse = struct.pack("<IHH", WOF, 16, 0) + struct.pack("<IIII", 1, 2, 1, 0)

@@ -1,7 +1,9 @@
 """File systems that a kernel really mounts; where that may not be done, the test is skipped."""
 
 import os
+import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,28 @@ def mounted(place: Path, *command: object) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+@contextmanager
+def ntfs_3g(place: Path, image: Path, *options: str) -> Iterator[Path]:
+    """
+    Mount an NTFS image at ``place``; its file is complete afterwards.
+
+    Unmounting only tells the program to end, and it has something left to write then.
+    """
+    place.mkdir()
+    command = ["ntfs-3g", "-o", ",".join(["no_detach", *options]), str(image), str(place)]
+    if shutil.which(command[0]) is None:
+        pytest.skip("ntfs-3g is not installed")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        while not place.is_mount():
+            if program.poll() is not None:
+                pytest.skip(f"may not mount here: {program.communicate()[1]}")
+            time.sleep(0.01)
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
 
 
 @contextmanager
@@ -54,7 +78,7 @@ def _trouble(*command: object) -> str:
     """Run a command; return what is wrong with that."""
     try:
         done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, timeout=60, check=False
+            list(map(str, command)), capture_output=True, text=True, timeout=600, check=False
         )
     except FileNotFoundError as error:
         return str(error)
