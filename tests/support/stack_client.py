@@ -31,7 +31,7 @@ class StackClient:
 
     def __post_init__(self) -> None:
         ca = str(self.emulator.ca_file)
-        self.pool = urllib3.PoolManager(ca_certs=ca, retries=False, timeout=20)
+        self.pool = urllib3.PoolManager(ca_certs=ca, retries=False, timeout=120)
         if not self.token:
             self.token = self.sign_in().json()["access_token"]
 
