@@ -100,7 +100,8 @@ class Clipped(FileDisk):
 
 def stream(asked: dict[str, Any]) -> None:
     """Be one stream: wait for the word, back up, and say what it cost."""
-    from airflow_provider_azstack.arm.blobs import BlobDisk, Grant  # noqa: PLC0415
+    from airflow_provider_azstack.arm.blobs import BlobDisk  # noqa: PLC0415
+    from airflow_provider_azstack.arm.grants import Grant  # noqa: PLC0415
     from airflow_provider_azstack.engine.backup.disk import IN_FLIGHT  # noqa: PLC0415
 
     path = Path(asked["path"])

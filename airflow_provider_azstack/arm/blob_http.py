@@ -43,7 +43,6 @@ from airflow_provider_azstack.errors import (
     Unreachable,
     UnsupportedStack,
 )
-from airflow_provider_azstack.secret import without_query
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.arm.client import Stack
@@ -245,7 +244,7 @@ class BlobClient:
         doubts: list[Doubt] = []
         while True:
             grant = keeper.current()
-            what = f"{method} {without_query(grant.url.reveal())}"
+            what = f"{method} {grant.place}"
             try:
                 result = self._attempt(request, grant, read, what)
             except _Again as again:
@@ -326,6 +325,19 @@ def error_for(what: str, status: int, code: str, version: str) -> AzStackError:
     if status < 400:
         kind, advice = Refused, "an answer that leads elsewhere is not followed"
     return kind(f"{said}: {advice}")
+
+
+def require_same(response: urllib3.BaseHTTPResponse, etag: str) -> None:
+    """
+    Check that an answer is of the state of the disk that all others were of.
+
+    :raises SourceChanged: it is of another.
+    """
+    has = response.headers.get("etag", etag)
+    if has != etag:
+        raise SourceChanged(
+            f"the ETag became {has[:80]} while the disk was read, it was {etag[:80]}"
+        )
 
 
 def _require_few(doubts: list[Doubt], what: str) -> None:

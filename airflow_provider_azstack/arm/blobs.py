@@ -1,5 +1,5 @@
 """
-One disk behind a signed URL: its size, footer, page lists and bytes.
+One disk behind a signed URL: its size, its footer and its bytes.
 
 Owns the verified range read; refuses to know whether the disk is managed and who grants access.
 Invariant: bytes reach the caller's buffer as good only when status, range, length and ETag of the
@@ -13,7 +13,6 @@ answer says the same.
 import threading
 from collections.abc import Callable
 from typing import NamedTuple, Self, Unpack
-from urllib.parse import quote, urlsplit, urlunsplit
 
 import urllib3
 from urllib3.exceptions import ProtocolError
@@ -22,33 +21,15 @@ from airflow_provider_azstack.arm.blob_http import (
     Doubt,
     Refusal,
     Settings,
-    TooMuch,
     blob_client,
+    require_same,
 )
 from airflow_provider_azstack.arm.checksums import Checksums, content_md5
 from airflow_provider_azstack.arm.grants import Grant
-from airflow_provider_azstack.arm.page_ranges import join, parse_page_list
+from airflow_provider_azstack.arm.page_lists import PageLists
 from airflow_provider_azstack.arm.vhd import FOOTER_BYTES, parse_footer
-from airflow_provider_azstack.errors import (
-    AccessDenied,
-    ChangesUnknown,
-    SourceChanged,
-    SourceError,
-    Unreachable,
-)
+from airflow_provider_azstack.errors import SourceChanged, SourceError
 from airflow_provider_azstack.model import Extent
-from airflow_provider_azstack.secret import without_query
-
-__all__ = ["BlobDisk", "Grant"]
-
-WINDOW_BYTES = 16 * 2**30
-SMALLEST_WINDOW_BYTES = 128 * 2**20
-SPLIT = 4
-MAX_PAGE_LIST_BYTES = 32 * 2**20
-PROBE_BYTES = 4096
-# No snapshot has this time, nor this name: an honest service refuses a difference against it.
-_NO_SNAPSHOT = "2001-01-01T00:00:00.0000000Z"
-_NO_NAME = "-never-existed"
 
 
 class _Facts(NamedTuple):
@@ -82,13 +63,15 @@ class BlobDisk:
     ) -> None:
         self._client = blob_client(**settings)
         self._keeper = self._client.keeper(grant)
-        self._previous = self._client.keeper(previous_grant) if previous_grant else None
-        self._previous_snapshot = previous_snapshot
+        self._lists = PageLists(
+            self._client,
+            self._keeper,
+            previous=self._client.keeper(previous_grant) if previous_grant else None,
+            previous_snapshot=previous_snapshot,
+        )
         self._expected_bytes = size_bytes
         self._lock = threading.Lock()
         self._known: _Facts | None = None
-        self._window = WINDOW_BYTES
-        self._differences_hold: bool | None = None
         self._checksums = Checksums()
 
     @property
@@ -120,7 +103,7 @@ class BlobDisk:
 
         :raises ChangesUnknown: the service has no page list of it.
         """
-        return self._page_lists(offset, length, "comp=pagelist", {})
+        return self._lists.allocated(offset, self._end(offset, length), self.etag)
 
     def changed(self, offset: int, length: int) -> list[Extent]:
         """
@@ -128,17 +111,7 @@ class BlobDisk:
 
         :raises ChangesUnknown: there is no reference, or the service does not know it.
         """
-        query, headers = self._difference(self._previous_snapshot, "")
-        if self._differences_hold is None:
-            # Once with the real reference first: a grant that has ended shows there, not below.
-            self._page_lists(offset, min(length, PROBE_BYTES), query, headers)
-            self._differences_hold = self._refuses_a_false_reference()
-        if not self._differences_hold:
-            raise ChangesUnknown(
-                f"{self._name()}: the service ignores the reference snapshot: "
-                "it lists what is allocated, not what changed"
-            )
-        return self._page_lists(offset, length, query, headers)
+        return self._lists.changed(offset, self._end(offset, length), self.etag)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """
@@ -150,7 +123,7 @@ class BlobDisk:
         facts = self._facts()
         if offset < 0 or offset + len(buffer) > facts.size_bytes:
             raise SourceError(
-                f"{self._name()}: {len(buffer)} bytes at {offset} are not inside the disk"
+                f"{self._keeper.place}: {len(buffer)} bytes at {offset} are not inside the disk"
             )
         self._read(facts, offset, buffer)
 
@@ -164,8 +137,8 @@ class BlobDisk:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _name(self) -> str:
-        return without_query(self._keeper.current().url.reveal())
+    def _end(self, offset: int, length: int) -> int:
+        return min(offset + length, self.size_bytes)
 
     def _facts(self) -> _Facts:
         if self._known is None:
@@ -181,7 +154,8 @@ class BlobDisk:
             return b""
         if expected is not None and expected + FOOTER_BYTES != total:
             raise SourceChanged(
-                f"{self._name()}: {total} bytes, but the disk had {expected} when it was discovered"
+                f"{self._keeper.place}: {total} bytes, "
+                f"but the disk had {expected} when it was discovered"
             )
         last = bytearray(FOOTER_BYTES)
         self._read(facts, total - FOOTER_BYTES, memoryview(last))
@@ -209,90 +183,6 @@ class BlobDisk:
             self._checksums.refused(refusal)
             self._read(facts, offset, buffer)
 
-    def _page_lists(
-        self, offset: int, length: int, query: str, headers: dict[str, str]
-    ) -> list[Extent]:
-        end = min(offset + length, self.size_bytes)
-        found: list[Extent] = []
-        while offset < end:
-            window = self._window
-            stop = min(offset + window, end)
-            try:
-                found += self._page_list(
-                    offset, stop, query, headers, splittable=window > SMALLEST_WINDOW_BYTES
-                )
-            except TooMuch as too_much:
-                if window <= SMALLEST_WINDOW_BYTES:
-                    raise too_much.failure from None
-                self._window = max(min(window, stop - offset) // SPLIT, SMALLEST_WINDOW_BYTES)
-            else:
-                offset = stop
-        return join(found)
-
-    def _page_list(
-        self, start: int, end: int, query: str, headers: dict[str, str], *, splittable: bool
-    ) -> list[Extent]:
-        asked = {**headers, "x-ms-range": f"bytes={start}-{end - 1}"}
-        etag = self._facts().etag
-
-        def read(response: urllib3.BaseHTTPResponse) -> list[Extent]:
-            _require_same(response, etag)
-            text = response.read(MAX_PAGE_LIST_BYTES + 1)
-            if len(text) > MAX_PAGE_LIST_BYTES:
-                raise TooMuch(Unreachable(f"{self._name()}: a page list that does not end"))
-            return parse_page_list(text, start, end)
-
-        try:
-            return self._client.exchange(
-                "GET",
-                self._keeper,
-                read,
-                query=query,
-                headers=asked,
-                refusals={400, 404, 405, 409, 501},
-                splittable=splittable,
-            )
-        except (Refusal, AccessDenied) as refusal:
-            # Who was let in to the properties is refused the list, or the reference. All can be
-            # read without, as AzCopy does (ste/sender-pageBlob.go: "nil if ... it was not possible
-            # to get a response"); if access has ended, reading says so.
-            raise ChangesUnknown(f"no page list: {refusal}") from None
-
-    def _difference(self, snapshot: str, name_suffix: str) -> tuple[str, dict[str, str]]:
-        """Return query and headers that ask for a difference against the reference."""
-        if snapshot:
-            return f"comp=pagelist&prevsnapshot={quote(snapshot, safe='')}", {}
-        if self._previous is None:
-            raise ChangesUnknown(f"{self._name()}: there is no reference snapshot")
-        try:
-            url = self._previous.current().url.reveal()
-        except (SourceError, AccessDenied) as error:
-            raise ChangesUnknown(f"no access to the reference snapshot: {error}") from None
-        parts = urlsplit(url)
-        url = urlunsplit(parts._replace(path=parts.path + name_suffix))
-        return "comp=pagelist", {"x-ms-previous-snapshot-url": url}
-
-    def _refuses_a_false_reference(self) -> bool:
-        """
-        Ask for a difference against a snapshot that never existed; tell whether that is refused.
-
-        A service that does not know the parameter ignores it and lists what is allocated. Taken
-        for a difference, that list would lack the pages that were cleared: silent corruption.
-        """
-        query, headers = self._difference(_NO_SNAPSHOT if self._previous_snapshot else "", _NO_NAME)
-        try:
-            self._client.exchange(
-                "GET",
-                self._keeper,
-                lambda response: response.read(MAX_PAGE_LIST_BYTES),
-                query=query,
-                headers={**headers, "x-ms-range": f"bytes=0-{PROBE_BYTES - 1}"},
-                refusals={400, 401, 403, 404, 409, 412, 501},
-            )
-        except Refusal:
-            return True
-        return False
-
 
 def _read_facts(response: urllib3.BaseHTTPResponse) -> _Facts:
     etag = response.headers.get("etag", "")
@@ -303,14 +193,6 @@ def _read_facts(response: urllib3.BaseHTTPResponse) -> _Facts:
     if kind != "PageBlob":
         raise SourceError(f"the blob is a {kind[:40]}, not a page blob: it is no disk")
     return _Facts(int(length), etag)
-
-
-def _require_same(response: urllib3.BaseHTTPResponse, etag: str) -> None:
-    has = response.headers.get("etag", etag)
-    if has != etag:
-        raise SourceChanged(
-            f"the ETag became {has[:80]} while the disk was read, it was {etag[:80]}"
-        )
 
 
 def _require_range(
@@ -328,7 +210,7 @@ def _require_range(
         raise Doubt("a body that is encoded")
     if "etag" not in headers:
         raise Doubt("a range without ETag")
-    _require_same(response, etag)
+    require_same(response, etag)
 
 
 def _fill(response: urllib3.BaseHTTPResponse, buffer: memoryview) -> None:

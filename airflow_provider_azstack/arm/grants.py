@@ -31,6 +31,11 @@ class Grant:
     granted_at: float
     duration_seconds: float
 
+    @property
+    def place(self) -> str:
+        """What it gives access to, for messages: the URL without its signature."""
+        return without_query(self.url.reveal())
+
 
 class GrantKeeper:
     """Hands out a grant that holds. Thread-safe."""
@@ -44,6 +49,11 @@ class GrantKeeper:
         self._grant: Grant | None = None
         self._renew_at = 0.0
         self._was_refused = False  # and nothing has worked since
+
+    @property
+    def place(self) -> str:
+        """What the grants give access to, for messages."""
+        return self.current().place
 
     def current(self) -> Grant:
         """
@@ -81,7 +91,7 @@ class GrantKeeper:
                 return
             if self._was_refused:
                 raise AccessDenied(
-                    f"{without_query(grant.url.reveal())}: access refused with a new grant too: "
+                    f"{grant.place}: access refused with a new grant too: "
                     "check the role of the application and whether somebody revoked the access"
                 )
             self._was_refused = True

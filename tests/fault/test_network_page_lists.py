@@ -38,7 +38,7 @@ def test_a_window_that_times_out_is_asked_for_in_parts(setup: Setup) -> None:
 
 def test_a_page_list_without_end_is_bounded(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """F-N15, page lists: too long is "too much" as well, and in the smallest window an error."""
-    monkeypatch.setattr("airflow_provider_azstack.arm.blobs.MAX_PAGE_LIST_BYTES", 10)
+    monkeypatch.setattr("airflow_provider_azstack.arm.page_lists.MAX_PAGE_LIST_BYTES", 10)
     with setup.reader() as disk, pytest.raises(Unreachable, match="does not end"):
         disk.allocated(0, disk.size_bytes)
 
