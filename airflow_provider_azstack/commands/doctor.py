@@ -184,7 +184,7 @@ def _repository(args: Namespace) -> Iterator[Answer]:
     hook = repository_hook(args)
     repository = hook.get_conn(budget_seconds=WAITING_SECONDS)
     points = sum(1 for _ in repository.points())
-    yield Answer("repository", "ok", f"{repository.id}, {points} restore point(s)")
+    yield Answer("repository", "ok", f"{repository.id}, {counted(points, 'restore point')}")
 
 
 def _store(args: Namespace) -> Iterator[Answer]:

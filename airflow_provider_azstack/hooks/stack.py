@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 from airflow_provider_azstack.errors import AzStackError
 from airflow_provider_azstack.hooks.connections import WAITING_SECONDS, Fields, fields_of
 from airflow_provider_azstack.hooks.masking import mask
+from airflow_provider_azstack.speed import counted
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.arm.client import Stack
@@ -98,7 +99,7 @@ class AzureStackHook(BaseHook):
                 count = sum(1 for _ in stack.subscriptions())
         except AzStackError as error:
             return False, str(error)
-        return True, f"signed in; {count} subscription(s) visible"
+        return True, f"signed in; {counted(count, 'subscription')} visible"
 
     def _fields(self) -> Fields:
         return fields_of(self.azure_stack_conn_id, self.conn_type, _FIELDS)

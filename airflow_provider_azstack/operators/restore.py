@@ -29,10 +29,12 @@ from airflow_provider_azstack.hooks.pools import check_pool
 from airflow_provider_azstack.operators.base import (
     AzStackOperator,
     check_this_host,
+    numbered,
     run_name,
     stops_retries,
 )
 from airflow_provider_azstack.operators.watch import Watch, summarise
+from airflow_provider_azstack.speed import counted
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.engine.restore.records import RestorePlan
@@ -92,7 +94,8 @@ class PlanRestore(AzStackOperator):
         for remark in plan.remarks:
             self.log.warning("%s", remark)
         if plan.refusals:
-            raise Refused(f"{len(plan.refusals)} refusals: {_shown(self, plan.refusals)}")
+            refused = counted(len(plan.refusals), "refusal")
+            raise Refused(f"{refused}: {_shown(self, plan.refusals)}")
         return {
             **self.opened,
             "plan": restore_share.keep(session, plan, _text(self.opened, "run")),
@@ -301,7 +304,7 @@ def _shown(operator: AzStackOperator, reasons: Sequence[str]) -> str:
     """Return what an error says of reasons, and log those that it has no room for."""
     for reason in reasons[SHOWN:]:
         operator.log.error("%s", reason)
-    return "; ".join(reasons[:SHOWN])
+    return numbered(reasons[:SHOWN])
 
 
 def _bounded(lines: list[str], most: int = MAX_LINES) -> list[str]:
