@@ -15,5 +15,6 @@ os.environ.update(
     AIRFLOW_HOME=HOME,
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
     AIRFLOW__CORE__UNIT_TEST_MODE="False",
+    AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT="0",  # its alarm clock would take the place of pytest's
     AIRFLOW__LOGGING__LOGGING_LEVEL="INFO",
 )
