@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from airflow.providers.common.compat.sdk import mask_secret
+# Not from common-compat: the versions that Airflow 3.2 and 3.3 came with do not have it there.
+from airflow.sdk.log import mask_secret
 
 # Parameters of an access signature that open something by themselves.
 _SIGNATURES = {"sig", "accesssas"}

@@ -134,7 +134,7 @@ def test_who_asks_the_stack_nothing_does_not_load_azure() -> None:
         "from airflow_provider_azstack.arm.client import Credentials, Stack\n"
         "from airflow_provider_azstack.secret import Secret\n"
         "with Stack('https://management.a.b', Credentials('t', 'c', Secret('s'))) as stack:\n"
-        "    print(stack.name, 'azure' in sys.modules)"
+        "    print(stack.name, 'azure.core' in sys.modules)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script],

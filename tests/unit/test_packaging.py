@@ -143,3 +143,25 @@ def test_what_is_imported_is_required_and_nothing_else() -> None:
     lines = setup_cfg()["options"]["install_requires"].splitlines()
     required = {canonicalize_name(Requirement(line).name) for line in lines if line.strip()}
     assert imports() - OPTIONAL == required - GIVEN
+
+
+# What common-compat's oldest version that is allowed offers of Airflow's SDK: a site's constraints
+# may hold it there. What is not here is imported from ``airflow.sdk`` itself.
+OF_COMPAT = {
+    *("AirflowFailException", "AirflowNotFoundException", "AirflowSkipException", "Asset"),
+    *("AssetAlias", "BaseHook", "BaseOperator", "BaseOperatorLink", "Connection", "Context", "DAG"),
+    *("Param", "Stats", "TaskGroup", "TriggerRule", "Variable", "XCom", "get_parsing_context"),
+    "task_group",
+}
+
+
+@pytest.mark.tier1
+def test_what_is_imported_is_there_in_the_oldest_common_compat() -> None:
+    found = {
+        alias.name
+        for path in (ROOT / "airflow_provider_azstack").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "airflow.providers.common.compat.sdk"
+        for alias in node.names
+    }
+    assert found <= OF_COMPAT
