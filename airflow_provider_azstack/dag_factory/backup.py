@@ -53,6 +53,8 @@ from airflow_provider_azstack.policy import Policy, load_policy
 # A pool must first drain the VMs whose snapshots exist: an old snapshot costs space on the stack.
 _SNAPSHOT_WEIGHT, _STREAM_WEIGHT = 1, 100
 _LABEL = "{{ task.workload['label'] }}"
+# Airflow 3.2 schedules the word, but refuses it in a DAG file.
+_AS_CRON = {"@quarterly": "0 0 1 */3 *"}
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST_NAME = 200  # Airflow takes ids of 250 characters, and makes directories of them
 
@@ -102,8 +104,8 @@ def backup_dag(
         "doc_md": about,
         "tags": ["azstack", "backup"],
     }
-    if schedule is None:
-        schedule = policy.schedule
+    if schedule is None and policy.schedule is not None:
+        schedule = _AS_CRON.get(policy.schedule, policy.schedule)
     if schedule is None:  # it runs only when asked; paused, it would wait without a word
         defaults["is_paused_upon_creation"] = False
     with DAG(dag_id, schedule=schedule, **{**defaults, **dag_arguments}) as dag:
