@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import Param
 
-from airflow_provider_azstack.engine.restore.request import request_params
+from airflow_provider_azstack.engine.restore.form import request_params
 from airflow_provider_azstack.model import to_plain
 from airflow_provider_azstack.policy import TriggerConf, trigger_params
 

@@ -7,11 +7,8 @@ import pytest
 import support.airflow_home
 from airflow.sdk.exceptions import ParamValidationError
 
-from airflow_provider_azstack.engine.restore.request import (
-    RestoreRequest,
-    read_request,
-    request_params,
-)
+from airflow_provider_azstack.engine.restore.form import request_params
+from airflow_provider_azstack.engine.restore.request import RestoreRequest, read_request
 from airflow_provider_azstack.params import restore_form
 
 pytestmark = pytest.mark.tier1

@@ -2,7 +2,7 @@
 What a user asks a restore for: which VMs, from when, where to, and what shall be different.
 
 Owns the request's shape, its rules of mapping, and every refusal that needs neither stack nor
-repository; knows nothing of what is there. Loads nothing heavy: DAG files offer it as a form.
+repository; knows nothing of what is there. Loads nothing heavy: DAG files draw a form of it.
 Invariant: a ``RestoreRequest`` that exists asks for nothing contradictory, and what is wrong with
 one is refused by name.
 """
@@ -10,7 +10,7 @@ one is refused by name.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -298,40 +298,6 @@ def load_request(file: Path) -> RestoreRequest:
     :raises ConfigurationError: it cannot be read, or is no such request.
     """
     return read_request(read_document(file, "give the path of a restore request"), str(file))
-
-
-def request_schema() -> dict[str, Any]:
-    """Return the JSON schema of a request; ``restore.schema.json`` holds this."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Restore request",
-        **msgspec.json.schema(RestoreRequest),
-    }
-
-
-def request_params() -> dict[str, dict[str, Any]]:
-    """Return, for every key of a request, a JSON schema that a form can draw, with a default."""
-    properties = msgspec.json.schema(RestoreRequest)["$defs"]["RestoreRequest"]["properties"]
-    return {key: _form_field(fragment) for key, fragment in properties.items()}
-
-
-def _form_field(fragment: dict[str, Any]) -> dict[str, Any]:
-    """Make a schema fragment flat; nested ones are checked by the first task, not by the form."""
-    flat = {**next((part for part in fragment.get("anyOf", ())), {}), **fragment}
-    flat.pop("anyOf", None)
-    if flat.get("type") == "object" or flat.pop("$ref", None):
-        texts = {key: flat[key] for key in ("title", "description")}
-        return {**texts, "type": ["object", "null"], "default": None}
-    if "enum" in flat:
-        return {**flat, "type": ["string", "null"], "enum": [*flat["enum"], None], "default": None}
-    if flat["type"] == "boolean":
-        return flat
-    # A form gives null for a field that was emptied, and "" for a blank line.
-    flat = {**flat, "type": [flat["type"], "null"]}
-    if items := flat.get("items"):
-        blank_or_name = {**items, "pattern": f"^(?!\\n)$|{items['pattern']}"}
-        return {**flat, "items": blank_or_name, "minItems": 0, "default": []}
-    return {**flat, "default": flat.get("default")}
 
 
 def mapped(rules: Mapping[str, str], candidates: Iterable[str]) -> str | None:

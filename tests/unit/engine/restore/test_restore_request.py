@@ -10,12 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import airflow_provider_azstack
-from airflow_provider_azstack.engine.restore.request import (
-    load_request,
-    mapped,
-    read_request,
-    request_schema,
-)
+from airflow_provider_azstack.engine.restore.form import request_schema
+from airflow_provider_azstack.engine.restore.request import load_request, mapped, read_request
 from airflow_provider_azstack.errors import ConfigurationError
 
 pytestmark = pytest.mark.tier1
