@@ -18,7 +18,7 @@ from typing import BinaryIO
 from airflow_provider_azstack.errors import Refused, StoreError, StoreFull
 from airflow_provider_azstack.speed import amount
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}  # a disk, or a quota
 
 
 def partial_name(target: Path) -> Path:
@@ -119,6 +119,6 @@ def explained(where: Path | str, needed: Callable[[], int]) -> Iterator[None]:
             f"{where} was closed by its reader with {amount(needed())} to come"
         ) from None
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise StoreFull(f"{where}: no room for the {amount(needed())} that it takes") from None
         raise StoreError(f"{where}: {error.strerror or error}") from None

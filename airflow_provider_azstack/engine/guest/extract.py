@@ -8,7 +8,6 @@ made is never walked through. A file is whole or not there, whatever ends the ex
 it leaves no empty folder that was not asked for.
 """
 
-import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -16,14 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from airflow_provider_azstack.engine.export.new_file import rename_new
+from airflow_provider_azstack.engine.export.new_file import FULL, rename_new
 from airflow_provider_azstack.engine.guest.file_systems import Node
 from airflow_provider_azstack.errors import AzStackError, Refused, StoreError, StoreFull
 
 _CHUNK = 2**20
 _ZEROS = bytes(_CHUNK)
 _MAX_DEPTH = 200  # each level keeps a directory open
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # A file may be larger than its partition when blocks are shared, but not by any factor.
@@ -200,7 +198,7 @@ class Extraction:
         try:
             yield
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in _FULL:
+            if isinstance(error, OSError) and error.errno in FULL:
                 raise StoreFull(f"{self._target}: no room for {path}") from None
             reason = getattr(error, "strerror", None) or str(error)
             self._problems.append(Problem(path, reason))
