@@ -2,7 +2,8 @@
 The footer of a fixed VHD, written and checked.
 
 Owns the 512 bytes; knows nothing of disks or blobs. Source: Virtual Hard Disk Image Format
-Specification 1.0. Invariant: what ``footer`` makes, ``check`` accepts.
+Specification 1.0; written from it a second time here, so that what a restore builds is not checked
+with the code that built it. Invariant: what ``footer`` makes, ``check`` accepts.
 """
 
 import struct
