@@ -1,7 +1,7 @@
 """
 ``azstack keys``: who can open the repository.
 
-Owns the commands; the order that keeps one key working at every moment is ``repo.keyring``'s.
+Owns the commands; the order that keeps one key working at every moment is ``repo.sealing``'s.
 Invariant: nothing is removed before what stays was seen to open.
 """
 

@@ -1,7 +1,7 @@
 """
 ``azstack sync``: copies of restore points in another repository.
 
-Owns the arguments and the report; what is copied, and in which order, is ``repo.sync``'s.
+Owns the arguments and the report; what is copied, and in which order, is ``repo.copies``'s.
 Invariant: the state is 0 only if every restore point that was meant is in the other repository.
 """
 

@@ -1,7 +1,7 @@
 """
 The task that copies restore points to another repository.
 
-Owns its place in Airflow; what is copied, and in which order, ``repo.sync`` decides.
+Owns its place in Airflow; what is copied, and in which order, ``repo.copies`` decides.
 Invariant: the task succeeds only if every restore point that was meant is in the other repository.
 """
 
