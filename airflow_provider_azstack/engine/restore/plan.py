@@ -2,7 +2,7 @@
 Plan a restore: from a request to everything that will be sent, or to all reasons not to.
 
 Owns the choice of restore points, the plan's sums, and the order of its checks; what becomes of one
-VM is ``restore_vm_plan``'s business.
+VM is ``vm_plan``'s business.
 Invariant: planning writes nothing. Whatever can be refused is refused here, each reason in one
 line, all of them at once, before the first byte is written.
 """
