@@ -8,7 +8,13 @@ source that the request gives no right to is never copied.
 
 from urllib.parse import urlsplit
 
-from airflow_provider_azstack.emulator import blob_calls, blobs, signatures
+from airflow_provider_azstack.emulator import blobs, signatures
+from airflow_provider_azstack.emulator.blob_calls import (
+    find,
+    key_of,
+    metadata_of,
+    written,
+)
 from airflow_provider_azstack.emulator.disks import content_of
 from airflow_provider_azstack.emulator.http import Answer, Call, Problem
 from airflow_provider_azstack.emulator.layers import Content, Volume
@@ -22,7 +28,7 @@ def put_blob(world: World, call: Call) -> Answer:
     signatures.check_account(world, call, "cw")
     if not world.behaviour.copy_from_url:
         raise Problem(409, "CopySourceNotSupported", "Blobs are not copied from there.")
-    key = blob_calls.key_of(call)
+    key = key_of(call)
     if key[:2] not in world.containers:
         raise Problem(404, "ContainerNotFound", "The specified container does not exist.")
     if key in world.blobs:
@@ -32,10 +38,10 @@ def put_blob(world: World, call: Call) -> Answer:
         volume, status = Volume(world.layers, 0), "failed"
     else:
         volume, status = Volume(world.layers, content.size_bytes, content.layer), "success"
-    metadata = blob_calls.metadata_of(call)
+    metadata = metadata_of(call)
     blob = Blob(volume, world.etag(), world.clock(), metadata, copy_status=status, sequence=number)
     world.blobs[key] = blob
-    answer = blob_calls.written(blob.etag, blob.modified)
+    answer = written(blob.etag, blob.modified)
     answer.status = 202
     answer.headers |= {"x-ms-copy-id": blob.etag.strip('"'), "x-ms-copy-status": "pending"}
     return answer
@@ -53,7 +59,7 @@ def _source(world: World, call: Call) -> tuple[Content, int]:
             return content_of(grant.resource, freeze=True), 0
         asked.params = dict(zip(("account", "container", "blob"), parts, strict=True))
         signatures.check_account(world, asked, "r")
-        found = blob_calls.find(world, asked)
+        found = find(world, asked)
     except Problem:
         raise Problem(
             404, "CannotVerifyCopySource", "The source does not exist, or may not be read."

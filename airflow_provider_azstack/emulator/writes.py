@@ -8,7 +8,16 @@ Invariant: a request of which anything does not hold changes nothing.
 import base64
 import hashlib
 
-from airflow_provider_azstack.emulator import blob_calls, sequence, signatures
+from airflow_provider_azstack.emulator import sequence, signatures
+from airflow_provider_azstack.emulator.blob_calls import (
+    blob_of,
+    check_disk_headers,
+    check_etag,
+    check_lease,
+    range_of,
+    touched,
+    written,
+)
 from airflow_provider_azstack.emulator.http import Answer, Call, Problem
 from airflow_provider_azstack.emulator.layers import PAGE, Volume
 from airflow_provider_azstack.emulator.state import World
@@ -19,13 +28,13 @@ MAX_WRITE = 4 << 20
 def put_page(world: World, call: Call) -> Answer:
     """``PUT ?comp=page``: write or clear whole 4 KiB pages of a blob."""
     signatures.check_account(world, call, "w")
-    blob = blob_calls.blob_of(world, call)
-    blob_calls.check_lease(blob, call)
+    blob = blob_of(world, call)
+    check_lease(blob, call)
     with blob.volume.lock:  # nobody changes the number in between
         if world.behaviour.sequence_numbers:
             sequence.check(call, blob.sequence)
         _write(call, blob.volume, blob.etag)
-    return blob_calls.touched(world, blob)
+    return touched(world, blob)
 
 
 def put_managed_page(world: World, call: Call) -> Answer:
@@ -33,30 +42,30 @@ def put_managed_page(world: World, call: Call) -> Answer:
     grant = signatures.grant_of(world, call)
     if grant.access != "Write" or grant.resource.volume is None:
         raise Problem(403, "AuthorizationPermissionMismatch", "The grant permits reading only.")
-    blob_calls.check_disk_headers(world, call)
+    check_disk_headers(world, call)
     settings = grant.resource.settings
     _write(call, grant.resource.volume, settings["etag"])
     settings["etag"] = world.etag()
-    return blob_calls.written(settings["etag"], world.clock())
+    return written(settings["etag"], world.clock())
 
 
 def set_properties(world: World, call: Call) -> Answer:
     """``PUT ?comp=properties``: give a page blob another sequence number."""
     signatures.check_account(world, call, "w")
-    blob = blob_calls.blob_of(world, call)
-    blob_calls.check_lease(blob, call)
+    blob = blob_of(world, call)
+    check_lease(blob, call)
     with blob.volume.lock:
-        blob_calls.check_etag(call, blob.etag)
+        check_etag(call, blob.etag)
         blob.sequence = sequence.changed(call, blob.sequence)
-        answer = blob_calls.touched(world, blob)
+        answer = touched(world, blob)
     answer.status = 200
     answer.headers[sequence.HEADER] = str(blob.sequence)
     return answer
 
 
 def _write(call: Call, volume: Volume, etag: str) -> None:
-    blob_calls.check_etag(call, etag)
-    start, end = blob_calls.range_of(call, 1 << 62) or (0, 0)
+    check_etag(call, etag)
+    start, end = range_of(call, 1 << 62) or (0, 0)
     aligned = start % PAGE == 0 and (end % PAGE == 0 or end == volume.size_bytes)
     if not start < end <= volume.size_bytes or not aligned:
         raise Problem(
