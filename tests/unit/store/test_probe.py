@@ -2,7 +2,7 @@
 
 import itertools
 import os
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from airflow_provider_azstack.errors import AccessDenied, ObjectExists
 from airflow_provider_azstack.store import ObjectInfo, Store, open_store
 from airflow_provider_azstack.store.guard import AppendOnlyStore, ReadOnlyStore, StoreWrapper
 from airflow_provider_azstack.store.local import LocalStore
-from airflow_provider_azstack.store.probe import probe
+from airflow_provider_azstack.store.probe import RACERS, probe
 
 pytestmark = pytest.mark.tier1
 
@@ -51,11 +51,14 @@ def test_put_if_absent_not_honoured_is_found() -> None:
 def test_an_upload_that_looks_first_and_writes_then_loses_the_race() -> None:
     """F-S14: a store that checks before it writes honours one writer, not two at once."""
 
+    looked = threading.Barrier(RACERS)
+
     class LooksFirst(LastWriterWins):
         def put(self, name: str, data: bytes) -> None:
             if self.exists(name):
                 raise ObjectExists(name)
-            time.sleep(0.005)  # a network's distance between looking and writing
+            if "/race-" in name:  # all have looked before one of them writes
+                looked.wait(60)
             super().put(name, data)
 
     assert promises(LooksFirst()) == {"put if absent, at once"}
