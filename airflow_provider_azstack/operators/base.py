@@ -11,7 +11,6 @@ import gc
 import hashlib
 import os
 import re
-import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,41 +36,34 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DRY_RUN = "dry_run"  # of the params of runs that delete, if they have such a one
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
-_WIDTH = 110  # Airflow's page of a log breaks no line, and hides the end of a long one
-_REASON = re.compile(r"(?<=[:;]) (?=\([1-9][0-9]*\) )")
+_BEFORE_A_REASON = re.compile(r"(?<=[:;]) (?=\([1-9][0-9]*\) )")
 
 
 def stops_retries(execute: Callable[..., T]) -> Callable[..., T]:
-    """Log errors so that they can be read, and end the retries of those that none can cure."""
+    """Turn errors that another try cannot cure into Airflow's own word for that."""
 
     @functools.wraps(execute)
     def run(self: BaseOperator, context: Context) -> T:
         try:
             return execute(self, context)
         except AzStackError as error:
-            told = in_lines(f"{type(error).__name__}: {error}")
-            self.log.error("%s", told)  # noqa: TRY400 - Airflow logs the traceback
             if isinstance(error, SessionLost):
                 # Each task of a run has the same session: one that is gone stays gone.
                 raise AirflowFailException(f"SessionLost: {error}: trigger a new run") from None
             if error.never_retry:
-                raise AirflowFailException(f"{type(error).__name__}: {error}") from None
+                said = _BEFORE_A_REASON.sub("\n", str(error))
+                raise AirflowFailException(f"{type(error).__name__}: {said}") from None
             raise
 
     return run
 
 
-def in_lines(mistake: str) -> str:
-    """Return what went wrong as it is logged: in lines that are not long, one for each reason."""
-    return "\n".join(
-        line
-        for part in _REASON.split(mistake)
-        for line in textwrap.wrap(part, _WIDTH, break_long_words=False, break_on_hyphens=False)
-    )
-
-
 def numbered(reasons: Sequence[str]) -> str:
-    """Return several reasons as they stand in an error, which is one line."""
+    """
+    Return several reasons as they stand in an error, which is one line.
+
+    A task that fails says each on a line of its own: a page of a log hides the end of a long one.
+    """
     if len(reasons) == 1:
         return reasons[0]
     return "; ".join(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))

@@ -9,8 +9,6 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, Context
 
-from airflow_provider_azstack.operators.base import in_lines
-
 
 class Refuse(BaseOperator):
     """
@@ -25,5 +23,4 @@ class Refuse(BaseOperator):
 
     def execute(self, context: Context) -> None:  # noqa: ARG002 - Airflow gives it by name
         """:raises AirflowFailException: always; says what to mend."""
-        self.log.error("%s", in_lines(self.mistake))
         raise AirflowFailException(self.mistake)
