@@ -57,8 +57,8 @@ log = logging.getLogger(__name__)
 # several share the reader's buffer. With eight readers, 30 ms of latency cost a third of the time.
 HELPERS = 3
 
-# Parts of a region that tell whether a sibling's is like it: so many at the most, spread over it.
-_TRIED_PARTS = 4
+# A sibling's region is tried at one part in four, spread over it, and at no more than four of them.
+_TRIED_ONE_IN, _MOST_TRIED = 4, 4
 
 Task = Callable[[Scratch], None]
 Part = Callable[[Region, Scratch], None]
@@ -82,6 +82,7 @@ class Pipeline:
     ) -> None:
         like = previous or sibling
         self._like = ImageReader(like, reader) if like and like.part is None else None
+        self._is_siblings = previous is None  # a resized disk's own image is no sibling's
         if self._like:
             keep_freed_memory()  # of the cells that are read back
         if previous and not _fits(previous, source):
@@ -202,10 +203,10 @@ class Pipeline:
             near = Neighbourhood(before, self._add, self._keep, len(group))
             parts += [partial(self._compare_cells, near, part) for part in group]
         region = self._opened(number, bare, extents, parts)
-        if self._previous is None:
+        if self._is_siblings:
             # A sibling's disk may be quite another one. That is found out by one thread, and in
             # order: what is stored depends on the disks, not on which thread is faster.
-            step = max(4, -(-len(parts) // _TRIED_PARTS))
+            step = max(_TRIED_ONE_IN, -(-len(parts) // _MOST_TRIED))
             for part in parts[::step]:
                 part(region, scratch)
             before.judge()

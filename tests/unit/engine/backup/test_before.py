@@ -265,6 +265,20 @@ def test_a_disk_that_was_resized_is_compared_where_both_are(size_bytes: int) -> 
         assert_same(resized, back_up(resized, session, sibling=first), session)
 
 
+def test_a_disk_is_compared_with_its_own_image_wherever_it_can_be() -> None:
+    """Though it was resized, and its first stretch is another one altogether."""
+    with open_session() as session:
+        disk = full_disk()
+        first = back_up(disk, session)
+        shrunk = SparseDisk(8 * MIB)
+        shrunk.pages = {n: page for n, page in disk.pages.items() if n * PAGE < 8 * MIB}
+        shrunk.write(0, Random(41).randbytes(4 * MIB))
+        shrunk.write(5 * MIB, b"z" * PAGE)
+        image = back_up(shrunk, session, first)
+        assert image.stored_bytes <= 4 * MIB + 2 * PAGE
+        assert_same(shrunk, image, session)
+
+
 @given(st.binary(min_size=1, max_size=40 * PAGE), st.data())
 def test_changed_pages_are_all_that_differ_and_whole(before: bytes, data: st.DataObject) -> None:
     """Against the plain definition, with a last page that may be short."""
