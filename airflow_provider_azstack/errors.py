@@ -21,6 +21,7 @@ Every exception this package raises on purpose.
     │   └── SessionLost          we were fenced; nothing was committed
     ├── StoreError
     │   ├── ObjectNotFound
+    │   │   └── PointForgotten   by somebody, since an earlier try published it
     │   ├── ObjectExists         put-if-absent lost the race
     │   ├── StoreFull            never retried; says how much is needed
     │   └── ShortRead
@@ -139,6 +140,10 @@ class StoreError(AzStackError):
 
 class ObjectNotFound(StoreError):
     """No object has that name."""
+
+
+class PointForgotten(ObjectNotFound):
+    """Somebody forgot a restore point since an earlier try published it: it does not come back."""
 
 
 class ObjectExists(StoreError):

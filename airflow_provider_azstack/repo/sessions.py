@@ -21,6 +21,7 @@ from airflow_provider_azstack.errors import (
     AzStackError,
     ObjectExists,
     ObjectNotFound,
+    PointForgotten,
     SessionLost,
     SourceBusy,
     Tampered,
@@ -40,11 +41,13 @@ from airflow_provider_azstack.repo.blocks.reader import BlockReader
 from airflow_provider_azstack.repo.blocks.writer import BlockWriter
 from airflow_provider_azstack.repo.parallel import at_once, in_parallel
 from airflow_provider_azstack.repo.points import census
+from airflow_provider_azstack.repo.points.holds import held_points
 from airflow_provider_azstack.repo.sealing.records import (
     AliveSessions,
     BadBlock,
     BadBlocks,
     CondemnedPacks,
+    ForgottenPoints,
     Records,
 )
 
@@ -59,6 +62,7 @@ CONDEMNED = "condemned/"
 BAD = "bad/"
 MAX_SESSION_BYTES = 4096
 _TRIES = 100
+_FORGOTTEN = "was forgotten since an earlier try published it, and does not come back"
 _DELETERS = 8  # a job of 10,000 VMs has as many claims
 
 ShortText = Annotated[str, Meta(max_length=256)]
@@ -117,6 +121,7 @@ class Session:
         self._index: Index | None = None
         self._writers = WeakSet[BlockWriter]()  # weak: each holds its packs' buffers
         self._is_admitted = False
+        self._words = dict[str, frozenset[str]]()  # what we were told, by object name
 
     def check(self) -> None:
         """
@@ -192,9 +197,13 @@ class Session:
             published it.
         :raises SessionLost: we were fenced; the point was withdrawn.
         :raises ObjectExists: another point has this id.
+        :raises PointForgotten: an earlier try published it, and somebody has forgotten it since.
         """
         name = f"points/{point.vm.key}/{point.id}"
-        self.check()  # not needed for the proof: it spares a point that would be withdrawn
+        # Neither is needed for the proof: it spares a point that would be withdrawn.
+        self.check()
+        if self._is_forgotten(point) and not self._store.exists(name):
+            raise PointForgotten(f"{name} {_FORGOTTEN}")
         try:
             self._records.put(name, point)
         except ObjectExists:
@@ -203,10 +212,13 @@ class Session:
                 raise ObjectExists(f"{name} is another restore point of that id") from None
             self.check()
             return published
+        is_forgotten = self._is_forgotten(point)  # before the session is looked for: see ``close``
         try:
             self.check()
         except SessionLost as lost:
             raise SessionLost(f"{lost}; {self._withdraw(name)}") from None
+        if is_forgotten and (point.vm.key, point.id) not in held_points(self.repository):
+            raise PointForgotten(f"{name} {_FORGOTTEN}; {self._withdraw(name, is_noted=True)}")
         return point
 
     def put_job(self, record: JobRecord) -> None:
@@ -276,10 +288,13 @@ class Session:
             self._index.close()
         self._index, self._is_admitted = None, False
         names = [info.name for info in self._store.list(CLAIMS)]
-        mine = (name for name in names if name.endswith(f"/{self.id}"))
-        for _ in in_parallel(self._delete, mine, at_once(self._store, _DELETERS)):
-            pass
-        self._delete(session_name(self.id))
+        mine = [name for name in names if name.endswith(f"/{self.id}")]
+        words = [name for name in mine if name.startswith(census.WORDS)]
+        others = [name for name in mine if name not in words]
+        # Who misses a word that we delete must miss the session as well: that goes first.
+        for some in (others, [session_name(self.id)], words):
+            for _ in in_parallel(self._delete, some, at_once(self._store, _DELETERS)):
+                pass
 
     def _note_name(self, vm_key: str, topic: str) -> str:
         return f"{CLAIMS}{vm_key}/{topic}/{self.id}"
@@ -314,10 +329,20 @@ class Session:
                 return name
         raise ObjectExists(f"no free name under {prefix}/")
 
-    def _withdraw(self, name: str) -> str:
+    def _is_forgotten(self, point: RestorePoint) -> bool:
+        """Tell whether somebody left word that he forgot that very point."""
+        names = (info.name for info in self._store.list(census.WORDS))
+        for name in names:
+            if name.endswith(f"/{self.id}") and name not in self._words:
+                with contextlib.suppress(ObjectNotFound):
+                    self._words[name] = frozenset(self._records.get(name, ForgottenPoints).points)
+        return any(f"{point.vm.key}/{point.id}" in points for points in self._words.values())
+
+    def _withdraw(self, name: str, *, is_noted: bool = False) -> str:
         try:
-            point = name.removeprefix(census.POINTS)
-            census.put_forgotten(self.repository, [point], is_withdrawn=True)
+            if not is_noted:
+                point = name.removeprefix(census.POINTS)
+                census.put_forgotten(self.repository, [point], is_withdrawn=True)
             self._delete(name)
         except AzStackError as error:
             return f"{name} could not be withdrawn: {error}"

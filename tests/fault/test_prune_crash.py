@@ -55,8 +55,9 @@ def assert_next_run_succeeds(repository: Repository) -> None:
 def test_a_collection_makes_the_calls_that_the_walker_walks() -> None:
     """F-C3: condemn, gate, mark again, copy, delete, index, record: all of it is walked."""
     kinds = [(what, name.partition("/")[0]) for what, name in calls()]
-    assert kinds[:5] == [
+    assert kinds[:6] == [
         ("put", "forgotten"),
+        ("put", "claims"),  # a run that is not over is told
         ("delete", "points"),
         ("delete", "points"),
         ("delete", "sessions"),  # C1
@@ -68,7 +69,7 @@ def test_a_collection_makes_the_calls_that_the_walker_walks() -> None:
     assert places == sorted(places)
     assert kinds[-1] == ("delete", "sessions")
     assert kinds.count(("delete", "packs")) == 3
-    assert len(kinds) == 24
+    assert len(kinds) == 26
 
 
 @pytest.mark.parametrize("mode", ["before", "after"])

@@ -45,6 +45,7 @@ from airflow_provider_azstack.errors import (
     AzStackError,
     ChangesLied,
     ObjectExists,
+    PointForgotten,
     Refused,
     SessionLost,
     SourceBusy,
@@ -151,7 +152,7 @@ class World:
         self.disks = [State(SIZES[min(number, len(SIZES) - 1)], {}) for number in range(VMS)]
         self.images: dict[str, State] = {}  # image name -> what it was made of
         self.tasks: list[Task] = []  # that nobody has ended
-        self.again: set[Key] = set()  # published by a second copy of a task, perhaps once forgotten
+        self.torn: set[Key] = set()  # whoever published them died in the middle of that
         self.running: list[Running] = []
         self.executing: list[Running] = []  # the one whose turn it is, and whom it came in between
         self.owners: dict[str, Running] = {}  # of sessions
@@ -224,7 +225,7 @@ class World:
         for store, model in ((self.store, self.here), (self.copy_store, self.there)):
             repository = self.open(store)
             visible = {(point.vm.key, point.id) for point in repository.points()}
-            assert not visible & model.gone - self.again, "a forgotten point is back"
+            assert not visible & model.gone - self.torn, "a forgotten point is back"
             lost = model.must - visible
             assert not lost, f"restore points were lost: {lost}"
             for point in repository.points():
@@ -359,11 +360,16 @@ class World:
         except ObjectExists:  # the other copy of the task was first, with images of its own
             self.done["two copies of a task"] += 1
             return
+        except PointForgotten:  # and what it published was forgotten since
+            assert (task.key, point.id) not in self.here.must
+            self.done["forgotten meanwhile"] += 1
+            return
+        except Crash:
+            self.torn.add((task.key, point.id))
+            raise
         if task in self.tasks:
             self.tasks.remove(task)
             self.here.must.add((task.key, point.id))
-        else:
-            self.again.add((task.key, point.id))
         yield "published"
 
     def _streamed(
@@ -507,14 +513,24 @@ class World:
         assert not report.affected, report
 
     def _sync(self, repository: Repository, crash: float = 0.15) -> Client:
-        """Copy what the copy lacks; what is reported as copied must restore there."""
+        """
+        Copy what the copy lacks; what is reported as copied must restore there.
+
+        Sometimes what was forgotten there is asked for, and comes back.
+        """
         yield "started"
         newest, fences = self.rng.choice([0, 0, 1]), self.fences
+        wanted = Selection(newest=newest)
+        if self.there.gone and self.rng.random() < 0.1:
+            back = self.rng.choice(sorted(self.there.gone))
+            self.there.gone.remove(back)  # it may be back from here on, also if we die
+            wanted = Selection(points=[back[1]])
         copy = self.open(self.copy_store, crash)
-        for outcome in sync(repository, copy, Selection(newest=newest), threads=1):
+        for outcome in sync(repository, copy, wanted, threads=1):
             key = (outcome.vm_key, outcome.point)
             if outcome.status == "copied":
                 self.there.must.add(key)
+                self.done["came back"] += bool(wanted.points)
             elif outcome.status == "failed":
                 assert fences < self.fences or "condemned" in outcome.reason, outcome
                 self.done["failed copies"] += 1

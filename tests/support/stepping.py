@@ -111,9 +111,9 @@ def in_turns(
     return results
 
 
-def calls_of(store: Store, work: Work) -> list[str]:
+def calls_of(store: Store, work: Work, shared: tuple[str, ...] = SHARED) -> list[str]:
     """Return the calls that a work makes when it is alone."""
-    alone = Stepped(store, Turns(()), 0)
+    alone = Stepped(store, Turns(()), 0, shared)
     work(alone)
     return alone.calls
 

@@ -89,7 +89,7 @@ def test_troubleshooting_knows_every_error_and_whether_it_is_retried() -> None:
     # Never seen by themselves: bases of others, a task that was told to stop, and what the store's
     # callers expect and handle.
     unseen = {"AzStackError", "SourceError", "TransientError", "IntegrityError", "Cancelled"}
-    unseen |= {"ObjectNotFound", "ObjectExists", "ShortRead", "ChangesUnknown"}
+    unseen |= {"ObjectNotFound", "PointForgotten", "ObjectExists", "ShortRead", "ChangesUnknown"}
     assert rows.keys() == error_classes().keys() - unseen
     for name, retried in rows.items():
         assert (retried == "no") == error_classes()[name].never_retry, name

@@ -195,7 +195,7 @@ class _Publisher:
         if candidate.status == "done":
             try:
                 point = self._publish(candidate)
-            except IntegrityError as error:
+            except (IntegrityError, ObjectNotFound) as error:
                 candidate = candidate.but("failed", f"its point could not be published: {error}")
             else:
                 suspicious = signals.check(self._session.repository, point, clock=self._clock)

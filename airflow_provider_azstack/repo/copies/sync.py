@@ -18,10 +18,12 @@ from typing import Literal, NamedTuple
 from msgspec.structs import replace
 
 from airflow_provider_azstack.errors import (
+    AccessDenied,
     IncompleteJob,
     IntegrityError,
     ObjectExists,
     ObjectNotFound,
+    PointForgotten,
     Refused,
     Tampered,
 )
@@ -125,11 +127,13 @@ def sync(
         for outcome in outcomes:
             report(outcome)
         for point in selection.of(points.readable):
-            if point.id not in selection.points and copy.is_forgotten(point):
+            is_asked_for = point.id in selection.points
+            if copy.is_forgotten(point) and not is_asked_for:
                 outcomes.append(_outcome(point, destination, "forgotten"))
             else:
                 outcomes.append(_guarded(point, destination, copy.point))
                 copy.flag(point)
+                copy.recall(point, is_asked_for=is_asked_for)
             report(outcomes[-1])
         return outcomes
 
@@ -189,7 +193,11 @@ def _points(repository: Repository) -> _Points:
 
 
 def _name(point: RestorePoint) -> str:
-    return f"points/{point.vm.key}/{point.id}"
+    return census.POINTS + _key(point)
+
+
+def _key(point: RestorePoint) -> str:
+    return f"{point.vm.key}/{point.id}"
 
 
 def _unreadable(name: str, error: IntegrityError, written: Repository) -> Outcome:
@@ -236,6 +244,8 @@ def _guarded(
     """Let one point fail for itself; a store that is gone or full ends all of it."""
     try:
         return work(point)
+    except PointForgotten:
+        return _outcome(point, written, "forgotten")
     except (IntegrityError, ObjectNotFound, ObjectExists) as error:
         log.error("%s of %s: %s", point.id, point.vm.name, error)  # noqa: TRY400 - says it all
         return _outcome(point, written, "failed", reason=str(error))
@@ -266,12 +276,12 @@ class _Copy:
             if destination.id not in (record.alive or ())
         }
         self._flagged = flags.flagged(self._source)
-        self._forgotten = census.forgotten(self._destination, is_meant=True)
+        self._forgotten, self._withdrawn = census.noted(self._destination)
         self._there = {_name(point): point for point in _points(self._destination).readable}
 
     def is_forgotten(self, point: RestorePoint) -> bool:
         """Tell whether the destination had this point and it was taken away on purpose."""
-        return _name(point) not in self._there and f"{point.vm.key}/{point.id}" in self._forgotten
+        return _name(point) not in self._there and _key(point) in self._forgotten
 
     def point(self, point: RestorePoint) -> Outcome:
         """Copy a restore point, unless it is there."""
@@ -297,8 +307,10 @@ class _Copy:
             stored_bytes += copied.stored_bytes
         if stored_bytes:
             self._session.verify_present(chain.from_iterable(new))
-        self._publish(point)
-        return _outcome(point, self._destination, "copied", (read_bytes, stored_bytes))
+        published = self._publish(point)
+        # Another sync may have been faster, and may take it back: that we do not vouch for.
+        status: Status = "copied" if published.session == self._session.id else "there"
+        return _outcome(point, self._destination, status, (read_bytes, stored_bytes))
 
     def flag(self, point: RestorePoint) -> None:
         """Say of a point that is there now what the source says of it: the retention must know."""
@@ -306,6 +318,21 @@ class _Copy:
         if key in self._flagged and _name(point) in self._there:
             why = flags.reasons(self._source, *key)
             flags.put_flag(self._destination, *key, why, self._destination.now())
+
+    def recall(self, point: RestorePoint, *, is_asked_for: bool) -> None:
+        """
+        Take back what the destination noted of a point that is there again.
+
+        Or nobody would miss it if it were not listed one day, and nobody could hold it. What was
+        there all the time may be about to go: only who asks for it knows better.
+        """
+        key = _key(point)
+        is_noted = is_asked_for if key in self._forgotten else key in self._withdrawn
+        if is_noted and _name(point) in self._there:
+            try:
+                census.recall(self._destination, {key})
+            except AccessDenied as error:  # whoever may not delete can copy all the same
+                log.warning("%s is there, and still noted as forgotten: %s", key, error)
 
     def heal(self, point: RestorePoint) -> Outcome:
         """Store again what the destination lost of a point that it has."""
@@ -332,10 +359,12 @@ class _Copy:
         status: Status = "repaired" if is_changed else "there"
         return _outcome(point, self._destination, status, (read_bytes, stored_bytes))
 
-    def _publish(self, point: RestorePoint) -> None:
+    def _publish(self, point: RestorePoint) -> RestorePoint:
         """W6. One that is there and the same is fine, after the session was seen alive."""
         ours = replace(point, session=self._session.id, published_at=self._destination.now())
-        self._there[_name(point)] = self._session.publish(ours)
+        published = self._session.publish(ours)
+        self._there[_name(point)] = published
+        return published
 
     def _restore_record(self, image: Image, own: Image | None) -> None:
         """Put an image's record where there is none that can be read."""

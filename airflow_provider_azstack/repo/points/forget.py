@@ -4,8 +4,9 @@ Forgetting restore points: chosen ones, or those that a rule does not keep.
 Owns the order of notes and deletions; frees no room, which is the collector's work.
 Invariants: **G1** nothing is deleted before all points asked for are known to be free of holds
 and, where a VM would be left without any, before that was confirmed; **G2** what goes is noted
-under ``forgotten/`` first, and then holds are looked at once more; **G3** only then deleted. Who
-holds a point looks for such a note after that: of two at once, one sees the other.
+under ``forgotten/`` first, then living sessions are told, then holds are looked at once more;
+**G3** only then deleted. Who holds a point looks for such a note after that, and who publishes one
+for what his session was told: of two at once, one sees the other.
 """
 
 import contextlib
@@ -62,22 +63,17 @@ def forget(
     _check(repository, chosen, confirm)  # G1
     if dry_run:
         return Forgotten((), {})
-    note = _note(repository, chosen)  # G2
+    names = {key: "/".join(key) for key in chosen}
+    census.put_forgotten(repository, names.values())  # G2
+    census.leave_word(repository, names.values())
     held = dict.fromkeys(held_points(repository) & set(chosen), "it was put on legal hold just now")
     free = [key for key in chosen if key not in held]
     outcomes = in_parallel(partial(_delete, repository), free, _threads(repository))  # G3
     held |= {key: why for key, why in zip(free, outcomes, strict=True) if why}
     gone = tuple(key for key in chosen if key not in held)
     if held:  # what is still there shall be missed when it is not
-        if gone:
-            _note(repository, gone)
-        with contextlib.suppress(ObjectNotFound, ObjectHeld):  # gathered with others, or locked
-            repository.store.delete(note)
+        census.recall(repository, {names[key] for key in held})
     return Forgotten(gone, held)
-
-
-def _note(repository: "Repository", points: Iterable[PointKey]) -> str:
-    return census.put_forgotten(repository, (f"{vm}/{point}" for vm, point in points))
 
 
 def _delete(repository: "Repository", key: PointKey) -> str:

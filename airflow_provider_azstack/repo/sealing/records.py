@@ -8,7 +8,7 @@ Invariant: a record that is returned was written by a key holder under that very
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, NamedTuple, TypeVar
 
 import zstandard
@@ -28,6 +28,7 @@ from airflow_provider_azstack.store.base import Buffer, ObjectInfo, Store
 # The image of a petabyte disk has a million regions of 1 GiB: 50 MiB of JSON at most.
 MAX_RECORD_BYTES = 64 * 2**20
 _AT_ONCE_BYTES = 4 * 2**20  # of objects that are being read: the large ones one by one
+_LOOKS = 5  # a listing may name what is gone for ever, where the store is not as it must be
 
 PackText = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 BlockId = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -145,9 +146,26 @@ class Records:
         :param threads: that read at once; 0: many where the store is far away, else one.
         """
         infos = sorted(i for i in self.store.list(prefix) if i.name.startswith(start))
+        yield from self.each(infos, min(threads, len(infos)) if threads else self._threads(infos))
+
+    def gathered(self, prefix: str) -> list[Named]:
+        """
+        Return the plain bytes of all objects under ``prefix``, of a kind that is gathered.
+
+        Those are replaced by others that say the same, put before they go. So when one went while
+        we read, what it said is perhaps in one that we have not seen: then all are listed again.
+        """
+        for _ in range(_LOOKS):
+            infos = sorted(self.store.list(prefix))
+            found = list(self.each(infos, self._threads(infos)))
+            if len(found) == len(infos):
+                break
+        return found
+
+    def _threads(self, infos: Sequence[ObjectInfo]) -> int:
+        """Return how many of these may be read at once, where the store is far away."""
         largest = max((info.size_bytes for info in infos), default=0)
-        threads = threads or min(at_once(self.store), 1 + _AT_ONCE_BYTES // max(largest, 1))
-        yield from self.each(infos, min(threads, len(infos)))
+        return min(at_once(self.store), 1 + _AT_ONCE_BYTES // max(largest, 1), len(infos))
 
     def each(self, infos: Iterable[ObjectInfo], threads: int = 1) -> Iterator[Named]:
         """Yield the plain bytes of those of the listed objects that are still there, in order."""

@@ -1,5 +1,6 @@
 """Sessions: who is fenced commits nothing, and who claims a VM has it alone."""
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -20,11 +21,20 @@ from support.repositories import (
 )
 from support.stores import CrashingStore, MemoryStore
 
-from airflow_provider_azstack.errors import ObjectExists, SessionLost, SourceBusy
-from airflow_provider_azstack.model import Job, JobRecord, Manifest
+from airflow_provider_azstack.errors import (
+    ObjectExists,
+    PointForgotten,
+    Refused,
+    SessionLost,
+    SourceBusy,
+)
+from airflow_provider_azstack.model import Job, JobRecord, Manifest, RestorePoint
+from airflow_provider_azstack.repo.points import census
+from airflow_provider_azstack.repo.points.forget import forget
+from airflow_provider_azstack.repo.points.holds import add_hold
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
-from airflow_provider_azstack.store.base import Buffer
+from airflow_provider_azstack.store.base import Buffer, Store
 from airflow_provider_azstack.store.guard import AppendOnlyStore, StoreWrapper
 
 pytestmark = pytest.mark.tier1
@@ -115,6 +125,93 @@ def test_publishing_again_returns_what_is_there(repository: Repository, session:
     later = a_point(image, session, published_at=MOMENT + timedelta(hours=1))
     assert reopen(repository).join_session(session.id).publish(later) == first
     assert repository.points(VM_KEY) == [first]
+
+
+class WhilePublishing(StoreWrapper):
+    """Somebody else does something just before, or just after, a point is put."""
+
+    def __init__(
+        self,
+        inner: Store,
+        *,
+        before: Callable[[], object] = lambda: None,
+        after: Callable[[], object] = lambda: None,
+    ) -> None:
+        super().__init__(inner)
+        self._before, self._after = before, after
+
+    def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
+        if not name.startswith("points/"):
+            return super().put(name, data)
+        self._before()
+        super().put(name, data)
+        self._after()
+        return None
+
+
+def forget_all(repository: Repository) -> None:
+    keys = [(point.vm.key, point.id) for point in repository.points()]
+    forget(reopen(repository), keys, confirm=repository.id)
+
+
+def test_what_was_forgotten_is_not_published_again(
+    repository: Repository, session: Session
+) -> None:
+    """F-K15: by a retry, or by another copy of the task that slept meanwhile."""
+    point = session.publish(a_point(an_image(store_blocks(session, [noise(1)])), session))
+    forget_all(repository)
+    store = CrashingStore(repository.store)
+    other = reopen(repository, store).join_session(session.id)
+    for again in (session, other, session):
+        with pytest.raises(PointForgotten, match="p-1 was forgotten"):
+            again.publish(point)
+    assert store.log == [], "it was not even there for a moment"
+    session.close()
+    assert not list(repository.store.list("claims/"))
+
+
+def test_what_is_forgotten_while_it_is_published_again_is_withdrawn(
+    repository: Repository, session: Session
+) -> None:
+    """F-K15: another copy of the task had looked before it was forgotten."""
+    point = session.publish(a_point(an_image(store_blocks(session, [noise(1)])), session))
+
+    def publish_again(store: Store) -> RestorePoint:
+        meanwhile = WhilePublishing(store, before=lambda: forget_all(repository))
+        return reopen(repository, meanwhile).join_session(session.id).publish(point)
+
+    with pytest.raises(PointForgotten, match="was withdrawn"):
+        publish_again(repository.store)
+    assert repository.points() == []
+    census.put_census(repository, [f"{VM_KEY}/p-1"])
+    assert census.listed_points(repository) == set(), "a collector that saw it does not miss it"
+
+
+def test_what_came_back_and_cannot_be_withdrawn_is_said_to_be_there(
+    repository: Repository, session: Session
+) -> None:
+    """With credentials that may not delete, it still counts as forgotten."""
+    point = session.publish(a_point(an_image(store_blocks(session, [noise(1)])), session))
+    store = WhilePublishing(
+        AppendOnlyStore(repository.store), before=lambda: forget_all(repository)
+    )
+    with pytest.raises(PointForgotten, match="could not be withdrawn"):
+        reopen(repository, store).join_session(session.id).publish(point)
+
+
+def test_what_came_back_and_was_put_on_hold_at_once_stays(
+    repository: Repository, session: Session
+) -> None:
+    """F-K12: whoever took it for there keeps it, though he was told that it may go."""
+    point = session.publish(a_point(an_image(store_blocks(session, [noise(1)])), session))
+
+    def hold() -> None:
+        with pytest.raises(Refused, match="the hold stands"):
+            add_hold(reopen(repository), VM_KEY, "p-1")
+
+    store = WhilePublishing(repository.store, before=lambda: forget_all(repository), after=hold)
+    assert reopen(repository, store).join_session(session.id).publish(point) == point
+    assert repository.points() == [point]
 
 
 def test_another_point_never_takes_a_taken_id(repository: Repository, session: Session) -> None:

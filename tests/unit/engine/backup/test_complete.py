@@ -31,6 +31,7 @@ from airflow_provider_azstack.model import (
 )
 from airflow_provider_azstack.repo.images.runs import REGION_BYTES
 from airflow_provider_azstack.repo.points.flags import flagged
+from airflow_provider_azstack.repo.points.forget import forget
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sessions import Session
 from airflow_provider_azstack.store.base import Store
@@ -175,6 +176,19 @@ def test_doing_it_again_changes_nothing() -> None:
     first, again = run.complete(), run.complete()
     assert [vm.point for vm in first.vms] == [vm.point for vm in again.vms]
     assert len(run.repository.points()) == 2
+
+
+def test_a_retry_brings_no_point_back_that_was_forgotten_since() -> None:
+    """F-K15: that VM has no restore point of this run, and the record says why."""
+    run = streamed(2)
+    one, other = run.complete().vms
+    forget(run.repository, [(one.key, one.point)], confirm=run.repository.id)
+    again = run.complete()
+    assert [vm.status for vm in again.vms] == ["failed", "done"]
+    assert "forgotten" in again.vms[0].reason
+    assert [point.id for point in run.repository.points()] == [other.point]
+    with pytest.raises(IncompleteJob, match=r"1 of 2 VMs.*forgotten"):
+        require_done(again)
 
 
 def test_a_second_copy_of_a_stream_that_ends_late_changes_nothing() -> None:

@@ -20,9 +20,10 @@ from airflow_provider_azstack.errors import (
     Tampered,
 )
 from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
-from airflow_provider_azstack.repo.copies.sync import Outcome, Selection, repair, sync
+from airflow_provider_azstack.repo.copies.sync import ALL, Outcome, Selection, repair, sync
 from airflow_provider_azstack.repo.points import census, flags
 from airflow_provider_azstack.repo.points.forget import forget
+from airflow_provider_azstack.repo.points.holds import add_hold
 from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.speed import Told
@@ -300,8 +301,82 @@ def test_what_was_forgotten_in_the_copy_stays_forgotten(site: Site) -> None:
     one = site.points[0]
     forget(copy, [(vm_key(1), one.id)])
     assert statuses(sync(site.repository, reopen_other(copy))) == ["forgotten", "there"]
-    sync(site.repository, reopen_other(copy), Selection(points=[one.id]))
+    asked = Selection(points=[one.id])
+    assert statuses(sync(site.repository, reopen_other(copy), asked)) == ["copied"]
     assert_repository_sound(copy, site.expected)
+
+
+@pytest.mark.parametrize("is_meant", [True, False])
+def test_what_came_back_can_be_held_and_is_missed_when_it_goes(
+    site: Site, *, is_meant: bool
+) -> None:
+    """F-K16: a point that was forgotten, or taken back, and copied again is like any other."""
+    copy = other_repository()
+    sync(site.repository, copy)
+    one = site.points[0]
+    if is_meant:
+        forget(copy, [(vm_key(1), one.id)])
+    else:
+        copy.store.delete(f"points/{vm_key(1)}/{one.id}")
+        census.put_forgotten(copy, [f"{vm_key(1)}/{one.id}"], is_withdrawn=True)
+    asked = Selection(points=[one.id]) if is_meant else ALL
+    assert statuses(sync(site.repository, reopen_other(copy), asked))[0] == "copied"
+    add_hold(copy, vm_key(1), one.id)
+    census.put_census(copy, census.listed_points(copy))
+    copy.store.delete(f"points/{vm_key(1)}/{one.id}")
+    with pytest.raises(Refused, match="not listed"):
+        census.listed_points(copy)
+
+
+def test_a_note_that_stayed_is_taken_back_by_the_next_copy_that_is_asked_for(site: Site) -> None:
+    """F-K16: as when a copy died just before that. Other copies leave what may be about to go."""
+    copy = other_repository()
+    sync(site.repository, copy)
+    one = site.points[0]
+    census.put_forgotten(copy, [f"{vm_key(1)}/{one.id}"])
+    assert statuses(sync(site.repository, reopen_other(copy))) == ["there", "there"]
+    assert len(census.forgotten(copy)) == 1
+    asked = Selection(points=[one.id])
+    assert statuses(sync(site.repository, reopen_other(copy), asked)) == ["there"]
+    add_hold(copy, vm_key(1), one.id)
+
+
+def test_whoever_may_not_delete_can_copy_what_was_forgotten(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F-S18: the note stays, and that is told."""
+    copy = other_repository()
+    sync(site.repository, copy)
+    one = site.points[0]
+    forget(copy, [(vm_key(1), one.id)])
+    appending = Repository.open(AppendOnlyStore(copy.store), OTHER)
+    asked = Selection(points=[one.id])
+    assert statuses(sync(site.repository, appending, asked)) == ["copied"]
+    assert "still noted as forgotten" in caplog.text
+    assert_repository_sound(copy, site.expected)
+
+
+def test_what_another_sync_copied_and_was_forgotten_stays_forgotten(site: Site) -> None:
+    """F-K15: also when this sync had begun before."""
+    copy = other_repository()
+    one = site.points[0]
+
+    class Meanwhile(StoreWrapper):
+        """Another sync runs, and its first point is forgotten, before our first is put."""
+
+        is_done = False
+
+        def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
+            if name.startswith("points/") and not self.is_done:
+                self.is_done = True
+                sync(site.repository, reopen_other(copy))
+                forget(reopen_other(copy), [(vm_key(1), one.id)])
+            super().put(name, data)
+
+    ours = Repository.open(Meanwhile(copy.store), OTHER)
+    assert statuses(sync(site.repository, ours)) == ["forgotten", "there"]
+    assert [point.id for point in copy.points()] == [site.points[1].id]
+    assert not list(copy.store.list("claims/"))
 
 
 def reopen_other(copy: Repository) -> Repository:

@@ -258,6 +258,106 @@ def test_one_census_replaces_the_others_and_notes_are_gathered(repository: Repos
     assert len(census.forgotten(repository)) == 20
 
 
+def test_notes_that_are_gathered_while_they_are_read_are_seen(repository: Repository) -> None:
+    """F-K12: whoever holds a point sees that it goes, though that note was gathered just now."""
+    for number in range(20):
+        census.put_forgotten(repository, [f"a/{number}"])
+    census.put_forgotten(repository, [f"{VM_KEY}/p-run-1"])
+
+    class Gathered(StoreWrapper):
+        """A collector gathers all notes just after they were listed."""
+
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            listed = [*super().list(prefix)]
+            if prefix == "forgotten/":
+                census.gather_forgotten(repository)
+            return iter(listed)
+
+    reading = reopen(repository, Gathered(repository.store))
+    with pytest.raises(Refused, match="the hold stands"):
+        holds.add_hold(reading, VM_KEY, "p-run-1")
+
+
+def test_a_census_that_is_replaced_while_it_is_read_is_seen(repository: Repository) -> None:
+    """F-S12: or a listing that is short would be believed beside another collector."""
+    census.put_census(repository, ["a/1"])
+
+    class Replaced(StoreWrapper):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            listed = [*super().list(prefix)]
+            if prefix == "census/":
+                census.put_census(repository, ["a/1", "a/2"])
+            return iter(listed)
+
+    assert census.recorded(reopen(repository, Replaced(repository.store))) == {"a/1", "a/2"}
+
+
+def test_a_listing_that_names_what_is_gone_is_not_asked_for_ever(repository: Repository) -> None:
+    """Such a store is not as it must be; what is there is read."""
+    census.put_forgotten(repository, ["a/1"])
+    [gone] = repository.store.list("forgotten/")
+
+    class Behind(StoreWrapper):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            return iter([gone, *super().list(prefix)])
+
+    behind = reopen(repository, Behind(repository.store))
+    repository.store.delete(gone.name)
+    census.put_forgotten(repository, ["a/2"])
+    assert census.forgotten(behind) == {"a/2"}
+
+
+def test_notes_and_censuses_have_bounds(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was forgotten in years is in several objects, each of which a record can hold."""
+    monkeypatch.setattr(census, "_POINTS_OF_ONE", 8)
+    points = [f"a/{number}" for number in range(20)]
+    for point in points:
+        census.put_forgotten(repository, [point])
+    census.gather_forgotten(repository)
+    assert len(list(repository.store.list("forgotten/"))) == 3
+    assert census.forgotten(repository) == set(points)
+    for listed, objects in ((points, 3), (points[1:], 3), (points[:2], 1), ([], 1)):
+        for _ in range(2):
+            census.put_census(repository, listed)
+            assert census.recorded(repository) == set(listed)
+            assert len(list(repository.store.list("census/"))) == objects
+
+
+def test_what_is_recalled_is_missed_and_nothing_else(repository: Repository) -> None:
+    """A point that came back is like any other; a note that comes later stands."""
+    for points in (["a/1", "a/2"], ["a/2"], ["a/3"]):
+        census.put_forgotten(repository, points)
+    census.put_forgotten(repository, ["a/2", "a/4"], is_withdrawn=True)
+    census.recall(repository, {"a/2"})
+    assert census.noted(repository) == ({"a/1", "a/3"}, {"a/4"})
+    census.put_forgotten(repository, ["a/2"])
+    assert census.noted(repository) == ({"a/1", "a/2", "a/3"}, {"a/4"})
+
+
+def test_a_hold_that_came_just_now_can_be_looked_for_after_notes_were_gathered(
+    repository: Repository,
+) -> None:
+    """F-K12: whoever forgets takes his note back, in whichever object that is by now."""
+    for number in range(20):
+        census.put_forgotten(repository, [f"a/{number}"])
+
+    class Meanwhile(StoreWrapper):
+        """A collector gathers the note, and somebody holds the point."""
+
+        def put(self, name: str, data: Buffer | Sequence[Buffer]) -> None:
+            super().put(name, data)
+            if name.startswith("forgotten/") and not holds.held_points(repository):
+                census.gather_forgotten(repository)
+                repository.store.put(f"holds/{VM_KEY}/p-run-1", b"held")
+
+    gone = forget(reopen(repository, Meanwhile(repository.store)), [(VM_KEY, "p-run-1")])
+    assert gone.held.keys() == {(VM_KEY, "p-run-1")}
+    assert f"{VM_KEY}/p-run-1" not in census.forgotten(repository)
+    assert len(census.forgotten(repository)) == 20
+
+
 def test_a_withdrawn_point_is_not_missed(repository: Repository) -> None:
     """A collector may see a fenced run's point before that run takes it back."""
 
