@@ -20,6 +20,7 @@ def assertion(client_id: str, certificate: Secret, password: Secret | None, url:
 
     :param certificate: PEM text with the certificate and its private key.
     :param url: where it is sent; it is good for nothing else.
+    :raises ConfigurationError: the certificate, its key or the password is not what it must be.
     """
     pem = certificate.reveal().encode()
     try:

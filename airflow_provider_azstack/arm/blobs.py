@@ -117,6 +117,7 @@ class BlobDisk:
         """
         Fill ``buffer`` with the bytes at ``offset``.
 
+        :raises SourceError: that is not inside the disk.
         :raises SourceChanged: the disk is not what it was when reading began.
         :raises IntegrityError: the answers are not what was asked for, again and again.
         """

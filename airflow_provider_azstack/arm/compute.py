@@ -74,6 +74,7 @@ class Compute:
         Snapshot a managed disk, or return the snapshot that an earlier try made.
 
         :raises Refused: another snapshot has that name.
+        :raises SourceError: the stack made it, and it is not sound: another try may help.
         """
         there = self._stack.find(snapshot_id)
         if there is not None:

@@ -204,7 +204,11 @@ class Storage:
         )
 
     def delete_blob_snapshot(self, account_id: str, url: str, snapshot: str) -> None:
-        """Delete one snapshot of a blob; nothing there is success."""
+        """
+        Delete one snapshot of a blob; nothing there is success.
+
+        :raises Refused: no snapshot is named: that would be the blob itself.
+        """
         if not snapshot:
             raise Refused(f"{url}: without a snapshot's time the disk itself would be deleted")
         keeper = self._keeper(account_id, url, "d", snapshot)

@@ -111,7 +111,12 @@ def _publish(partial: Path, target: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def explained(where: Path | str, needed: Callable[[], int]) -> Iterator[None]:
-    """Turn the system's errors into ours."""
+    """
+    Turn the system's errors into ours.
+
+    :param needed: how many bytes are to be written.
+    :raises StoreFull: there is no room for them.
+    """
     try:
         yield
     except BrokenPipeError:

@@ -93,6 +93,8 @@ def discard(stack: Stack, session: Session, plan: RestorePlan) -> list[str]:
     Delete the disks of a plan that are not complete, and return their places.
 
     A VM that was stopped for its disks to be replaced, and still has the old ones, runs again.
+
+    :raises SourceError: one of those does not run again; the disks are deleted all the same.
     """
     with opened(stack, session, plan, log.info) as restore:
         stuck = [line for vm in plan.vms if vm.occupant and (line := _stuck(restore, vm))]

@@ -95,7 +95,11 @@ class _Replacement:
         self._old: _Entries = {disk.key: disk.entry or None for disk in vm.replaces}
 
     def check(self) -> None:
-        """Claim the VM and look at it."""
+        """
+        Claim the VM and look at it.
+
+        :raises Refused: it is gone.
+        """
         self._restore.session.claim(self._vm.occupant)
         body, stop = self._live(), self._notes.open()
         if body is not None:
