@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_every_requirement_is_pinned_to_a_version_that_fits(requirement: Require
     version = pins().get(canonicalize_name(requirement.name))
     assert version, f"{requirement.name} has no pin"
     assert requirement.specifier.contains(version)
+
+
+@pytest.mark.tier1
+@pytest.mark.parametrize("folder", ["dags", "docs"])
+def test_a_source_distribution_has_every_file_of(folder: str) -> None:
+    lines = (ROOT / "MANIFEST.in").read_text().splitlines()
+    (patterns,) = (line.split()[2:] for line in lines if f"recursive-include {folder} " in line)
+    files = [path.name for path in (ROOT / folder).rglob("*.*") if path.is_file()]
+    files = [name for name in files if not name.endswith(".pyc")]
+    assert files
+    assert [name for name in files if not any(fnmatch(name, p) for p in patterns)] == []
 
 
 @pytest.mark.tier1
