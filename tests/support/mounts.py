@@ -22,7 +22,7 @@ def mounted(place: Path, *command: object) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        _unmount(place)
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def ntfs_3g(place: Path, image: Path, *options: str) -> Iterator[Path]:
         try:
             yield place
         finally:
-            subprocess.run(["umount", str(place)], check=True)
+            _unmount(place)
 
 
 @contextmanager
@@ -61,6 +61,14 @@ def ext4(directory: Path, mib: int) -> Iterator[Path]:
     image = new_image(directory / "small.img", mib, "mkfs.ext4", "-q", "-m0")
     with mounted(directory / "small", "mount", "-o", "loop", image) as place:
         yield place
+
+
+def _unmount(place: Path) -> None:
+    """Take a file system away; somebody who looks around on this machine may hold it for a moment."""
+    end = time.monotonic() + 60
+    while trouble := _trouble("umount", place):
+        assert time.monotonic() < end, trouble
+        time.sleep(0.1)
 
 
 def new_image(path: Path, mib: int, *make: object) -> Path:
