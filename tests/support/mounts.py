@@ -64,7 +64,7 @@ def ext4(directory: Path, mib: int) -> Iterator[Path]:
 
 
 def _unmount(place: Path) -> None:
-    """Take a file system away; somebody who looks around on this machine may hold it for a moment."""
+    """Take a file system away, though somebody who looks around holds it for a moment."""
     end = time.monotonic() + 60
     while trouble := _trouble("umount", place):
         assert time.monotonic() < end, trouble
