@@ -148,6 +148,7 @@ class Discover(AzStackOperator):
             prepare.Terms(self.policy, self.caps, self.split_bytes),
             past.Past(session.repository.job_outlines()),
             now=datetime.now(UTC),
+            has_points=session.repository.has_points,
         )
         for line in outlook.lines(job, [m.forecast for m in written if m.forecast]):
             self.log.info("%s", line)

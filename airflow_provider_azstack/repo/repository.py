@@ -236,6 +236,10 @@ class Repository:
         """
         return self.records.get(f"points/{vm_key}/{point_id}", RestorePoint)
 
+    def has_points(self, vm_key: str) -> bool:
+        """Tell whether a VM has any restore point, without reading one."""
+        return any(self.store.list(f"points/{vm_key}/"))
+
     def latest_point(self, vm_key: str) -> RestorePoint | None:
         """
         Return the VM's newest restore point by the stack's time.

@@ -12,6 +12,7 @@ from airflow_provider_azstack.emulator import DiskSpec, EmulatedVm, Emulator
 from airflow_provider_azstack.emulator.guests import GuestDisk
 from airflow_provider_azstack.model import JobVm
 from airflow_provider_azstack.policy import Policy, Selection, TriggerConf
+from airflow_provider_azstack.repo.points.forget import forget
 
 pytestmark = pytest.mark.tier2
 
@@ -81,6 +82,20 @@ def test_a_vm_alone_builds_on_one_that_another_policy_backed_up(
         alone = it.backup()
         assert list(alone) == ["clone"]
         assert require_same_bytes(it, fleet["clone"], alone["clone"]) < 1.5 * PAGES * PAGE < whole
+
+
+def test_a_vm_builds_on_one_that_still_has_restore_points(
+    emulator: Emulator, fleet: dict[str, EmulatedVm], tmp_path: Path
+) -> None:
+    """Those of the one that was done last were forgotten meanwhile."""
+    with rig(emulator, tmp_path / "repository") as it:
+        every = it.policy
+        for name in ("first", "other"):
+            it.policy = one_vm(name, every)
+            done = it.backup()[name]
+        forget(it.repository, [(done.key, done.point)], confirm=it.repository.id)
+        it.policy = one_vm("clone", every)
+        assert require_same_bytes(it, fleet["clone"], it.backup()["clone"]) < 1.5 * PAGES * PAGE
 
 
 def one_vm(name: str, like: Policy) -> Policy:

@@ -160,7 +160,9 @@ class Rig:
                 job,
                 inventory.vms,
                 self.hosts,
-                siblings=siblings(inventory.vms, past.done(), past.newest_of()),
+                siblings=siblings(
+                    inventory.vms, past.done(), past.of_images(), session.repository.has_points
+                ),
                 split_bytes=self.split_bytes,
             )
         )

@@ -97,10 +97,14 @@ class Past:
         """Return the VMs of which some job made a restore point."""
         return {key for key, told in self._told.items() if told.done is not None}
 
-    def newest_of(self) -> dict[str, str]:
-        """Return by image the VM of it that was done last, whose points are there most likely."""
+    def of_images(self) -> dict[str, list[str]]:
+        """Return by image the VMs made of it, first whose points are there most likely."""
         told = [(t.done_at, key, t.done.image) for key, t in self._told.items() if t.done]
-        return {image: key for _, key, image in sorted(told) if image}
+        found: dict[str, list[str]] = defaultdict(list)
+        for _, key, image in sorted(told, reverse=True):
+            found[image].append(key)
+        found.pop("", None)  # made of none that is known
+        return dict(found)
 
     def waiting(self) -> dict[str, int]:
         """Return the VMs that a window left out last, each with its place: 0 waits longest."""

@@ -5,7 +5,7 @@ Owns the order of the steps, which a job, a plan and a simulation share; pure, k
 Invariant: what was planned is what a job would do, given the same VMs and the same past.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -43,12 +43,14 @@ def prepare(
     rates: Rates | None = None,
     costs: Costs | None = None,
     stack_rate: float | None = None,
+    has_points: Callable[[str], bool] = lambda _: True,
 ) -> tuple[Manifest, ...]:
     """
     Return one manifest for each host, with what is expected of it.
 
     :param rates: what to count with instead of what the past tells.
     :param stack_rate: bytes a second that the stack gives all hosts together; None: any.
+    :param has_points: tells whether a VM still has restore points, for others to build on.
     """
     rates = rates or past.rates()
     vms = tuple(vms)
@@ -58,7 +60,7 @@ def prepare(
         hosts,
         history=past.expected_bytes(job.mode),
         waiting=past.waiting(),
-        siblings=siblings(vms, past.done(), past.newest_of()),
+        siblings=siblings(vms, past.done(), past.of_images(), has_points),
         batch_bytes=terms.policy.batch_bytes,
         account_cap=terms.caps.storage_account,
         stack_cap=terms.caps.stack,

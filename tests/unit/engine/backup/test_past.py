@@ -98,7 +98,7 @@ def test_what_several_hosts_did_of_a_vm_counts_for_each_of_them() -> None:
     assert rates.tempo("b").seconds(0, 400 * MB) == pytest.approx(40.0)
 
 
-def test_of_each_image_the_vm_that_was_done_last_is_known() -> None:
+def test_of_each_image_the_vm_that_was_done_last_is_first() -> None:
     """A restore point of it is there most likely; who failed since is not asked for."""
     jobs = [
         job(1, moved(1, 1, image="debian"), moved(2, 1, image="debian"), moved(3, 1)),
@@ -106,7 +106,7 @@ def test_of_each_image_the_vm_that_was_done_last_is_known() -> None:
         job(3, moved(1, 0, status="failed", image="debian")),
     ]
     random.Random(4).shuffle(jobs)
-    assert Past(jobs).newest_of() == {"debian": key(2), "windows": key(4)}
+    assert Past(jobs).of_images() == {"debian": [key(2), key(1)], "windows": [key(4)]}
 
 
 def test_records_of_earlier_versions_tell_what_they_can() -> None:
@@ -116,7 +116,7 @@ def test_records_of_earlier_versions_tell_what_they_can() -> None:
         del plain["vms"][0][key_of_later]
     for kind in (JobOutline, JobRecord):
         past = Past([from_plain(kind, plain, "an old record")])
-        assert past.newest_of() == {}
+        assert past.of_images() == {}
         assert past.done() == {key(1)}
         assert past.rates().hosts == {}
 

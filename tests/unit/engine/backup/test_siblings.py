@@ -41,12 +41,43 @@ def test_one_that_has_a_restore_point_is_preferred() -> None:
 
 def test_one_of_another_job_is_taken_where_the_own_job_has_none_yet() -> None:
     """One of the own job that has points is known to be there still: it goes before that."""
-    vms, known = [made_of(n, DEBIAN) for n in range(2)], {DEBIAN: key_of(9)}
+    vms, known = [made_of(n, DEBIAN) for n in range(2)], {DEBIAN: [key_of(9)]}
     assert siblings(vms, {key_of(9)}, known) == {key_of(0): key_of(9), key_of(1): key_of(9)}
     assert siblings(vms[:1], {key_of(9)}, known) == {key_of(0): key_of(9)}
     assert siblings(vms, {key_of(9), key_of(1)}, known) == {key_of(0): key_of(1)}
-    assert siblings(vms[:1], {key_of(0)}, {DEBIAN: key_of(0)}) == {}, "never itself"
-    assert siblings(vms[:1], (), {WINDOWS: key_of(9)}) == {}
+    assert siblings(vms[:1], {key_of(0)}, {DEBIAN: [key_of(0)]}) == {}, "never itself"
+    assert siblings(vms[:1], (), {WINDOWS: [key_of(9)]}) == {}
+
+
+def test_one_whose_points_were_forgotten_is_passed_over() -> None:
+    """Another of the same image may have some; where nobody is new, nobody is asked."""
+    vms, known = [made_of(n, DEBIAN) for n in range(3)], {DEBIAN: [key_of(7), key_of(8)]}
+    done, asked = {key_of(n) for n in (0, 1, 7, 8)}, list[str]()
+
+    def chosen(*there: int) -> str:
+        def has_points(key: str) -> bool:
+            asked.append(key)
+            return key in map(key_of, there)
+
+        return siblings(vms, done, known, has_points)[key_of(2)]
+
+    assert chosen(1, 7, 8) == key_of(1)
+    assert chosen(8) == key_of(8)
+    assert asked[2:] == [key_of(n) for n in (0, 1, 7, 8)]
+    assert chosen() == key_of(0), "which the same job reads"
+    asked.clear()
+    vms.pop()
+    with pytest.raises(KeyError):
+        chosen()
+    assert asked == []
+
+
+def test_few_are_asked_for_points() -> None:
+    """However many VMs of an image had some once."""
+    asked = list[str]()
+    known = {DEBIAN: [key_of(n) for n in range(1, 1000)]}
+    siblings([made_of(0, DEBIAN)], (), known, lambda key: bool(asked.append(key)))
+    assert len(asked) == 5
 
 
 def test_those_of_unknown_make_have_none() -> None:
