@@ -31,15 +31,7 @@ from airflow_provider_azstack.arm.retry import (
     retry_after_seconds,
 )
 from airflow_provider_azstack.arm.sign_in import Credentials, SignIn, SignInForm
-from airflow_provider_azstack.arm.versions import (
-    COMPUTE_TYPES,
-    DEFAULT_PROFILE,
-    OTHER_TYPES,
-    PROFILES,
-    api_version,
-    profile_named,
-    versions_of,
-)
+from airflow_provider_azstack.arm.versions import DEFAULT_PROFILE, api_version, profile_named
 from airflow_provider_azstack.arm.wire import READ_TIMEOUT_SECONDS, Wire
 from airflow_provider_azstack.errors import (
     AccessDenied,
@@ -48,7 +40,6 @@ from airflow_provider_azstack.errors import (
     Refused,
     SourceGone,
     Unreachable,
-    UnsupportedStack,
 )
 from airflow_provider_azstack.secret import Secret, without_query
 
@@ -61,14 +52,6 @@ MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OF_SUBSCRIPTION = re.compile(r"(/subscriptions/[^/]+)/(providers/[^/]+/[^/]+)")
 _PATH = re.compile(r"/[^/?#%\\\x00-\x20\x7f]+(/[^/?#%\\\x00-\x1f\x7f]+)*\Z")
-
-
-def _fitting(offered: Mapping[str, tuple[str, ...]]) -> str:
-    for name, profile in PROFILES.items():
-        wanted = versions_of(COMPUTE_TYPES, profile)
-        if all(version in offered.get(kind, ()) for kind, version in wanted.items()):
-            return f"set the connection's API profile to {name}"
-    return "none of our API profiles fits it"
 
 
 def _keep_quiet(_secret: str) -> None:
@@ -247,42 +230,6 @@ class Stack:
     def subscriptions(self) -> Iterator[dict[str, Any]]:
         """Yield the subscriptions that the application can see."""
         return self.list("/subscriptions")
-
-    def provider_versions(
-        self, subscription: str, namespace: str = "Microsoft.Compute"
-    ) -> dict[str, tuple[str, ...]]:
-        """Return what the stack really speaks: resource type (lower case) -> api-versions."""
-        body = self.get(f"/subscriptions/{subscription}/providers/{namespace}")
-        kinds = [kind for kind in body.get("resourceTypes") or () if isinstance(kind, dict)]
-        return {
-            f"{namespace}/{kind.get('resourceType')}".lower(): tuple(kind.get("apiVersions") or ())
-            for kind in kinds
-        }
-
-    def check_versions(self, subscription: str) -> dict[str, str]:
-        """
-        Return the api-versions we use for compute; the stack lists each of them.
-
-        :raises UnsupportedStack: it lacks one, named with what it has instead.
-        """
-        offered = self.provider_versions(subscription)
-        chosen = versions_of(COMPUTE_TYPES, self.profile)
-        for kind, version in chosen.items():
-            has = offered.get(kind, ())
-            if version not in has:
-                raise UnsupportedStack(
-                    f"stack {self.name} has no api-version {version} of {kind}, "
-                    f"it has {', '.join(has) or 'none'}: {_fitting(offered)}"
-                )
-        return chosen
-
-    def unlisted_versions(self, subscription: str) -> Iterator[str]:
-        """Yield what we use beside compute and the stack does not list, a line for each."""
-        for namespace, kinds in OTHER_TYPES.items():
-            offered = self.provider_versions(subscription, namespace)
-            for kind, version in versions_of(kinds, self.profile).items():
-                if version not in (has := offered.get(kind, ())):
-                    yield f"{version} of {kind}, it has {', '.join(has) or 'none'}"
 
     def close(self) -> None:
         """Close idle connections."""

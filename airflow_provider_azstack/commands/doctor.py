@@ -91,13 +91,18 @@ def _clock(theirs: datetime) -> Answer:
 
 
 def _versions(args: Namespace) -> Iterator[Answer]:
+    from airflow_provider_azstack.arm.offered import (  # noqa: PLC0415 - loads azure
+        check_versions,
+        unlisted_versions,
+    )
+
     hook = stack_hook(args)
     with hook.get_conn(budget_seconds=WAITING_SECONDS) as stack:
         for subscription in _subscriptions(hook.subscription_id, stack.subscriptions()):
-            chosen = stack.check_versions(subscription)
+            chosen = check_versions(stack, subscription)
             text = ", ".join(f"{kind.split('/')[-1]} {chosen[kind]}" for kind in chosen)
             yield Answer("versions", "ok", f"{subscription}: {text}")
-            for line in stack.unlisted_versions(subscription):
+            for line in unlisted_versions(stack, subscription):
                 yield Answer("versions", "warning", f"{subscription} does not list {line}")
 
 

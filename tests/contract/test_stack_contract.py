@@ -21,6 +21,7 @@ from support.stacks import stack_of
 from airflow_provider_azstack.arm.client import Credentials, Stack
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.network import Network
+from airflow_provider_azstack.arm.offered import check_versions
 from airflow_provider_azstack.arm.probe import Finding, probe_disks
 from airflow_provider_azstack.arm.probe_blobs import blobs_of
 from airflow_provider_azstack.arm.storage import Storage
@@ -84,7 +85,7 @@ def probed(site: Site) -> list[Finding]:
 
 
 def test_the_stack_lists_the_versions_that_we_use(site: Site) -> None:
-    assert len(site.stack.check_versions(site.subscription)) == 3
+    assert len(check_versions(site.stack, site.subscription)) == 3
 
 
 def test_everything_that_discovery_reads_is_read(site: Site) -> None:
@@ -118,7 +119,7 @@ def test_a_version_that_the_stack_lacks_is_told(site: Site) -> None:
     newer = {**known.types, "microsoft.compute/disks": "2099-01-01"}
     site.stack.profile = Profile(newer, known.blob)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedStack, match="2099-01-01"):
-        site.stack.check_versions(site.subscription)
+        check_versions(site.stack, site.subscription)
     with pytest.raises(UnsupportedStack):
         list(Compute(site.stack).disks(site.subscription))
 

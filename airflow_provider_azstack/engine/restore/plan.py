@@ -14,6 +14,7 @@ from datetime import datetime
 from itertools import groupby
 
 from airflow_provider_azstack.arm.client import Stack
+from airflow_provider_azstack.arm.offered import check_versions
 from airflow_provider_azstack.engine.accounts import Accounts
 from airflow_provider_azstack.engine.machines import GIB, Body, resource_type
 from airflow_provider_azstack.engine.restore.place import Case, Place
@@ -257,7 +258,7 @@ def _wanted(
 def _check_versions(survey: Survey, subscriptions: set[str]) -> None:
     for subscription in sorted(subscriptions):
         try:
-            survey.stack.check_versions(subscription)
+            check_versions(survey.stack, subscription)
         except AccessDenied as error:
             # To list providers takes a right on the whole subscription, which who may restore into
             # a group need not have: github.com/hashicorp/terraform-provider-azurerm/issues/3483.

@@ -4,6 +4,7 @@ from support.stacks import granting, snapshot_id, stack_of
 from airflow_provider_azstack.arm.blobs import BlobDisk
 from airflow_provider_azstack.arm.compute import Compute
 from airflow_provider_azstack.arm.network import Network
+from airflow_provider_azstack.arm.offered import check_versions
 from airflow_provider_azstack.arm.storage import Storage
 from airflow_provider_azstack.arm.versions import (
     PROFILES,
@@ -69,7 +70,7 @@ def do_everything(emulator: Emulator, profile: str) -> None:
     with stack_of(emulator, profile=profile) as stack:
         compute, network, storage = Compute(stack), Network(stack), Storage(stack)
         list(stack.subscriptions())
-        stack.check_versions(subscription)
+        check_versions(stack, subscription)
         for listing in (compute.vms, compute.disks, compute.snapshots, storage.accounts):
             list(listing(subscription))
         list(network.nics(subscription))
@@ -157,7 +158,7 @@ def test_a_stack_without_our_versions_is_refused_by_name(emulator: Emulator) -> 
     )
     emulator.faults.answer("GET", r"/providers/Microsoft\.Compute\?", 200, body=body)
     with stack_of(emulator) as stack, pytest.raises(UnsupportedStack, match="it has 2015-06-15"):
-        stack.check_versions(emulator.subscription_id)
+        check_versions(stack, emulator.subscription_id)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_the_profile_that_fits_a_stack_is_named(
     for kind in ("disks", "snapshots"):
         monkeypatch.setitem(versions.SUPPORTED, f"Microsoft.Compute/{kind}", disks)
     with stack_of(emulator) as stack, pytest.raises(UnsupportedStack, match=advice):
-        stack.check_versions(emulator.subscription_id)
+        check_versions(stack, emulator.subscription_id)
 
 
 def test_a_version_that_the_stack_refuses_is_named(emulator: Emulator) -> None:
