@@ -39,6 +39,7 @@ DATABASE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
 # ``holdings`` says which packs a segment names, so that nobody reads all blocks to find out.
 # AUTOINCREMENT: a number that a process remembers never means another segment or pack later.
 _SCHEMA = """
+PRAGMA cache_size = -16384;
 CREATE TABLE IF NOT EXISTS segments (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE);
 CREATE TABLE IF NOT EXISTS packs
     (number INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB UNIQUE, size INTEGER);
@@ -120,14 +121,14 @@ class IndexFile:
         try:
             fcntl.flock(setup, fcntl.LOCK_EX)
             connection = _connect(str(directory / _FILE_NAME))
-            (directory / _FILE_NAME).chmod(0o600)
             try:
+                (directory / _FILE_NAME).chmod(0o600)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.executescript(_SCHEMA)
                 if is_alone:
                     _purge(connection)
-            except (sqlite3.Error, UnicodeDecodeError):
+            except (sqlite3.Error, UnicodeDecodeError, OSError):
                 connection.close()
                 raise
         finally:
@@ -175,8 +176,6 @@ def _release(connection: sqlite3.Connection, lock: int) -> None:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA cache_size = -16384")
-    return connection
