@@ -78,10 +78,11 @@ def _stack_connection() -> dict[str, Any]:
             ),
             "sign_in": _field(
                 "Sign-in",
-                "v1 where AD FS answers MSIS9605.",
-                type="string",
-                enum=["auto", "v1", "v2"],
-                default="auto",
+                "v1 where AD FS answers MSIS9605; auto tries both forms.",
+                # No word by default: of one so short, and be it no secret, each task's log warns
+                # that it is not masked.
+                enum=[None, "v1", "v2"],
+                values_display={"null": "auto"},
             ),
             "profile": _field(
                 "API profile",

@@ -8,6 +8,7 @@ import pytest
 import support.airflow_home
 from airflow.sdk.log import redact
 
+from airflow_provider_azstack import get_provider_info
 from airflow_provider_azstack.errors import AzStackError, ConfigurationError
 from airflow_provider_azstack.hooks.masking import forms, mask
 from airflow_provider_azstack.hooks.repository import RepositoryHook
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.tier1
 
 assert support.airflow_home.HOME
 CANARY = "canary/secret+of=the&client"
+SHORTEST_MASKED = 5  # characters, unless Airflow is configured otherwise
 
 
 @pytest.fixture
@@ -48,6 +50,18 @@ def test_a_connection_becomes_a_stack(connect: Any) -> None:
     with hook.get_conn() as stack:
         assert stack.name == "management.local.azurestack.external"
         assert hook.subscription_id == "sub"
+
+
+def test_a_form_that_was_left_as_it_is_holds_no_short_word(connect: Any) -> None:
+    """Airflow masks each text of a connection, and warns in each task's log of one too short."""
+    defaults = [
+        field["schema"].get("default")
+        for kind in get_provider_info()["connection-types"]
+        for field in kind["conn-fields"].values()
+    ]
+    assert all(default is None or len(default) >= SHORTEST_MASKED for default in defaults)
+    connect("s", **stack_fields(extra={"tenant_id": "tenant", "sign_in": None}))
+    AzureStackHook("s").get_conn().close()
 
 
 def test_keys_of_storage_accounts_are_masked_and_handed_on(connect: Any) -> None:
