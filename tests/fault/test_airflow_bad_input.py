@@ -161,6 +161,6 @@ def test_an_unreachable_stack_is_said_to_be_while_a_person_waits(
 
 def test_good_connections_say_so(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    assert AzureStackHook().test_connection() == (True, "signed in; 1 subscription(s) visible")
+    assert AzureStackHook().test_connection() == (True, "signed in; 1 subscription visible")
     assert RepositoryHook().test_connection()[0]
     assert PASSPHRASE not in caplog.text
