@@ -9,6 +9,7 @@ import tempfile
 if "airflow" in sys.modules:
     raise RuntimeError("import support.airflow_home before airflow")
 
+sys.dont_write_bytecode = True  # what is written anew within a second looks as it did before
 HOME = tempfile.mkdtemp(prefix="azstack-airflow-")
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 os.environ.update(
