@@ -185,9 +185,16 @@ class Session:
         vm = snapshot_set.vm.key
         self._put_same(f"sets/{snapshot_set.run}/{vm}/{snapshot_set.id}", snapshot_set)
 
-    def put_image(self, image: Image) -> None:
-        """Store an image; its blocks were flushed before (W5)."""
+    def put_image(self, image: Image, *, is_read_back: bool = False) -> None:
+        """
+        Store an image; its blocks were flushed before (W5).
+
+        :param is_read_back: nobody else reads it before a point refers to it.
+        :raises ObjectNotFound: the store acknowledged it and has it not.
+        """
         self._put_same(image.name, image)
+        if is_read_back:
+            self.repository.image(image.name)
 
     def publish(self, point: RestorePoint) -> RestorePoint:
         """

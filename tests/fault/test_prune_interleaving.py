@@ -21,7 +21,7 @@ from support.repositories import (
     noise,
 )
 from support.stepping import ALL, Work, calls_of, in_turns, two_switches
-from support.stores import MemoryStore
+from support.stores import LostWrites, MemoryStore
 
 from airflow_provider_azstack.errors import AzStackError, MissingBlock, ObjectNotFound, SessionLost
 from airflow_provider_azstack.model import Image, RestorePoint
@@ -253,6 +253,32 @@ def test_a_base_is_forgotten_between_condemning_and_marking_again() -> None:
         assert_sound(store, results)
 
 
+def needed_after_all() -> tuple[MemoryStore, RestorePoint]:
+    """A point that was published while its pack was condemned, and the collector waited for it."""
+    store = fresh()
+    session = opened(store).open_session("backup", run="late")
+    session.writer().abort()  # W2, W3: nothing is condemned yet
+    prune(opened(store), threads=1)  # waits for that session
+    image = store_image(session, "late", [WANTED])
+    session.put_image(image)
+    late = session.publish(a_point(image, session, "p-late"))
+    session.close()
+    return store, late
+
+
+@pytest.mark.parametrize("kind", ["packs/", "index/"])
+def test_a_condemned_pack_stays_when_what_was_copied_out_of_it_is_lost(kind: str) -> None:
+    """F-S15: the store acknowledged the copy and has it not; the next collection copies again."""
+    store, late = needed_after_all()
+    lossy = LostWrites(store, lambda name: name.startswith(kind))
+    report = prune(opened(lossy), threads=1)
+    assert [row.because for row in report.of("keep")] == [
+        "it is needed after all, and what was copied out of it is not there"
+    ]
+    assert content(opened(store), late) == [WANTED]
+    assert_sound(store, [late])
+
+
 def test_a_pack_that_was_spared_is_not_counted_on_before_a_stalled_collector_deletes_it() -> None:
     """
     F-K8: what is needed after all is copied, and the condemned pack goes all the same.
@@ -261,15 +287,7 @@ def test_a_pack_that_was_spared_is_not_counted_on_before_a_stalled_collector_del
     finds the pack needed and spares it; the point that needs it is forgotten; A wakes, marks, finds
     it not needed, and stalls again; a writer finds it on no list and counts on it; A deletes it.
     """
-    before = fresh()
-    repository = opened(before)
-    session = repository.open_session("backup", run="late")
-    session.writer().abort()  # W2, W3: nothing is condemned yet
-    prune(opened(before), threads=1)  # waits for that session
-    image = store_image(session, "late", [WANTED])
-    session.put_image(image)
-    late = session.publish(a_point(image, session, "p-late"))
-    session.close()
+    before, late = needed_after_all()
 
     def other(store: Store) -> None:
         prune(opened(store), threads=1)

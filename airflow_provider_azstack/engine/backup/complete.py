@@ -239,7 +239,7 @@ class _Publisher:
         if taken is None:
             raise AzStackError(f"{candidate.vm.name} has no snapshot set: this is a bug")
         for image in candidate.joined:
-            self._session.put_image(image)  # before the point that refers to it
+            self._session.put_image(image, is_read_back=True)  # before the point that refers to it
         point_id = names.point_id(taken_at(taken), taken.id)
         point = RestorePoint(
             id=point_id,

@@ -300,7 +300,7 @@ class _Copy:
             known = own or self._earlier(point, image)
             label = f"{point.vm.name} {part.disk_key}"
             copied = self._copier.copy(image, known, label=label, is_thorough=own is not None)
-            self._session.put_image(copied.image)
+            self._session.put_image(copied.image, is_read_back=True)
             before = known.destination.regions if known and not own else ()
             new.append(image_blocks(self._session.reader(), copied.image, before))
             read_bytes += copied.read_bytes
@@ -371,10 +371,10 @@ class _Copy:
         if own and own != image:
             raise Tampered(f"{image.name} is not the same disk in both repositories")
         try:
-            self._session.put_image(image)
+            self._session.put_image(image, is_read_back=True)
         except Tampered:  # read for the second time now: it is not the way here
             self._destination.store.delete(image.name)
-            self._session.put_image(image)
+            self._session.put_image(image, is_read_back=True)
 
     def _own(self, part: PointImage) -> Image | None:
         try:

@@ -304,6 +304,9 @@ class _Collector:
         view = self._survey()  # C5: mark once more, for what was published since
         going = {name for record in ripe for name in record.packs}
         left = self._rescue(view, going)
+        if self._needed(going - left):  # was copied: a store may have lost what it acknowledged
+            view = self._survey()
+            left |= self._spare(view, going - left)
         self._session.check()
         left |= self._delete_packs(view, going - left)
         left |= self._delete_objects(view, ripe)
@@ -314,9 +317,8 @@ class _Collector:
 
     def _rescue(self, view: _View, going: Collection[str]) -> set[str]:
         """C5: copy what is needed after all out of condemned packs; return packs that must wait."""
-        needed = sorted(self._liveness.usage().keys() & set(going))
         waiting: set[str] = set()
-        for name in needed:
+        for name in self._needed(going):
             try:
                 self._copy([name], view.found.packs)
             except (StoreFull, IntegrityError) as error:
@@ -324,6 +326,18 @@ class _Collector:
                 why = f"it is needed after all, and cannot be copied: {error}"
                 self._say("keep", name, view.packs[name], why)
         return waiting
+
+    def _spare(self, view: _View, going: Collection[str]) -> set[str]:
+        """C5: return packs whose copies are not there; they must wait."""
+        waiting = self._needed(going)
+        for name in waiting:
+            why = "it is needed after all, and what was copied out of it is not there"
+            self._say("keep", name, view.packs[name], why)
+        return set(waiting)
+
+    def _needed(self, packs: Collection[str]) -> list[str]:
+        """Return those of some packs that hold what is needed and is nowhere else."""
+        return sorted(self._liveness.usage().keys() & set(packs))
 
     def _delete_packs(self, view: _View, going: Collection[str]) -> set[str]:
         """C5: return those that the store did not let go."""

@@ -59,6 +59,10 @@ def compact(
             gathered, count = [], 0
     if gathered:
         new.append(segments.put(repository.records, gathered))
+    for name in new:
+        if not repository.store.exists(name):
+            log.warning("%s was acknowledged and is not there: what it replaces stays", name)
+            return 0
     for name in old:
         try:
             with contextlib.suppress(ObjectNotFound):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from support.disks import PASSPHRASE, SparseDisk, new_repository
 from support.fleets import host, machine
-from support.stores import Crash, CrashingStore, MemoryStore
+from support.stores import Crash, CrashingStore, LostWrites, MemoryStore
 
 from airflow_provider_azstack.engine import names
 from airflow_provider_azstack.engine.backup.complete import complete, require_done
@@ -271,6 +271,17 @@ def test_a_part_whose_blocks_were_lost_fails_its_vm() -> None:
         (failed,) = alone.complete().vms
         assert "lost" in failed.reason
         store.objects[pack] = lost
+
+
+def test_a_joined_image_that_was_acknowledged_and_lost_fails_its_vm() -> None:
+    """F-S15: a restore point never refers to what is not there."""
+    run = streamed_in_parts()
+    lossy = LostWrites(run.repository.store, lambda name: "-joined-" in name)
+    (failed,) = run.under(lossy).complete().vms
+    assert (failed.status, run.repository.points()) == ("failed", [])
+    assert "-joined-" in failed.reason
+    (done,) = run.complete().vms
+    assert done.status == "done"
 
 
 def restored(objects: dict[str, bytes]) -> MemoryStore:

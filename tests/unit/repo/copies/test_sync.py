@@ -196,9 +196,10 @@ def test_a_sync_stops_when_it_is_told(site: Site) -> None:
     assert not list(copy.store.list("sessions/"))
 
 
-def test_a_lost_write_is_found_before_a_copy_is_published(site: Site) -> None:
-    """F-S15: the destination acknowledged a pack and has it not: the point fails."""
-    store = LostWrites(other_repository().store, lambda name: name.startswith("packs/"))
+@pytest.mark.parametrize("kind", ["packs/", "index/", "images/"])
+def test_a_lost_write_is_found_before_a_copy_is_published(site: Site, kind: str) -> None:
+    """F-S15: the destination acknowledged an object and has it not: the point fails."""
+    store = LostWrites(other_repository().store, lambda name: name.startswith(kind))
     copy = Repository.open(store, OTHER)
     outcomes = sync(site.repository, copy)
     assert statuses(outcomes) == ["failed", "failed"]

@@ -16,20 +16,22 @@ from support.pruning import (
     used,
 )
 from support.repositories import new_repository, prose, reopen
-from support.stores import FullStore
+from support.stores import FullStore, LostWrites
 
 from airflow_provider_azstack.errors import (
     StoreFull,
 )
 from airflow_provider_azstack.model import Image, RestorePoint
+from airflow_provider_azstack.repo.blocks.index import Index
 from airflow_provider_azstack.repo.blocks.packs import OWNER_BYTES
 from airflow_provider_azstack.repo.images.reader import ImageReader
+from airflow_provider_azstack.repo.prune import compaction
 from airflow_provider_azstack.repo.prune.collector import prune
 from airflow_provider_azstack.repo.prune.repack import copy_blocks
 from airflow_provider_azstack.repo.repository import Repository
 from airflow_provider_azstack.repo.sealing.records import BadBlock, BadBlocks
 from airflow_provider_azstack.repo.sessions import Session
-from airflow_provider_azstack.store.base import Buffer
+from airflow_provider_azstack.store.base import Buffer, Store
 from airflow_provider_azstack.store.guard import StoreWrapper
 
 pytestmark = pytest.mark.tier1
@@ -51,6 +53,26 @@ def publish(session: Session, image: Image) -> RestorePoint:
     session.verify_present(group for group in image.regions if group)
     point = _point(session, [image], run="late", policy="p", number=2, day=5, previous="")
     return session.publish(point)
+
+
+def test_segments_stay_when_what_replaces_them_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-S15: the store acknowledged a segment and has it not; the next collection tries again."""
+    repository = used().open()
+    prune(repository, dead_sessions=[used().dead])
+    before = names(repository, "index/")
+    monkeypatch.setattr(compaction, "MANY_SMALL", 2)
+
+    def compact(store: Store) -> int:
+        index = Index(repository.records)
+        index.refresh()
+        packs = names(repository, "packs/")
+        return compaction.compact(through(repository, store), index, (), packs)
+
+    assert compact(LostWrites(repository.store, lambda name: name.startswith("index/"))) == 0
+    assert names(repository, "index/") == before
+    assert compact(repository.store) == len(before) > 1
+    assert len(names(repository, "index/")) == 1
+    assert_repository_sound(reopen(repository), used().expected)
 
 
 def test_a_pack_that_is_needed_after_all_is_copied_before_it_goes() -> None:
