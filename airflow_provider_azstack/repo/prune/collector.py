@@ -232,7 +232,7 @@ class _Collector:
         ]
         if dead or stale or objects:
             names = [thing.info.name for thing in objects]
-            records.append(condemned.publish(self._repository, [*dead, *stale], names))
+            records.append(condemned.publish(self._session, [*dead, *stale], names))
         return records
 
     def _dead(self, view: _View, usage: Mapping[str, Usage]) -> list[str]:

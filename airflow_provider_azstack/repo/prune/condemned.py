@@ -28,6 +28,7 @@ from airflow_provider_azstack.repo.sessions import CONDEMNED
 
 if TYPE_CHECKING:
     from airflow_provider_azstack.repo.repository import Repository
+    from airflow_provider_azstack.repo.sessions import Session
 
 log = logging.getLogger(__name__)
 
@@ -81,21 +82,21 @@ def read(repository: "Repository") -> Found:
     return Found(tuple(found), ignored)
 
 
-def publish(
-    repository: "Repository", packs: Collection[str], objects: Collection[str]
-) -> Condemned:
+def publish(session: "Session", packs: Collection[str], objects: Collection[str]) -> Condemned:
     """
     C3: publish what may go, then list sessions, then publish those.
 
     :raises Refused: the store does not list what was just written: nothing here would be safe.
+    :raises SessionLost: another collector has finished that record already, and fenced us before.
     """
+    repository = session.repository
     record = repository.keys.random(ID_BYTES).hex()
     name = f"{CONDEMNED}{record}/packs"
     ids = tuple(sorted(pack.rpartition("/")[2] for pack in packs))
     room.put(repository, name, CondemnedPacks(packs=ids, objects=tuple(sorted(objects))))
     listed = {info.name for info in repository.store.list(f"{CONDEMNED}{record}/")}
-    # One that is gone was finished by another collector already, which fenced us.
-    if name not in listed and repository.store.exists(name):
+    if name not in listed:
+        session.check()
         raise Refused(f"{repository.store.url} does not list {name}, which was just written")
     return stamp(repository, Condemned(record, frozenset(packs), tuple(objects), None))
 

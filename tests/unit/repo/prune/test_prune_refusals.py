@@ -20,7 +20,7 @@ from support.pruning import (
     used_repository,
 )
 from support.repositories import reopen
-from support.stores import ListingFault, StaleListing
+from support.stores import ListingFault, LostWrites, StaleListing
 
 from airflow_provider_azstack.errors import (
     AccessDenied,
@@ -129,6 +129,15 @@ def test_a_stale_listing_is_refused(repository: Repository) -> None:
     now = 100.0
     with pytest.raises(Refused, match="does not list"):
         prune(stale, dead_sessions=[used().dead])
+    assert_nothing_went(repository, before)
+
+
+def test_a_condemned_list_that_was_acknowledged_and_lost_stops_it(repository: Repository) -> None:
+    """F-S15: writers would count on packs that go, because no list tells them."""
+    lossy = LostWrites(repository.store, lambda name: name.startswith("condemned/"))
+    before = names(repository, "")
+    with pytest.raises(Refused, match="does not list"):
+        prune(through(repository, lossy), dead_sessions=[used().dead])
     assert_nothing_went(repository, before)
 
 
