@@ -49,9 +49,10 @@ def no_second_marking(patch: pytest.MonkeyPatch) -> None:
 
 
 def counting_on_condemned(patch: pytest.MonkeyPatch) -> None:
-    """W4 left out: writers count on packs that are condemned."""
+    """W4 left out: writers count on packs that are condemned, and a collector does not look."""
     admit = Index.admit
     patch.setattr(Index, "admit", lambda self, _condemned, bad: admit(self, frozenset(), bad))
+    patch.setattr(_Collector, "_spare", lambda _self, _view, _going: set())
 
 
 @pytest.mark.tier3
