@@ -16,7 +16,7 @@ from airflow_provider_azstack.console.present import DONE, FAILED, PARTLY, say, 
 from airflow_provider_azstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.repo.copies.sync import Outcome
+    from airflow_provider_azstack.repo.copies.outcome import Outcome
 
 _TO = "to-"
 _COLUMNS = ("vm", "point", "status", "read_bytes", "stored_bytes", "reason")

@@ -18,7 +18,7 @@ from airflow_provider_azstack.speed import amount, duration
 if TYPE_CHECKING:
     from airflow_provider_azstack.engine.restore.execute import Outcome as RestoreOutcome
     from airflow_provider_azstack.engine.restore.records import RestorePlan
-    from airflow_provider_azstack.repo.copies.sync import Outcome as SyncOutcome
+    from airflow_provider_azstack.repo.copies.outcome import Outcome as SyncOutcome
     from airflow_provider_azstack.repo.prune.report import Report as Pruned
     from airflow_provider_azstack.repo.verify.findings import Report as Verified
 

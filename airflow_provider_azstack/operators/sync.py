@@ -18,7 +18,7 @@ from airflow_provider_azstack.operators.base import AzStackOperator, run_name, s
 from airflow_provider_azstack.operators.watch import Watch, summarise
 
 if TYPE_CHECKING:
-    from airflow_provider_azstack.repo.copies.sync import Outcome
+    from airflow_provider_azstack.repo.copies.outcome import Outcome
 
 REPAIR = "repair"  # of the run's params, if it has such a one
 
@@ -54,7 +54,7 @@ class Sync(AzStackOperator):
     @stops_retries
     def execute(self, context: Context) -> dict[str, int]:
         """Return how many restore points were copied, there already, and repaired."""
-        from airflow_provider_azstack.repo.copies.sync import require_done  # noqa: PLC0415 - heavy
+        from airflow_provider_azstack.repo.copies.outcome import require_done  # noqa: PLC0415 - heavy
 
         try:
             began = time.monotonic()

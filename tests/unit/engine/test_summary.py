@@ -15,7 +15,7 @@ from airflow_provider_azstack.model import (
     from_plain,
     to_plain,
 )
-from airflow_provider_azstack.repo.copies.sync import Outcome
+from airflow_provider_azstack.repo.copies.outcome import Outcome
 from airflow_provider_azstack.repo.prune.report import Report, Row
 
 pytestmark = pytest.mark.tier1

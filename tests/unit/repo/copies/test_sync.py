@@ -20,7 +20,8 @@ from airflow_provider_azstack.errors import (
     Tampered,
 )
 from airflow_provider_azstack.repo.blocks.packs import BLOCK_SIZE
-from airflow_provider_azstack.repo.copies.sync import ALL, Outcome, Selection, repair, sync
+from airflow_provider_azstack.repo.copies.outcome import Outcome
+from airflow_provider_azstack.repo.copies.sync import ALL, Selection, repair, sync
 from airflow_provider_azstack.repo.points import census, flags
 from airflow_provider_azstack.repo.points.forget import forget
 from airflow_provider_azstack.repo.points.holds import add_hold
