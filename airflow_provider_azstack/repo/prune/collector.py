@@ -1,7 +1,8 @@
 """
 The collector: deletes what no restore point and no living run needs.
 
-Owns the order C1 to C7; marking, choosing copies, condemned records and copying are beside it.
+Owns the order C1 to C7; marking, choosing copies, condemned records, copying and deleting are
+beside it.
 Invariants: nothing is deleted that was not published as condemned, with the sessions that lived
 after that all gone, and marked once more since. Whatever cannot be read or is not as expected stops
 it before the first deletion. It can die anywhere: the next one goes on from what the records say.
@@ -14,8 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_azstack.errors import (
     IntegrityError,
-    ObjectHeld,
-    ObjectNotFound,
     Refused,
     StoreFull,
 )
@@ -23,10 +22,11 @@ from airflow_provider_azstack.repo import room
 from airflow_provider_azstack.repo.blocks.index import Index
 from airflow_provider_azstack.repo.blocks.packs import OWNER_BYTES, owner_of, pack_id
 from airflow_provider_azstack.repo.blocks.reader import BlockReader
-from airflow_provider_azstack.repo.parallel import at_once, in_parallel
+from airflow_provider_azstack.repo.parallel import at_once
 from airflow_provider_azstack.repo.points import census
 from airflow_provider_azstack.repo.prune import compaction, condemned, litter
 from airflow_provider_azstack.repo.prune.condemned import Condemned
+from airflow_provider_azstack.repo.prune.deleting import Deleter
 from airflow_provider_azstack.repo.prune.liveness import Liveness, Usage
 from airflow_provider_azstack.repo.prune.marking import Marker
 from airflow_provider_azstack.repo.prune.repack import copy_blocks
@@ -120,6 +120,7 @@ class _Collector:
         self._liveness = Liveness(index)
         reader = BlockReader(repository.records, index)
         self._marker = Marker(repository, reader, self._liveness, self._small)
+        self._deleter = Deleter(repository.store, self._small, self._say)
         self._rows: list[Row] = []
 
     def run(self, dead_sessions: frozenset[str], confirm: str) -> Report:
@@ -308,8 +309,10 @@ class _Collector:
             view = self._survey()
             left |= self._spare(view, going - left)
         self._session.check()
-        left |= self._delete_packs(view, going - left)
-        left |= self._delete_objects(view, ripe)
+        left |= self._deleter.packs(going - left, view.packs)
+        names = {name for record in ripe for name in record.objects}
+        objects = litter.unneeded(self._repository, names, self._marker, view.runs)
+        left |= self._deleter.objects(objects)
         with contextlib.suppress(StoreFull):  # harmless: what is said of packs that are gone
             compaction.compact(self._repository, self._index, going - left, view.packs)  # C6
         finished = [r for r in ripe if not left & {*r.packs, *r.objects}]
@@ -339,51 +342,6 @@ class _Collector:
         """Return those of some packs that hold what is needed and is nowhere else."""
         return sorted(self._liveness.usage().keys() & set(packs))
 
-    def _delete_packs(self, view: _View, going: Collection[str]) -> set[str]:
-        """C5: return those that the store did not let go."""
-        # By name, also where the listing does not show it: the record must not go before its packs.
-        order = sorted(going)
-        held = set()
-        outcomes = in_parallel(self._delete_one, order, self._small)
-        for name, why in zip(order, outcomes, strict=True):
-            size_bytes = view.packs.get(name, 0)
-            self._say("held" if why else "delete", name, size_bytes, why or "nothing needs it")
-            if why:
-                held.add(name)
-        return held
-
-    def _delete_objects(self, view: _View, ripe: Iterable[Condemned]) -> set[str]:
-        names = {name for record in ripe for name in record.objects}
-        going = litter.unneeded(self._repository, names, self._marker, view.runs)
-        first, others = litter.in_order(going)
-        held = self._delete_records(first)
-        stuck = {litter.group(name) for name in held}
-        waiting = [name for name in others if litter.group(name) in stuck]
-        for name in waiting:
-            self._say("held", name, 0, "what must go before it is held")
-        held |= self._delete_records(sorted({*others} - {*waiting}))
-        return held | {*waiting}
-
-    def _delete_records(self, names: Collection[str]) -> set[str]:
-        held = set()
-        outcomes = in_parallel(self._delete_one, names, self._small)
-        for name, why in zip(names, outcomes, strict=True):
-            self._say("held" if why else "delete", name, 0, why or "nothing refers to it")
-            if why:
-                held.add(name)
-        return held
-
-    def _delete_one(self, name: str) -> str:
-        """Delete an object; return why the store does not let it go, if so."""
-        try:
-            self._repository.store.delete(name)
-        except ObjectNotFound:
-            return ""
-        except ObjectHeld as error:
-            until = f"held until {error.until:%Y-%m-%d %H:%M} UTC" if error.until else "held"
-            return f"{until}: {error}"
-        return ""
-
     def _tidy(self) -> None:
         """Remove what ended sessions and earlier collectors left, and keep a reserve."""
         store = self._repository.store
@@ -392,7 +350,7 @@ class _Collector:
         living = self._repository.sessions().keys()
         for name in claims:
             if name.rpartition("/")[2] not in living:
-                self._delete_one(name)  # void: its session is gone
+                self._deleter.one(name)  # void: its session is gone
         census.gather_forgotten(self._repository)
         room.keep_reserve(self._repository)
 
