@@ -5,6 +5,8 @@ Owns finding it, the checks that any request may ask for, and the answer to a ch
 of what is asked. Invariant: a request is refused here before anything changes.
 """
 
+import base64
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -103,6 +105,11 @@ def range_of(call: Call, size: int) -> tuple[int, int] | None:
             416, "InvalidRange", "The range specified is invalid for the resource's size."
         )
     return start, end
+
+
+def md5_of(data: bytes) -> str:
+    """Return the checksum of some bytes as headers carry it."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 def check_etag(call: Call, etag: str) -> None:

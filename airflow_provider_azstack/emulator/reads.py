@@ -5,9 +5,6 @@ Owns what an answer of bytes says of the disk; changes nothing.
 Invariant: a range is served from one content, so a snapshot's answers never change.
 """
 
-import base64
-import hashlib
-
 from airflow_provider_azstack.emulator import page_lists, sequence, signatures
 from airflow_provider_azstack.emulator.blob_calls import (
     Found,
@@ -15,6 +12,7 @@ from airflow_provider_azstack.emulator.blob_calls import (
     check_disk_headers,
     check_etag,
     find,
+    md5_of,
     range_of,
 )
 from airflow_provider_azstack.emulator.disks import content_of
@@ -116,8 +114,7 @@ def _read(call: Call, found: Found) -> Answer:
     if call.header("x-ms-range-get-content-md5").lower() == "true":
         if end - start > MAX_MD5:
             raise Problem(400, "OutOfRangeInput", "MD5 of a range is limited to 4 MiB.")
-        digest = hashlib.md5(extract.read(), usedforsecurity=False).digest()
-        headers["Content-MD5"] = base64.b64encode(digest).decode()
+        headers["Content-MD5"] = md5_of(extract.read())
     return Answer(206, headers, extract)
 
 

@@ -5,15 +5,13 @@ Owns what is checked before a byte changes; knows nothing of how blobs come and 
 Invariant: a request of which anything does not hold changes nothing.
 """
 
-import base64
-import hashlib
-
 from airflow_provider_azstack.emulator import sequence, signatures
 from airflow_provider_azstack.emulator.blob_calls import (
     blob_of,
     check_disk_headers,
     check_etag,
     check_lease,
+    md5_of,
     range_of,
     touched,
     written,
@@ -83,6 +81,5 @@ def _write(call: Call, volume: Volume, etag: str) -> None:
 
 def _check_md5(call: Call) -> None:
     sent = call.header("Content-MD5")
-    digest = hashlib.md5(call.body, usedforsecurity=False).digest()
-    if sent and sent != base64.b64encode(digest).decode():
+    if sent and sent != md5_of(call.body):
         raise Problem(400, "Md5Mismatch", "The MD5 value specified did not match with the body.")
