@@ -13,11 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_provider_azstack.errors import (
-    IntegrityError,
-    Refused,
-    StoreFull,
-)
+from airflow_provider_azstack.errors import IntegrityError, Refused, StoreFull
 from airflow_provider_azstack.repo import room
 from airflow_provider_azstack.repo.blocks.index import Index
 from airflow_provider_azstack.repo.blocks.packs import OWNER_BYTES, owner_of, pack_id
